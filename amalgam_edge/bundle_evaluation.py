@@ -1,0 +1,50 @@
+"""Measuring a finished bundle on labelled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from amalgam_edge.corpus import read_corpus
+from amalgam_edge.evaluation import accuracy, confusion_matrix, macro_f1
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.runtime import Bundle, EdgeClassifier
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    data: str,
+    *,
+    text_column: str | None = None,
+    label_column: str = "label",
+    split: str = "test",
+    precisions: Sequence[str] = (),
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Accuracy and macro-F1 of each precision of a bundle, in the form of the manifest's ``evaluation``.
+
+    Args:
+        bundle: what to measure.
+        data: labelled texts, in any form that a corpus may have.
+        text_column: by default ``text``, or the only column of strings.
+        label_column: holds label names of the bundle.
+        split: of a Hub data set.
+        precisions: by default all that the bundle carries.
+        threads: to compute with.
+
+    Raises:
+        AmalgamError: the data cannot be read or names a label that the bundle does not know.
+    """
+    labelled = read_corpus(data, text_column=text_column, label_column=label_column, split=split, drop_duplicates=False)
+    gold = LabelSpace(bundle.labels, {}, {}).encode(labelled.labels)
+    texts = list(labelled.texts)
+    student = {}
+    for precision in precisions or bundle.precisions:
+        logits = EdgeClassifier(bundle, precision=precision, threads=threads).logits(texts)
+        confusion = confusion_matrix(gold, logits.argmax(axis=1), len(bundle.labels))
+        student[precision] = {
+            "accuracy": accuracy(gold, logits.argmax(axis=1)),
+            "macro_f1": macro_f1(confusion),
+            "confusion": confusion.tolist(),
+        }
+    return {"data": data, "n_texts": len(texts), "student": student}

@@ -1,0 +1,231 @@
+"""Reading texts: files, folders and Hub data sets, through ``datasets``, memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from amalgam_edge.errors import AmalgamError
+
+HUB_PREFIX = "hf://datasets/"
+TEXT, LABEL = "text", "label"
+_DIGEST_BYTES = 16
+_BATCH = 10_000
+
+_BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".txt": ("text", {}),
+    ".csv": ("csv", {"keep_default_na": False}),
+    ".tsv": ("csv", {"sep": "\t", "keep_default_na": False}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+}
+_COMPRESSIONS = {".gz", ".xz", ".bz2", ".zst"}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts, in the order read, and what was left out of them.
+
+    Attributes:
+        dataset: the column ``text`` and, where one was asked for, ``label`` (strings); memory-mapped.
+        digests: 128-bit hash of each text, ``(n_texts, 2)`` of uint64.
+        fingerprint: SHA-256 over the texts in order.
+        n_read: rows before anything was dropped.
+        n_blank: rows without text.
+        n_duplicate: rows whose text had come before, to the character.
+    """
+
+    dataset: datasets.Dataset
+    digests: np.ndarray
+    fingerprint: str
+    n_read: int
+    n_blank: int
+    n_duplicate: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts, read from disk as they are asked for."""
+        return self.dataset[TEXT]
+
+    @property
+    def labels(self) -> list[str]:
+        """The gold labels' names."""
+        return list(self.dataset[LABEL])
+
+    def split(self, held_out: float, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on and rows to hold out, chosen by the texts' digests, whatever their order.
+
+        Args:
+            held_out: the share to hold out; at least one text is held out, and one is left.
+            most: never hold out more than this many.
+        """
+        size = min(max(1, round(held_out * len(self))), most, len(self) - 1)
+        by_digest = np.lexsort(self.digests.T)
+        return np.sort(by_digest[size:]), np.sort(by_digest[:size])
+
+
+def read_corpus(
+    source: str,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    split: str = "train",
+    drop_duplicates: bool = True,
+) -> Corpus:
+    """Read a file, a folder of files, or ``hf://datasets/NAME``.
+
+    Args:
+        source: .txt (a line a text), .csv, .tsv, .jsonl or .parquet, each possibly compressed; a folder of them; or
+            a data set of the Hub.
+        text_column: by default ``text``, or the only column of strings.
+        label_column: a gold column to keep, for evaluation.
+        split: of a Hub data set.
+        drop_duplicates: leave out texts that came before.
+
+    Raises:
+        AmalgamError: nothing there, a format or column that is not known, or no text left.
+    """
+    table = _load(source, split)
+    text_column = text_column or _guess_text_column(table, source)
+    columns = {text_column: TEXT} | ({label_column: LABEL} if label_column else {})
+    for column in columns:
+        _require_column(table, column, source)
+    if label_column:
+        table = _label_names(table, label_column)
+    table = table.select_columns(list(columns)).rename_columns({k: v for k, v in columns.items() if k != v})
+    if table.features[TEXT].dtype not in ("string", "large_string"):
+        raise AmalgamError(f"{source}: column '{text_column}' holds {table.features[TEXT].dtype}, not text")
+    blank, digests = _digest(table)
+    keep = ~blank
+    if drop_duplicates:
+        keep &= _first_of_each(digests)
+    n_duplicate = int((~blank).sum() - keep.sum())
+    rows = np.flatnonzero(keep)
+    if len(rows) == 0:
+        raise AmalgamError(f"{source}: no text in it ({table.num_rows} rows, {int(blank.sum())} of them blank)")
+    digests = digests[rows]
+    return Corpus(
+        dataset=table if len(rows) == table.num_rows else table.select(rows),
+        digests=digests,
+        fingerprint=hashlib.sha256(digests.tobytes()).hexdigest(),
+        n_read=table.num_rows,
+        n_blank=int(blank.sum()),
+        n_duplicate=n_duplicate,
+    )
+
+
+def _load(source: str, split: str) -> datasets.Dataset:
+    if source.startswith(HUB_PREFIX):
+        name = source.removeprefix(HUB_PREFIX)
+        return _attempt(source, lambda: datasets.load_dataset(name, split=split))
+    path = Path(source)
+    if not path.exists():
+        raise AmalgamError(f"{source}: no such file or folder (Hub data sets are written {HUB_PREFIX}NAME)")
+    files = sorted(f for f in path.rglob("*") if _format(f) in _BUILDERS) if path.is_dir() else [path]
+    if not files:
+        raise AmalgamError(f"{source}: no {', '.join(_BUILDERS)} file in this folder")
+    by_format: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        if _format(file) not in _BUILDERS:
+            raise AmalgamError(f"{file}: format not known; give one of {', '.join(_BUILDERS)}")
+        _refuse_binary(file)
+        by_format[_format(file)].append(str(file))
+    parts = []
+    for suffix, names in by_format.items():
+        builder, options = _BUILDERS[suffix]
+        parts.append(
+            _attempt(
+                source, lambda b=builder, n=names, o=options: datasets.load_dataset(b, data_files=n, split="train", **o)
+            )
+        )
+    return parts[0] if len(parts) == 1 else _attempt(source, lambda: datasets.concatenate_datasets(parts))
+
+
+def _attempt(source: str, load: Callable[[], Any]) -> datasets.Dataset:
+    try:
+        return load()
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, UnicodeDecodeError) as error:
+        cause = error.__cause__ or error
+        raise AmalgamError(f"{source}: cannot be read ({str(cause).strip().splitlines()[0]})") from error
+
+
+def _format(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _refuse_binary(path: Path) -> None:
+    if path.stat().st_size == 0:
+        raise AmalgamError(f"{path}: the file is empty")
+    if path.suffix.lower() in _COMPRESSIONS or _format(path) == ".parquet":
+        return
+    with path.open("rb") as file:
+        if b"\0" in file.read(1 << 16):
+            raise AmalgamError(f"{path}: a binary file, not text (UTF-8 is expected)")
+
+
+def _guess_text_column(table: datasets.Dataset, source: str) -> str:
+    if TEXT in table.column_names:
+        return TEXT
+    strings = [name for name, feature in table.features.items() if getattr(feature, "dtype", "") == "string"]
+    if len(strings) == 1:
+        return strings[0]
+    raise AmalgamError(f"{source}: which column holds the text? Name one of {_listed(table)} with --text-column")
+
+
+def _require_column(table: datasets.Dataset, column: str, source: str) -> None:
+    if column not in table.column_names:
+        raise AmalgamError(f"{source}: no column '{column}'; it has {_listed(table)}")
+
+
+def _listed(table: datasets.Dataset) -> str:
+    return ", ".join(f"'{name}'" for name in table.column_names)
+
+
+def _label_names(table: datasets.Dataset, column: str) -> datasets.Dataset:
+    """Class ids of a Hub data set become their names; anything else becomes a string."""
+    feature = table.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return table.map(
+            lambda batch: {column: [feature.int2str(label) for label in batch[column]]},
+            batched=True,
+            features=datasets.Features({**table.features, column: datasets.Value("string")}),
+        )
+    return table if feature.dtype == "string" else table.cast_column(column, datasets.Value("string"))
+
+
+def _digest(table: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows are blank ``(n,)``, and each text's 128-bit BLAKE2b ``(n, 2)``; one pass, a batch in memory."""
+    blank = np.zeros(table.num_rows, dtype=bool)
+    digests = np.zeros((table.num_rows, 2), dtype="<u8")
+    start = 0
+    for batch in table.select_columns([TEXT]).iter(batch_size=_BATCH):
+        for row, text in enumerate(batch[TEXT], start):
+            if text is None or not text.strip():
+                blank[row] = True
+            else:
+                digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+                digests[row] = np.frombuffer(digest, dtype="<u8")
+        start += len(batch[TEXT])
+    return blank, digests
+
+
+def _first_of_each(digests: np.ndarray) -> np.ndarray:
+    """Where a digest is seen for the first time, ``(n,)`` of bool."""
+    order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
+    ordered = digests[order]
+    first = np.ones(len(digests), dtype=bool)
+    first[order[1:]] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    return first

@@ -1,0 +1,196 @@
+"""Monte-Carlo dropout whose masks are a function of (seed, site, pass, position, feature) alone.
+
+A site is one call of dropout within a forward run, numbered in order of execution, so that a layer that runs many
+times (ALBERT) has a site for each run. A pass has one mask per site, shared by all the texts of a batch: each text
+still sees independent Bernoulli masks over its own units, and its score no longer depends on its batch.
+
+With systematic masks the unit's hash h is shifted evenly over the passes, u = frac(h + k / K), and the unit is
+dropped where u < p. Within a pass the units stay independent and Bernoulli(p); over the passes every unit is dropped
+its fair share of times, which lowers the variance of averages (systematic sampling; Cochran, Sampling Techniques).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from amalgam_edge.errors import AmalgamError
+
+Masks = Literal["systematic", "independent"]
+
+_WORD = 0xFFFFFFFF
+_MULTIPLIERS = (0x7FEB352D, 0x21F0AAAD)  # odd and below 2**31: a product with a 32-bit word fits an int64
+_BITS = 24  # of the hash that decide whether a unit falls; p is resolved to 2**-24
+_UNIT = 1 << _BITS
+
+
+def mix(word: torch.Tensor) -> torch.Tensor:
+    """Scramble 32-bit words held in int64 so that each input bit flips each output bit about half the time.
+
+    A finaliser of the xor-shift-multiply kind (as in MurmurHash3), twice over; every step is a bijection.
+    """
+    for multiplier in _MULTIPLIERS:
+        word = word ^ (word >> 16)
+        word = (word * multiplier) & _WORD
+        word = word ^ (word >> 15)
+    return word
+
+
+def unit_hashes(seed: int, site: int, shape: Sequence[int]) -> torch.Tensor:
+    """The 24-bit hash of every unit of one site: ``shape`` of int32.
+
+    A unit's hash depends on its own coordinates and not on ``shape``: longer texts extend the array, and what was
+    there stays.
+    """
+    word = mix(torch.tensor(seed & _WORD, dtype=torch.int64) ^ mix(torch.tensor((seed >> 32) & _WORD)))
+    word = mix(word ^ (site & _WORD))
+    for axis, size in enumerate(shape):
+        coordinate = torch.arange(size, dtype=torch.int64).reshape([-1] + [1] * (len(shape) - axis - 1))
+        word = mix((word + mix(coordinate + 1)) & _WORD)
+    return (word >> (32 - _BITS)).to(torch.int32)
+
+
+def keep_mask(hashes: torch.Tensor, p: float, mc_pass: int, passes: int) -> torch.Tensor:
+    """Where units stay, in pass ``mc_pass`` of ``passes``, under systematic masks: bool of the hashes' shape."""
+    shift = (mc_pass * _UNIT) // passes
+    return ((hashes + shift) & (_UNIT - 1)) >= round(p * _UNIT)
+
+
+@dataclass(frozen=True)
+class DropoutSite:
+    """One call of dropout in a forward run."""
+
+    number: int
+    module: str
+    p: float
+    shape: tuple[int, ...]
+
+
+class LiveDropout(TorchFunctionMode):
+    """While entered, every dropout of a model in training mode applies the masks of the pass chosen with ``start``.
+
+    Sites with p = 0 leave their input alone but keep their number.
+
+    Args:
+        seed: of the masks.
+        passes: K, over which systematic masks are balanced.
+        masks: ``systematic`` (balanced over passes) or ``independent`` (drawn anew for each).
+
+    Raises:
+        AmalgamError: in a forward run, where the model drops in a way that masks cannot be placed on.
+    """
+
+    def __init__(self, seed: int, passes: int, masks: Masks = "systematic") -> None:
+        super().__init__()
+        self.seed = seed
+        self.passes = passes
+        self.masks = masks
+        self._pass = 0
+        self._site = 0
+        self._hashes: dict[tuple[int, int], torch.Tensor] = {}
+        self._observe: Callable[[int, float, torch.Tensor], None] | None = None
+
+    def start(self, mc_pass: int) -> None:
+        """Begin a forward run under the masks of pass ``mc_pass``."""
+        self._pass = mc_pass
+        self._site = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.dropout:
+            return self._dropout(*args, **kwargs)
+        if func in _OTHER_DROPOUTS:
+            raise AmalgamError(f"the model uses {func.__name__}, on which dropout masks cannot be placed")
+        if func is F.scaled_dot_product_attention and kwargs.get("dropout_p", 0.0) > 0:
+            raise AmalgamError("the model drops attention inside a fused kernel; load it with eager attention")
+        return func(*args, **kwargs)
+
+    def _dropout(
+        self, values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> torch.Tensor:
+        site = self._site
+        self._site += 1
+        if not training or p == 0.0:
+            return values
+        if self._observe is not None:
+            self._observe(site, p, values)
+        keep = keep_mask(self._site_hashes(site, values), p, *self._schedule())
+        return values * (keep.to(values.dtype) / (1.0 - p))
+
+    def _schedule(self) -> tuple[int, int]:
+        return (self._pass, self.passes) if self.masks == "systematic" else (0, 1)
+
+    def _site_hashes(self, site: int, values: torch.Tensor) -> torch.Tensor:
+        """Hashes of a site cut to the shape of ``values`` less its batch axis; grown when longer texts come."""
+        shape = tuple(values.shape[1:])
+        drawn = self._pass if self.masks == "independent" else 0
+        hashes = self._hashes.get((site, drawn))
+        if hashes is None or any(have < want for have, want in zip(hashes.shape, shape, strict=True)):
+            have = hashes.shape if hashes is not None else (0,) * len(shape)
+            grown = [max(pair) for pair in zip(have, shape, strict=True)]
+            # An independent mask is that of a site of its own, out of reach of any real site's number.
+            hashes = unit_hashes(self.seed, site + (drawn << 16), grown).to(values.device)
+            if self.masks == "systematic":
+                self._hashes[site, drawn] = hashes
+        return hashes[tuple(slice(size) for size in shape)]
+
+
+_OTHER_DROPOUTS = frozenset(
+    {F.alpha_dropout, F.feature_alpha_dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.bernoulli}
+)
+
+
+def find_sites(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[DropoutSite, ...]:
+    """Run the model once and list its live dropouts (p > 0), each under the module that called it."""
+    mode = LiveDropout(seed=0, passes=1)
+    sites: list[DropoutSite] = []
+    with _ModuleStack(model) as stack, torch.inference_mode(), mode:
+        mode._observe = lambda site, p, values: sites.append(
+            DropoutSite(site, stack.innermost, p, tuple(values.shape[1:]))
+        )
+        mode.start(0)
+        was_training = model.training
+        model.train()
+        try:
+            model(**inputs)
+        finally:
+            model.train(was_training)
+    return tuple(sites)
+
+
+class _ModuleStack:
+    """Names of the modules that are running, innermost last."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._names: list[str] = []
+        self._handles: list[Any] = []
+        self._model = model
+
+    @property
+    def innermost(self) -> str:
+        return self._names[-1] if self._names else ""
+
+    def __enter__(self) -> _ModuleStack:
+        for name, module in self._model.named_modules():
+            self._handles += [
+                module.register_forward_pre_hook(lambda *_, name=name: self._names.append(name)),
+                module.register_forward_hook(lambda *_: self._pop(), always_call=True),
+            ]
+        return self
+
+    def _pop(self) -> None:
+        self._names.pop()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()

@@ -1,0 +1,88 @@
+"""What this machine and this installation have: versions, runtimes, CPU features."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+_PACKAGES = (
+    "amalgam-edge",
+    "numpy",
+    "tokenizers",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "transformers",
+    "optimum",
+    "onnx",
+    "onnxscript",
+    "accelerate",
+    "datasets",
+)
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+# numpy's names of the CPU features that decide how fast, and how exactly, int8 runs.
+_FEATURES = {
+    "AVX2": "AVX2",
+    "AVX512F": "AVX512",
+    "AVX512VNNI": "AVX512-VNNI",
+    "ASIMD": "NEON",
+    "ASIMDDP": "NEON-dotprod",
+}
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed version of each package that matters here; None where it is not installed."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def installed_versions() -> dict[str, str]:
+    """Python's version and those of the packages that are installed."""
+    found = {name: number for name, number in package_versions().items() if number is not None}
+    return {"python": platform.python_version(), **found}
+
+
+def cpu_features() -> tuple[str, ...]:
+    """The features among those that int8 kernels use, as numpy detects them at start."""
+    try:
+        from numpy._core._multiarray_umath import __cpu_features__ as detected
+    except ImportError:  # numpy < 2
+        from numpy.core._multiarray_umath import __cpu_features__ as detected  # type: ignore[no-redef]
+    return tuple(name for key, name in _FEATURES.items() if detected.get(key))
+
+
+def execution_providers() -> tuple[str, ...]:
+    """What ONNX Runtime can run on; empty where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return ()
+    return tuple(onnxruntime.get_available_providers())
+
+
+def problems() -> tuple[str, ...]:
+    """What is wrong with this installation, each with its remedy."""
+    found = []
+    runtimes = [name for name in RUNTIMES if _version(name)]
+    if len(runtimes) > 1:
+        found.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            "pip uninstall both, then install one (amalgam-edge[cpu] or amalgam-edge[gpu])"
+        )
+    if not runtimes:
+        found.append('no ONNX Runtime is installed: pip install "amalgam-edge[cpu]" (or [gpu])')
+    if runtimes == ["onnxruntime-gpu"] and "CUDAExecutionProvider" not in execution_providers():
+        found.append("onnxruntime-gpu is installed but finds no CUDA here; [cpu] is smaller and does the same")
+    return tuple(found)
+
+
+def describe_machine() -> dict[str, object]:
+    """The machine's kind, for reading latencies against."""
+    return {"system": sys.platform, "architecture": platform.machine(), "cpu_features": list(cpu_features())}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

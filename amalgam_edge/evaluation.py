@@ -1,0 +1,41 @@
+"""Comparing predictions with gold labels. Pure functions on arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of texts whose predicted class is the gold one."""
+    return float((gold == predicted).mean())
+
+
+def confusion_matrix(gold: np.ndarray, predicted: np.ndarray, n_labels: int) -> np.ndarray:
+    """Counts by gold class (rows) and predicted class (columns), ``(n_labels, n_labels)``."""
+    counts = np.zeros((n_labels, n_labels), dtype=np.int64)
+    np.add.at(counts, (gold, predicted), 1)
+    return counts
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """Mean over the classes that occur, in gold or prediction, of 2 · hits / (gold + predicted)."""
+    hits = np.diag(confusion)
+    totals = confusion.sum(axis=0) + confusion.sum(axis=1)
+    occurring = totals > 0
+    return float((2 * hits[occurring] / totals[occurring]).mean())
+
+
+def agreement(reference: np.ndarray, other: np.ndarray) -> float:
+    """Share of texts on which two sets of logits ``(n_texts, n_labels)`` name the same class."""
+    return float((reference.argmax(axis=-1) == other.argmax(axis=-1)).mean())
+
+
+def mean_divergence(reference: np.ndarray, other: np.ndarray) -> float:
+    """Mean over texts of KL(softmax(reference) ‖ softmax(other)) in nats, from logits ``(n_texts, n_labels)``."""
+    p, q = (_log_softmax(logits.astype(np.float64)) for logits in (reference, other))
+    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

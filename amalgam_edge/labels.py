@@ -1,0 +1,136 @@
+"""The union of several teachers' label sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from amalgam_edge.errors import AmalgamError
+
+EVERY_TEACHER = "*"
+_GENERIC_NAME = re.compile(r"(LABEL_)?\d+")
+
+Renames = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The ordered union of the teachers' labels.
+
+    Labels stand in the order in which the teachers first name them. Two teachers that use the same real name mean
+    the same class. Generic names (``LABEL_3``, ``3``) mean nothing outside their teacher, so they are kept apart by
+    the teacher's name.
+
+    Attributes:
+        names: the labels of the union, ``(n_labels,)``.
+        columns: per teacher, the position in ``names`` of each of its classes, ``(n_classes,)``.
+        original_names: per teacher, its classes under the names that it came with.
+        warnings: what a user should know about how the names were merged.
+    """
+
+    names: tuple[str, ...]
+    columns: Mapping[str, tuple[int, ...]]
+    original_names: Mapping[str, tuple[str, ...]]
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def union(cls, teachers: Mapping[str, Sequence[str]], renames: Renames | None = None) -> LabelSpace:
+        """Merge the classes of each teacher (name → class names in order of class id).
+
+        Args:
+            teachers: at least one teacher; its class names in the order of its logits.
+            renames: teacher → {class name → name in the union}; the teacher ``*`` stands for every one.
+
+        Raises:
+            AmalgamError: no teacher, a rename for an unknown teacher or class, or two classes of one teacher that
+                would become one.
+        """
+        if not teachers:
+            raise AmalgamError("no teacher given: name at least one with --teacher PATH")
+        renames = renames or {}
+        _check_renames(teachers, renames)
+        index: dict[str, int] = {}
+        columns: dict[str, tuple[int, ...]] = {}
+        generic: list[str] = []
+        for teacher, classes in teachers.items():
+            own = {**renames.get(EVERY_TEACHER, {}), **renames.get(teacher, {})}
+            named = [own.get(c) or (f"{teacher}/{c}" if _GENERIC_NAME.fullmatch(c) else c) for c in classes]
+            if any(c not in own and _GENERIC_NAME.fullmatch(c) for c in classes):
+                generic.append(teacher)
+            repeated = next((name for name in named if named.count(name) > 1), None)
+            if repeated is not None:
+                raise AmalgamError(f"two classes of teacher '{teacher}' are both called '{repeated}': rename one")
+            columns[teacher] = tuple(index.setdefault(name, len(index)) for name in named)
+        names = tuple(index)
+        return cls(
+            names=names,
+            columns=columns,
+            original_names={teacher: tuple(classes) for teacher, classes in teachers.items()},
+            warnings=_warnings(names, generic),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The teachers' names, in the order given."""
+        return tuple(self.columns)
+
+    def pad(self, teacher: str, values: np.ndarray) -> np.ndarray:
+        """Spread ``(n_texts, n_classes)`` of one teacher over the union, zero elsewhere: ``(n_texts, n_labels)``."""
+        padded = np.zeros((values.shape[0], len(self)), dtype=values.dtype)
+        padded[:, list(self.columns[teacher])] = values
+        return padded
+
+    def encode(self, labels: Sequence[str]) -> np.ndarray:
+        """Label names to positions in the union, ``(n_texts,)`` of int64.
+
+        Raises:
+            AmalgamError: a name that no teacher knows.
+        """
+        index = {name: position for position, name in enumerate(self.names)}
+        unknown = sorted({label for label in labels if label not in index})
+        if unknown:
+            listed = ", ".join(map(repr, unknown[:5])) + (" …" if len(unknown) > 5 else "")
+            raise AmalgamError(
+                f"{len(unknown)} label name(s) that no teacher knows: {listed}; known are {', '.join(self.names)} "
+                "(name the teachers' classes alike with --labels, or take those rows out)"
+            )
+        return np.array([index[label] for label in labels], dtype=np.int64)
+
+    def sources(self) -> dict[str, list[dict[str, str]]]:
+        """Where each label came from: label → [{teacher, class}]."""
+        found: dict[str, list[dict[str, str]]] = {name: [] for name in self.names}
+        for teacher, columns in self.columns.items():
+            for column, original in zip(columns, self.original_names[teacher], strict=True):
+                found[self.names[column]].append({"teacher": teacher, "class": original})
+        return found
+
+
+def _check_renames(teachers: Mapping[str, Sequence[str]], renames: Renames) -> None:
+    for teacher, names in renames.items():
+        if teacher != EVERY_TEACHER and teacher not in teachers:
+            raise AmalgamError(f"labels file names teacher '{teacher}', but the teachers are {', '.join(teachers)}")
+        known = {c for t, classes in teachers.items() if teacher in (t, EVERY_TEACHER) for c in classes}
+        for name in names:
+            if name not in known:
+                raise AmalgamError(f"labels file renames '{name}' of teacher '{teacher}', which has no such class")
+
+
+def _warnings(names: tuple[str, ...], generic: list[str]) -> tuple[str, ...]:
+    warnings = [
+        f"teacher '{teacher}' has generic label names; they are kept apart as '{teacher}/…' (name them with --labels)"
+        for teacher in generic
+    ]
+    spellings: dict[str, str] = {}
+    for name in names:
+        twin = spellings.setdefault(name.casefold().strip(), name)
+        if twin != name:
+            warnings.append(
+                f"labels '{twin}' and '{name}' differ only in spelling and stay apart (merge with --labels)"
+            )
+    return tuple(warnings)

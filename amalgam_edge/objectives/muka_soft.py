@@ -1,0 +1,26 @@
+"""MUKA-soft: every teacher speaks, the more certain ones louder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.objectives.method import Method, MethodSettings
+from amalgam_edge.objectives.muka_loss import weighted_divergence
+from amalgam_edge.scores import TeacherScores
+from amalgam_edge.supervision import Supervision, certainty, from_weights, soft_weights
+
+
+def supervise(scores: Sequence[TeacherScores], labels: LabelSpace, settings: MethodSettings) -> Supervision:
+    """target(x) = Σ_i w_i(x) · pad(p_i(x)), w = softmax(s / τ); v(x) = s₍₁₎ − s₍₂₎ + 1e-6."""
+    weights = soft_weights(certainty(scores), settings.score_temperature)
+    return from_weights(scores, weights, labels, reweight=settings.reweight)
+
+
+METHOD = Method(
+    name="muka-soft",
+    summary="teachers weighted by softmax of their Monte-Carlo-dropout certainty",
+    paper="arXiv 2112.07327",
+    supervise=supervise,
+    loss=weighted_divergence,
+)

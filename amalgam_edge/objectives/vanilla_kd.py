@@ -1,0 +1,43 @@
+"""Vanilla distillation: the student imitates the softmax of the teachers' concatenated logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.objectives.method import Method, MethodSettings
+from amalgam_edge.objectives.muka_loss import weighted_divergence
+from amalgam_edge.scores import TeacherScores
+from amalgam_edge.supervision import Supervision
+from amalgam_edge.uncertainty import softmax
+
+
+def supervise(scores: Sequence[TeacherScores], labels: LabelSpace, settings: MethodSettings) -> Supervision:
+    """target(x) = softmax([f_1(x), …, f_N(x)] / T), masses on a shared label added; every text weighs the same."""
+    logits = np.concatenate([teacher.logits for teacher in scores], axis=1).astype(np.float64)
+    joint = softmax(logits, settings.distillation_temperature)
+    parts = np.split(joint, np.cumsum([teacher.logits.shape[1] for teacher in scores])[:-1], axis=1)
+    target = sum(labels.pad(teacher.teacher, part) for teacher, part in zip(scores, parts, strict=True))
+    return Supervision(
+        target=np.asarray(target, dtype=np.float32),
+        weight=np.ones(len(joint), dtype=np.float32),
+        picked=np.full(len(joint), -1),
+    )
+
+
+def loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, settings: MethodSettings) -> torch.Tensor:
+    """T² · mean KL(target ‖ softmax(logits / T)) (Hinton et al., arXiv 1503.02531)."""
+    temperature = settings.distillation_temperature
+    return temperature**2 * weighted_divergence(logits / temperature, target, weight)
+
+
+METHOD = Method(
+    name="vanilla-kd",
+    summary="softmax of the concatenated logits at temperature T (the baseline)",
+    paper="arXiv 1503.02531",
+    supervise=supervise,
+    loss=loss,
+)

@@ -1,0 +1,126 @@
+"""Figures of a build, as SVG to be set inline in a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_COLOURS = ("#2f6db3", "#d9822b", "#3a9a6e", "#8e5bb0", "#c8504f", "#6b7785")
+_INK = "#27313d"
+_GRID = "#e3e8ee"
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "amalgam-edge",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def uncertainty_histograms(uncertainty: Mapping[str, np.ndarray]) -> str:
+    """One panel a teacher: how many texts have which normalised predictive entropy ``(n_texts,)``."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 1.5 * len(uncertainty) + 0.4), layout="constrained")
+        panels = figure.subplots(len(uncertainty), 1, sharex=True, squeeze=False)[:, 0]
+        for panel, (teacher, values), colour in zip(panels, uncertainty.items(), _cycle(), strict=False):
+            panel.hist(values, bins=40, range=(0, 1), color=colour)
+            panel.set_title(teacher, loc="left", fontsize=9)
+            panel.set_ylabel("texts")
+        panels[-1].set_xlabel("normalised predictive entropy u")
+        return _svg(figure)
+
+
+def picked_bars(teachers: Sequence[str], picked: np.ndarray) -> str:
+    """How many texts have each teacher as the most certain one; ``picked`` is ``(n_texts,)``."""
+    counts = np.bincount(picked, minlength=len(teachers))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 0.4 * len(teachers) + 0.8), layout="constrained")
+        panel = figure.subplots()
+        colours = [colour for colour, _ in zip(_cycle(), teachers, strict=False)]
+        bars = panel.barh(range(len(teachers)), counts, color=colours, height=0.6)
+        panel.bar_label(bars, [f" {count} ({count / max(1, counts.sum()):.0%})" for count in counts])
+        panel.set_yticks(range(len(teachers)), teachers)
+        panel.invert_yaxis()
+        panel.set_xlim(0, counts.max() * 1.2)
+        panel.set_xlabel("texts")
+        return _svg(figure)
+
+
+def margin_histogram(margin: np.ndarray) -> str:
+    """How far the most certain teacher is ahead of the next, ``(n_texts,)``."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 2.0), layout="constrained")
+        panel = figure.subplots()
+        panel.hist(margin, bins=40, range=(0, 1), color=_COLOURS[2])
+        panel.set_xlabel("margin between the two most certain teachers")
+        panel.set_ylabel("texts")
+        return _svg(figure)
+
+
+def training_curve(history: Sequence[Mapping[str, float]]) -> str:
+    """Loss over updates, on the texts trained on and on those held out."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+        panel = figure.subplots()
+        for key, name, style, colour in (
+            ("loss", "training", "-", _COLOURS[0]),
+            ("held_out_loss", "held out", "o--", _COLOURS[1]),
+        ):
+            points = [(entry["step"], entry[key]) for entry in history if key in entry]
+            if points:
+                panel.plot(*zip(*points, strict=True), style, color=colour, label=name, markersize=5)
+        _grid(panel)
+        panel.set_ylim(bottom=0)
+        panel.set_xlabel("update")
+        panel.set_ylabel("loss (nats, weighted)")
+        panel.legend(frameon=False)
+        return _svg(figure)
+
+
+def confusion_heatmap(labels: Sequence[str], confusion: np.ndarray) -> str:
+    """Gold class (rows) against predicted class (columns), each row as shares; counts are written in."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = min(1.6 + 0.55 * len(labels), 14)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(max(side, 4.5), side), layout="constrained")
+        panel = figure.subplots()
+        panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        panel.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
+        panel.set_yticks(range(len(labels)), labels)
+        panel.set_xlabel("predicted")
+        panel.set_ylabel("gold")
+        panel.spines[:].set_visible(False)
+        if len(labels) <= 20:
+            for (row, column), count in np.ndenumerate(confusion):
+                if count:
+                    ink = "white" if shares[row, column] > 0.55 else _INK
+                    panel.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
+        return _svg(figure)
+
+
+def _cycle() -> Sequence[str]:
+    return _COLOURS * 50
+
+
+def _grid(panel: Axes) -> None:
+    panel.grid(axis="y", color=_GRID)
+    panel.set_axisbelow(True)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element without prologue."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,140 @@
+"""Everything that one build needs, validated; YAML in, resolved YAML out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.fingerprints import of_mapping
+from amalgam_edge.labels import Renames
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+_NOT_OF_THE_RESULT = frozenset({"output", "work", "device", "report_to"})
+
+
+class Recipe(BaseModel):
+    """One build. Every field is an option of ``amalgam-edge build`` under the same name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teachers: list[str] = Field(default=[], description="A fine-tuned classifier: folder or Hub name, or NAME=PATH.")
+    corpus: str = Field(default="", description="Unlabeled texts: a file, a folder, or hf://datasets/NAME.")
+    text_column: str | None = Field(default=None, description="Column that holds the text.  [default: text]")
+    split: str = Field(default="train", description="Split of a Hub data set.")
+    labels: str | None = Field(default=None, description="YAML file that renames and merges labels per teacher.")
+
+    passes: Annotated[int, Field(ge=2)] = Field(
+        default=16, description="Dropout passes of each teacher over each text."
+    )
+    masks: Literal["systematic", "independent"] = Field(
+        default="systematic", description="Dropout masks: balanced over the passes, or drawn anew for each."
+    )
+    dropout: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        default=None, description="Dropout probability for teachers that have none."
+    )
+    max_length: Annotated[int, Field(ge=4)] = Field(default=128, description="Longest text in tokens.")
+    scoring_batch_size: Count = Field(default=64, description="Texts that a teacher scores at once.")
+
+    method: str = Field(default="muka-soft", description="How teachers become supervision.")
+    reweight: bool = Field(default=True, description="Weight each text by the margin between its two surest teachers.")
+    score_temperature: Positive = Field(default=0.2, description="Temperature of the softmax over teachers' scores.")
+    distillation_temperature: Positive = Field(default=2.0, description="Temperature of vanilla-kd.")
+
+    student: str = Field(default="", description="Encoder to start from: folder, Hub name, or teacher:NAME.")
+    student_layers: Count | None = Field(default=None, description="Keep this many layers of it.  [default: all]")
+    epochs: Count = Field(default=3, description="Passes of training over the corpus.")
+    batch_size: Count = Field(default=32, description="Texts an update.")
+    learning_rate: Positive = Field(default=1e-4, description="Peak learning rate; 2e-5 suits students of 12 layers.")
+    warmup_ratio: Share = Field(default=0.1, description="Share of the updates spent warming up.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.01, description="Weight decay of AdamW.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="Seed of masks, head and shuffling.")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    report_to: str = Field(default="none", description="Logger of the training loop (tensorboard, wandb, …).")
+
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.1, description="Share of the corpus held out for the quality gate (at most 2000 texts)."
+    )
+    max_disagreement: Share = Field(
+        default=0.01, description="Share of held-out texts whose label int8 may change before it is refused."
+    )
+    evaluate: str | None = Field(default=None, description="Labelled texts to measure teachers and student on.")
+    label_column: str = Field(default="label", description="Column that holds the gold label, for --evaluate.")
+
+    include_torch: bool = Field(default=False, description="Put the torch student (safetensors) into the bundle too.")
+    output: str = Field(default="", description="Folder of the bundle.")
+    work: str | None = Field(
+        default=None, description="Folder for scores and checkpoints, kept for later builds.  [default: OUTPUT.work]"
+    )
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _one_teacher_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @property
+    def work_folder(self) -> Path:
+        """Where scores and checkpoints are kept."""
+        return Path(self.work) if self.work else Path(f"{self.output.rstrip('/')}.work")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what the result depends on; where it is put and what computes it are left out."""
+        return of_mapping({k: v for k, v in self.model_dump().items() if k not in _NOT_OF_THE_RESULT})
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every default written out."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def read_recipe(path: str | Path | None, overrides: dict[str, Any]) -> Recipe:
+    """Read a recipe and let ``overrides`` (field → value) win over it.
+
+    Raises:
+        AmalgamError: the file is missing, no YAML mapping, or has a field that is unknown or out of range.
+    """
+    content = read_yaml_mapping(path, "recipe") if path else {}
+    try:
+        return Recipe(**{**content, **overrides})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        where = f"{path}: " if path and field not in overrides else ""
+        raise AmalgamError(f"{where}{field}: {first['msg']} (got {first['input']!r})") from error
+
+
+def read_renames(path: str | Path | None) -> Renames:
+    """Read a labels file: teacher (or ``*``) → {its class: name in the union}.
+
+    Raises:
+        AmalgamError: the file is missing or of another form.
+    """
+    if path is None:
+        return {}
+    content = read_yaml_mapping(path, "labels file")
+    for teacher, names in content.items():
+        if not isinstance(names, dict) or not all(isinstance(name, (str, int)) for name in names.values()):
+            raise AmalgamError(f"{path}: under '{teacher}' a mapping is expected, each class to its name in the union")
+    return {str(t): {str(old): str(new) for old, new in names.items()} for t, names in content.items()}
+
+
+def read_yaml_mapping(path: str | Path, what: str) -> dict[str, Any]:
+    """Read a YAML mapping, safely.
+
+    Raises:
+        AmalgamError: the file is missing or holds something else.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise AmalgamError(f"{path}: no such {what}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AmalgamError(f"{path}: not a YAML {what} ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise AmalgamError(f"{path}: a {what} is a YAML mapping, this is a {type(content).__name__}")
+    return content

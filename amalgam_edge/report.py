@@ -1,0 +1,118 @@
+"""The report of a build: one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from amalgam_edge import plots
+from amalgam_edge.scores import TeacherScores
+from amalgam_edge.supervision import certainty, margin
+from amalgam_edge.tables import Table, evaluation_table, precision_table, teacher_table
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;color:#27313d;background:#f4f6f9;margin:0}
+main{max-width:1080px;margin:0 auto;padding:24px 16px 64px}
+h1{font-size:26px;margin:.2em 0}h2{font-size:17px;margin:0 0 8px}
+section{background:#fff;border:1px solid #e3e8ee;border-radius:8px;padding:16px 20px;margin-top:16px}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:0 16px}
+@media(max-width:560px){.grid{grid-template-columns:1fr}}
+section svg{max-width:100%;height:auto}.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%}th,td{padding:5px 10px;border-bottom:1px solid #e3e8ee;text-align:left}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+p.note{color:#5b6775;margin:6px 0 0;font-size:13.5px}.miss{color:#b03a39}
+"""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What the report shows besides the manifest.
+
+    Attributes:
+        scores: each teacher's, over the whole corpus.
+        history: the training curve.
+        confusion: counts by gold and predicted class, ``(n_labels, n_labels)``; None without gold labels.
+    """
+
+    scores: Sequence[TeacherScores]
+    history: Sequence[dict[str, float]]
+    confusion: np.ndarray | None
+
+
+def render_report(manifest: dict[str, Any], data: ReportData) -> str:
+    """The page, with its figures inline.
+
+    Args:
+        manifest: the content of ``amalgam.json``.
+        data: what the figures are drawn from.
+    """
+    labels = [label["name"] for label in manifest["labels"]]
+    certainties = certainty(data.scores)
+    corpus = manifest["corpus"]
+    uncertainty = {scores.teacher: scores.uncertainty for scores in data.scores}
+    sections = [
+        _section("Precisions", _table(precision_table(manifest)), _gate_note(manifest)),
+        _section("Teachers", _table(teacher_table(manifest))),
+    ]
+    if manifest["evaluation"]:
+        sections.append(_section("Accuracy on labelled texts", _table(evaluation_table(manifest))))
+    figures = [
+        _section(
+            "Uncertainty of each teacher",
+            plots.uncertainty_histograms(uncertainty),
+            "0: every dropout pass is sure of one class; 1: all classes are equally likely.",
+        ),
+        _section("Most certain teacher", plots.picked_bars(list(uncertainty), certainties.argmax(axis=1))),
+    ]
+    if len(uncertainty) > 1:
+        figures.append(
+            _section(
+                "Margin",
+                plots.margin_histogram(margin(certainties)),
+                "Under re-weighting a text counts in proportion to its margin.",
+            )
+        )
+    figures.append(_section("Training", plots.training_curve(data.history)))
+    if data.confusion is not None:
+        figures.append(_section("Confusion", plots.confusion_heatmap(labels, data.confusion)))
+    title = f"{len(labels)} labels from {len(uncertainty)} teacher(s)"
+    summary = (
+        f"{manifest['recipe']['method']} · {corpus['n_texts']} texts "
+        f"({corpus['n_duplicate']} duplicates and {corpus['n_blank']} blank ones left out) · "
+        f"amalgam-edge {manifest['versions']['amalgam-edge']}"
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>amalgam-edge: {escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><main>'
+        f"<h1>{escape(title)}</h1><p>{escape(summary)}</p>{''.join(sections)}"
+        f'<div class="grid">{"".join(figures)}</div></main></body></html>\n'
+    )
+
+
+def _section(title: str, body: str, note: str = "") -> str:
+    below = f'<p class="note">{note}</p>' if note else ""
+    return f'<section><h2>{escape(title)}</h2><div class="scroll">{body}</div>{below}</section>'
+
+
+def _table(table: Table) -> str:
+    kinds = ["n" if column.numeric else "" for column in table.columns]
+    head = "".join(f'<th class="{k}">{escape(c.title)}</th>' for k, c in zip(kinds, table.columns, strict=True))
+    rows = "".join(
+        "<tr>" + "".join(f'<td class="{k}">{escape(v)}</td>' for k, v in zip(kinds, row, strict=True)) + "</tr>"
+        for row in table.rows
+    )
+    return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def _gate_note(manifest: dict[str, Any]) -> str:
+    gate = manifest["gate"]
+    tried = "; ".join(f"{escape(a['quantization'])} {a['disagreement']:.2%}" for a in gate["attempts"])
+    verdict = "" if gate["passed"] else '<b class="miss">No int8 model kept within the budget; float only. </b>'
+    return (
+        f"{verdict}Agreement is with the float model on {gate['n_texts']} texts held out from training; "
+        f"budget {gate['max_disagreement']:.2%} of changed labels. Tried: {tried}."
+    )

@@ -1,0 +1,109 @@
+"""The classifier that users meet at the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
+from amalgam_edge.runtime.text_model import TextModel
+from amalgam_edge.uncertainty import softmax
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one text.
+
+    Attributes:
+        label: the likeliest label.
+        score: its probability.
+        scores: label → probability, likeliest first; only where all scores were asked for.
+        truncated: the text was longer than the model's input and its tail was not read.
+    """
+
+    label: str
+    score: float
+    scores: dict[str, float] | None = None
+    truncated: bool = False
+
+
+class EdgeClassifier:
+    """A bundle, ready to answer. Safe to call from several threads at once.
+
+    >>> classifier = EdgeClassifier.from_pretrained("student/")  # doctest: +SKIP
+    >>> classifier(["a puzzle game about falling blocks"])[0].label  # doctest: +SKIP
+    'games'
+
+    Args:
+        bundle: what to load; the files that are used are checked against their SHA-256.
+        precision: one of the bundle's; by default the bundle's own choice.
+        threads: to compute with; by default one a core.
+    """
+
+    def __init__(self, bundle: Bundle, *, precision: str | None = None, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.labels = bundle.labels
+        self.precision = precision or bundle.default_precision
+        self.max_length = int(bundle.manifest["max_length"])
+        self._model = TextModel(
+            bundle.model_file(precision),
+            bundle.file(TOKENIZER),
+            max_length=self.max_length,
+            pad_token_id=int(bundle.manifest["pad_token_id"]),
+            threads=threads,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, precision: str | None = None, threads: int | None = None
+    ) -> EdgeClassifier:
+        """Load a bundle from a folder, or from the Hub by ``owner/name``.
+
+        Raises:
+            AmalgamError: no bundle there, a damaged file, or a precision that it does not carry.
+        """
+        folder = Path(source)
+        if not folder.exists() and str(source).count("/") == 1 and not str(source).startswith((".", "/")):
+            folder = _download(str(source))
+        return cls(Bundle.open(folder), precision=precision, threads=threads)
+
+    def __call__(self, texts: Sequence[str], *, all_scores: bool = False, batch_size: int = 32) -> list[Prediction]:
+        """Classify texts; answers stand in the order of ``texts``.
+
+        Args:
+            texts: any strings; an empty one is answered as the model sees it.
+            all_scores: give the probability of every label.
+            batch_size: texts that run together, sorted by length.
+        """
+        if isinstance(texts, str):
+            raise AmalgamError("give a list of texts, not one string")
+        if not texts:
+            return []
+        logits, truncated = self._model.run(texts, batch_size=batch_size)
+        return [
+            self._prediction(probabilities, bool(cut), all_scores)
+            for probabilities, cut in zip(softmax(logits.astype(np.float64)), truncated, strict=True)
+        ]
+
+    def logits(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
+        """The model's logits, ``(n_texts, n_labels)`` of float32, in the order of ``texts``."""
+        return self._model.run(texts, batch_size=batch_size)[0]
+
+    def _prediction(self, probabilities: np.ndarray, truncated: bool, all_scores: bool) -> Prediction:
+        ranked = np.argsort(-probabilities, kind="stable")
+        best = int(ranked[0])
+        scores = {self.labels[k]: float(probabilities[k]) for k in ranked} if all_scores else None
+        return Prediction(self.labels[best], float(probabilities[best]), scores, truncated)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download  # comes with tokenizers; needed only for Hub names
+
+    try:
+        return Path(snapshot_download(name))
+    except Exception as error:  # network, authentication and naming errors share no base class
+        raise AmalgamError(f"{name}: neither a folder here nor a bundle that can be had from the Hub") from error

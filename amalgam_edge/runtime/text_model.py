@@ -1,0 +1,67 @@
+"""Texts in, logits out: a tokenizer and an ONNX session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime.session import open_session
+
+
+class TextModel:
+    """An exported classifier with its tokenizer. Safe to call from several threads at once.
+
+    Args:
+        model: path of an ONNX model from ``input_ids`` and ``attention_mask`` to ``logits``.
+        tokenizer: path of its tokenizer.json.
+        max_length: texts are cut to this many tokens.
+        pad_token_id: fills batches; it is masked.
+        threads: to compute with; by default one a core.
+    """
+
+    def __init__(
+        self, model: Path, tokenizer: Path, *, max_length: int, pad_token_id: int, threads: int | None = None
+    ) -> None:
+        self._session = open_session(model, threads)
+        self._pad_token_id = pad_token_id
+        try:
+            self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise AmalgamError(f"{tokenizer}: cannot be read as a tokenizer ({error})") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length)
+
+    def run(self, texts: Sequence[str], *, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+        """Logits ``(n_texts, n_labels)`` and whether each text was cut ``(n_texts,)``, in the order of ``texts``.
+
+        Texts run in batches of like length.
+        """
+        encodings = self._tokenizer.encode_batch(list(texts))
+        if not encodings:
+            raise AmalgamError("no texts given")
+        lengths = np.array([len(encoding.ids) for encoding in encodings])
+        truncated = np.array([bool(encoding.overflowing) for encoding in encodings])
+        order = np.argsort(lengths, kind="stable")
+        answered = [
+            self._session.run(
+                ["logits"], self._feed([encodings[row].ids for row in order[start : start + batch_size]])
+            )[0]
+            for start in range(0, len(order), batch_size)
+        ]
+        sorted_logits = np.concatenate(answered)
+        logits = np.empty_like(sorted_logits)
+        logits[order] = sorted_logits
+        return logits, truncated
+
+    def _feed(self, ids: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+        width = max(1, max(map(len, ids)))
+        input_ids = np.full((len(ids), width), self._pad_token_id, dtype=np.int64)
+        attention_mask = np.zeros((len(ids), width), dtype=np.int64)
+        for row, tokens in enumerate(ids):
+            input_ids[row, : len(tokens)] = tokens
+            attention_mask[row, : len(tokens)] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}

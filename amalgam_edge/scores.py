@@ -1,0 +1,79 @@
+"""What one teacher says of each text of a corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from amalgam_edge import uncertainty
+
+
+@dataclass(frozen=True)
+class TeacherScores:
+    """One teacher's predictions and its doubts, a row a text.
+
+    Attributes:
+        teacher: the teacher's name.
+        logits: with dropout off, ``(n_texts, n_classes)``.
+        probabilities: softmax of ``logits``, ``(n_texts, n_classes)``.
+        mean_probabilities: mean over the passes with dropout on, ``(n_texts, n_classes)``.
+        predictive_entropy: entropy of ``mean_probabilities`` in nats, ``(n_texts,)``.
+        mutual_information: between prediction and mask, in nats, ``(n_texts,)``.
+        energy: log Σ exp of ``logits``, ``(n_texts,)``.
+        passes: how many passes were run, ``(n_texts,)``.
+    """
+
+    teacher: str
+    logits: np.ndarray
+    probabilities: np.ndarray
+    mean_probabilities: np.ndarray
+    predictive_entropy: np.ndarray
+    mutual_information: np.ndarray
+    energy: np.ndarray
+    passes: np.ndarray
+
+    @classmethod
+    def from_logits(cls, teacher: str, logits: np.ndarray, pass_logits: np.ndarray) -> TeacherScores:
+        """Summarise one run with dropout off and several with dropout on.
+
+        Args:
+            teacher: the teacher's name.
+            logits: ``(n_texts, n_classes)``, dropout off.
+            pass_logits: ``(n_passes, n_texts, n_classes)``, dropout on.
+        """
+        pass_probabilities = uncertainty.softmax(pass_logits.astype(np.float64))
+        mean_probabilities = pass_probabilities.mean(axis=0)
+        return cls(
+            teacher=teacher,
+            logits=logits.astype(np.float32),
+            probabilities=uncertainty.softmax(logits.astype(np.float64)).astype(np.float32),
+            mean_probabilities=mean_probabilities.astype(np.float32),
+            predictive_entropy=uncertainty.entropy(mean_probabilities).astype(np.float32),
+            mutual_information=uncertainty.mutual_information(pass_probabilities).astype(np.float32),
+            energy=uncertainty.energy(logits.astype(np.float64)).astype(np.float32),
+            passes=np.full(len(logits), len(pass_logits), dtype=np.int32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def uncertainty(self) -> np.ndarray:
+        """Normalised predictive entropy u in [0, 1], ``(n_texts,)``."""
+        return uncertainty.normalised_entropy(self.mean_probabilities.astype(np.float64))
+
+    def take(self, rows: np.ndarray) -> TeacherScores:
+        """The same scores for a selection of texts, in the order of ``rows``."""
+        return TeacherScores(self.teacher, **{name: getattr(self, name)[rows] for name in ARRAYS})
+
+    @classmethod
+    def concatenate(cls, parts: list[TeacherScores]) -> TeacherScores:
+        """Join scores of one teacher over consecutive texts."""
+        return cls(
+            parts[0].teacher,
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS},
+        )
+
+
+ARRAYS = tuple(field.name for field in fields(TeacherScores) if field.name != "teacher")

@@ -1,0 +1,182 @@
+"""The stages of a build, each a function that the next one feeds on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from amalgam_edge.corpus import TEXT, Corpus, read_corpus
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.models.student import build_student, resolve_student
+from amalgam_edge.models.teacher import Teacher, load_teachers
+from amalgam_edge.objectives import METHODS, Method, MethodSettings
+from amalgam_edge.progress import Advance, Progress
+from amalgam_edge.recipe import Recipe, read_renames
+from amalgam_edge.scores import TeacherScores
+from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_store
+from amalgam_edge.supervision import Supervision
+from amalgam_edge.training import History, LossFunction, SupervisedTexts, TrainingSettings, fit
+
+MOST_HELD_OUT = 2000
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a build.
+
+    Attributes:
+        corpus: the unlabeled texts.
+        train: rows to train on.
+        held_out: rows for the quality gate.
+        labelled: texts with gold labels, for evaluation only; None without.
+    """
+
+    corpus: Corpus
+    train: np.ndarray
+    held_out: np.ndarray
+    labelled: Corpus | None
+
+
+@dataclass(frozen=True)
+class Student:
+    """The model being trained, and its tokenizer, whose ``model_max_length`` is the longest input."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def read_texts(recipe: Recipe) -> Texts:
+    """Read the corpus, split it, and read the labelled texts.
+
+    Raises:
+        AmalgamError: either cannot be read, or the corpus is too small to hold any of it out.
+    """
+    corpus = read_corpus(recipe.corpus, text_column=recipe.text_column, split=recipe.split)
+    if len(corpus) < 2:
+        raise AmalgamError(f"{recipe.corpus}: one text is too few; at least two are needed, and hundreds are wise")
+    train, held_out = corpus.split(recipe.held_out, MOST_HELD_OUT)
+    labelled = None
+    if recipe.evaluate:
+        labelled = read_corpus(
+            recipe.evaluate,
+            text_column=recipe.text_column,
+            label_column=recipe.label_column,
+            split=recipe.split,
+            drop_duplicates=False,
+        )
+    return Texts(corpus, train, held_out, labelled)
+
+
+def load_models(recipe: Recipe) -> tuple[list[Teacher], LabelSpace, Student]:
+    """Load the teachers, merge their labels, and build the student.
+
+    Raises:
+        AmalgamError: one of them cannot be had.
+    """
+    teachers = load_teachers(recipe.teachers, dropout=recipe.dropout, max_length=recipe.max_length)
+    labels = LabelSpace.union({t.name: t.class_names for t in teachers}, read_renames(recipe.labels))
+    return teachers, labels, new_student(recipe, teachers, labels)
+
+
+def new_student(recipe: Recipe, teachers: Sequence[Teacher], labels: LabelSpace) -> Student:
+    """The student before any training; the same one each time."""
+    checkpoint = resolve_student(recipe.student, {teacher.name: teacher.source for teacher in teachers})
+    return Student(
+        *build_student(
+            checkpoint, labels.names, layers=recipe.student_layers, max_length=recipe.max_length, seed=recipe.seed
+        )
+    )
+
+
+def score(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus, progress: Progress) -> list[TeacherScores]:
+    """Score the corpus with each teacher, or read what was scored before under the same settings."""
+    settings = ScoringSettings(
+        passes=recipe.passes,
+        seed=recipe.seed,
+        masks=recipe.masks,
+        dropout=recipe.dropout,
+        batch_size=recipe.scoring_batch_size,
+        device=recipe.device,
+    )
+    scores = []
+    for teacher in teachers:
+        store = score_store(recipe.work_folder / "scores", teacher, corpus, settings)
+        with progress.step(f"scoring with {teacher.name}, {recipe.passes} passes", len(corpus), "texts") as advance:
+            scores.append(score_corpus(teacher, corpus, settings, store, advance))
+    return scores
+
+
+def method_of(recipe: Recipe) -> tuple[Method, MethodSettings]:
+    """The recipe's method and its parameters.
+
+    Raises:
+        AmalgamError: no method of that name.
+    """
+    if recipe.method not in METHODS:
+        raise AmalgamError(f"no method '{recipe.method}'; there are {', '.join(METHODS)}")
+    return METHODS[recipe.method], MethodSettings(
+        reweight=recipe.reweight,
+        score_temperature=recipe.score_temperature,
+        distillation_temperature=recipe.distillation_temperature,
+    )
+
+
+def method_loss(method: Method, settings: MethodSettings) -> LossFunction:
+    """The method's loss with its parameters bound."""
+    return partial(_bound_loss, method, settings)
+
+
+def _bound_loss(method: Method, settings: MethodSettings, *tensors: object) -> object:
+    return method.loss(*tensors, settings)  # type: ignore[arg-type]
+
+
+def training_settings(recipe: Recipe) -> TrainingSettings:
+    """The recipe's settings of the training loop."""
+    return TrainingSettings(
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        warmup_ratio=recipe.warmup_ratio,
+        weight_decay=recipe.weight_decay,
+        seed=recipe.seed,
+        device=recipe.device,
+        report_to=recipe.report_to,
+    )
+
+
+def distil(
+    student: Student,
+    texts: Texts,
+    supervision: Supervision,
+    loss: LossFunction,
+    settings: TrainingSettings,
+    folder: Path,
+    advance: Advance,
+    *,
+    resume: bool = False,
+) -> History:
+    """Fit the student to the supervision of the corpus' training rows; see :func:`amalgam_edge.training.fit`."""
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    tokenized = tokenize(texts.corpus, student.tokenizer)
+    parts = [
+        SupervisedTexts(tokenized.select(rows)["input_ids"], supervision.take(rows))
+        for rows in (texts.train, texts.held_out)
+    ]
+    return fit(student.model, student.tokenizer, *parts, loss, settings, folder, advance, resume=resume)
+
+
+def tokenize(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> object:
+    """The corpus as token ids, a memory-mapped data set with the column ``input_ids``."""
+    return corpus.dataset.map(
+        lambda batch: {"input_ids": tokenizer(batch[TEXT], truncation=True)["input_ids"]},
+        batched=True,
+        remove_columns=corpus.dataset.column_names,
+    )

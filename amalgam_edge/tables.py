@@ -1,0 +1,112 @@
+"""The tables of a build, drawn alike in the terminal, the report and the model card. Pure functions of a manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's title and whether it holds numbers."""
+
+    title: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Titles and cells, ready to be shown."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def to_markdown(self) -> str:
+        """As a GitHub table."""
+        lines = [
+            [column.title for column in self.columns],
+            ["---:" if column.numeric else "---" for column in self.columns],
+            *(list(row) for row in self.rows),
+        ]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+    def to_text(self) -> str:
+        """With columns aligned by spaces."""
+        cells = [[column.title for column in self.columns], *self.rows]
+        widths = [max(len(row[k]) for row in cells) for k in range(len(self.columns))]
+        aligned = (
+            [
+                text.rjust(width) if column.numeric else text.ljust(width)
+                for text, width, column in zip(row, widths, self.columns, strict=True)
+            ]
+            for row in cells
+        )
+        return "\n".join("  ".join(row).rstrip() for row in aligned)
+
+
+def precision_table(manifest: dict[str, Any]) -> Table:
+    """Each precision's size, agreement and latency."""
+    return Table(
+        (
+            Column("precision", numeric=False),
+            Column("MB"),
+            Column("agreement"),
+            Column("mean KL"),
+            Column("p50 ms"),
+            Column("p95 ms"),
+            Column("made by", numeric=False),
+        ),
+        tuple(
+            (
+                name + (" *" if name == manifest["default_precision"] else ""),
+                f"{row['bytes'] / 1e6:.1f}",
+                f"{row['fidelity']['agreement']:.2%}",
+                f"{row['fidelity']['mean_kl']:.1e}",
+                f"{row['latency_ms']['p50']:.2f}",
+                f"{row['latency_ms']['p95']:.2f}",
+                row["quantization"],
+            )
+            for name, row in manifest["precisions"].items()
+        ),
+    )
+
+
+def teacher_table(manifest: dict[str, Any]) -> Table:
+    """Each teacher's classes and dropout, and how often it was the most certain one."""
+    return Table(
+        (
+            Column("teacher", numeric=False),
+            Column("classes", numeric=False),
+            Column("dropout sites"),
+            Column("mean u"),
+            Column("picked"),
+            Column("own accuracy"),
+        ),
+        tuple(
+            (
+                teacher["name"],
+                ", ".join(teacher["labels"]),
+                str(teacher["dropout_sites"]),
+                f"{teacher['mean_uncertainty']:.3f}",
+                f"{teacher['picked_share']:.1%}",
+                _share(manifest["evaluation"].get("teachers", {}).get(teacher["name"], {}).get("accuracy")),
+            )
+            for teacher in manifest["teachers"]
+        ),
+    )
+
+
+def evaluation_table(manifest: dict[str, Any]) -> Table:
+    """Accuracy and macro-F1 of the student over the union, each precision."""
+    evaluation = manifest["evaluation"]
+    return Table(
+        (Column("model", numeric=False), Column("texts"), Column("accuracy"), Column("macro-F1")),
+        tuple(
+            (f"student {name}", str(evaluation["n_texts"]), _share(row["accuracy"]), _share(row["macro_f1"]))
+            for name, row in evaluation["student"].items()
+        ),
+    )
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

@@ -1,0 +1,226 @@
+"""Fitting a classifier to supervision, with transformers' ``Trainer``. No teacher runs in the loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from amalgam_edge.devices import resolve_device
+from amalgam_edge.progress import Advance
+from amalgam_edge.supervision import Supervision
+
+LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the student is fitted.
+
+    Attributes:
+        epochs: passes over the texts.
+        batch_size: texts an update.
+        learning_rate: the peak, after a linear warm-up and before a linear decay.
+        warmup_ratio: share of the updates spent warming up.
+        weight_decay: of AdamW.
+        seed: of shuffling and of the student's own dropout.
+        device: ``auto``, ``cpu``, ``cuda``.
+        report_to: transformers' name of a logger (``tensorboard``, ``wandb`` …) or ``none``.
+    """
+
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 0
+    device: str = "auto"
+    report_to: str = "none"
+
+    def n_updates(self, n_texts: int) -> int:
+        """How many updates a run over ``n_texts`` takes."""
+        return self.epochs * math.ceil(n_texts / self.batch_size)
+
+
+class SupervisedTexts(torch.utils.data.Dataset[dict[str, Any]]):
+    """Tokenized texts, each with its target and weight.
+
+    Args:
+        input_ids: token ids of each text; may be memory-mapped.
+        supervision: a row a text.
+    """
+
+    def __init__(self, input_ids: Sequence[list[int]], supervision: Supervision) -> None:
+        if len(input_ids) != len(supervision.target):
+            raise ValueError(f"{len(input_ids)} texts but {len(supervision.target)} targets")
+        self._input_ids = input_ids
+        self._supervision = supervision
+
+    def __len__(self) -> int:
+        return len(self._input_ids)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {
+            "input_ids": self._input_ids[row],
+            "target": self._supervision.target[row],
+            "weight": self._supervision.weight[row],
+        }
+
+
+def fit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: SupervisedTexts,
+    held_out: SupervisedTexts | None,
+    loss: LossFunction,
+    settings: TrainingSettings,
+    folder: Path,
+    advance: Advance,
+    *,
+    resume: bool = False,
+) -> History:
+    """Fit the model in place, on the CPU when done and in evaluation mode; mixed precision where CUDA has it.
+
+    Args:
+        model: a classifier.
+        tokenizer: whose padding token fills batches.
+        train: what to fit.
+        held_out: what to measure the loss on after each epoch.
+        loss: (logits, target, weight) → scalar mean over the batch.
+        settings: see :class:`TrainingSettings`.
+        folder: for checkpoints, one an epoch.
+        advance: called with the number of updates just made.
+        resume: go on from the last checkpoint in ``folder``, where there is one.
+
+    Returns:
+        The training curve: dicts with ``step``, ``epoch`` and ``loss`` or ``held_out_loss``.
+    """
+    on_cuda = resolve_device(settings.device).type == "cuda"
+    bf16 = on_cuda and torch.cuda.is_bf16_supported()
+    n_updates = settings.n_updates(len(train))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=math.ceil(settings.warmup_ratio * n_updates),
+        weight_decay=settings.weight_decay,
+        train_sampling_strategy="group_by_length",
+        bf16=bf16,
+        fp16=on_cuda and not bf16,
+        use_cpu=not on_cuda,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        eval_strategy="epoch" if held_out is not None else "no",
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_strategy="steps",
+        logging_steps=max(1, n_updates // 50),
+        report_to=settings.report_to,
+        remove_unused_columns=False,
+        label_names=["target", "weight"],
+        prediction_loss_only=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=on_cuda,
+        log_level="error",
+    )
+    trainer = _ObjectiveTrainer(
+        loss,
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=held_out,
+        data_collator=_Padding(tokenizer.pad_token_id or 0),
+        callbacks=[_Watcher(advance)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    model.to("cpu").eval()
+    return _curve(trainer.state.log_history)
+
+
+class _ObjectiveTrainer(Trainer):
+    def __init__(self, loss: LossFunction, **options: Any) -> None:
+        super().__init__(**options)
+        self._loss = loss
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, so accumulation divides it
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        loss = self._loss(outputs.logits, inputs["target"], inputs["weight"])
+        return (loss, outputs) if return_outputs else loss
+
+
+class _Padding:
+    """Joins examples to a batch, padded on the right to the longest."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad_token_id = pad_token_id
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        width = max(len(example["input_ids"]) for example in examples)
+        input_ids = np.full((len(examples), width), self._pad_token_id, dtype=np.int64)
+        attention_mask = np.zeros((len(examples), width), dtype=np.int64)
+        for row, example in enumerate(examples):
+            length = len(example["input_ids"])
+            input_ids[row, :length] = example["input_ids"]
+            attention_mask[row, :length] = 1
+        return {
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(attention_mask),
+            "target": torch.from_numpy(np.stack([example["target"] for example in examples])),
+            "weight": torch.from_numpy(np.stack([example["weight"] for example in examples])),
+        }
+
+
+class _Watcher(TrainerCallback):
+    """Tells progress of each update, and of those that a resumed run need not make again."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._seen = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell(state.global_step)
+
+    def _tell(self, step: int) -> None:
+        if step > self._seen:
+            self._advance(step - self._seen)
+            self._seen = step
+
+
+def _curve(log: Sequence[Mapping[str, float]]) -> History:
+    names = {"loss": "loss", "eval_loss": "held_out_loss"}
+    return [
+        {"step": entry["step"], "epoch": entry["epoch"], names[key]: entry[key]}
+        for entry in log
+        for key in names
+        if key in entry
+    ]

@@ -1,0 +1,62 @@
+"""Make the sample of real labelled text from a Debian package index.
+
+    apt-cache dumpavail | python benchmarks/make_debian_sections.py > benchmarks/debian_sections.csv
+
+Text: a package's one-line description. Label: its archive section. One package of each source package, so that near
+twins (``0ad``, ``0ad-data``) do not stand on both sides of a split; at most ``--most`` of each section, chosen by hash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TextIO
+
+SECTIONS = ("games", "science", "net", "sound", "admin", "text", "graphics", "fonts")
+_FIELD = re.compile(r"^(Package|Source|Section|Description|Description-en): (.*)$", re.MULTILINE)
+
+
+def packages(index: TextIO) -> Iterator[dict[str, str]]:
+    """The index' stanzas, as the fields that matter here."""
+    for stanza in index.read().split("\n\n"):
+        yield dict(_FIELD.findall(stanza))
+
+
+def main() -> None:
+    """Read an index on standard input and write CSV to standard output."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", nargs="+", default=SECTIONS, help="archive sections to take")
+    parser.add_argument("--most", type=int, default=560, help="texts a section at most")
+    arguments = parser.parse_args()
+
+    seen: set[str] = set()
+    texts: dict[str, list[str]] = defaultdict(list)
+    for package in packages(sys.stdin):
+        text = package.get("Description-en") or package.get("Description")
+        section = package.get("Section", "").split("/")[-1]
+        source = package.get("Source", package.get("Package", "")).split(" ")[0]
+        if text and section in arguments.sections and source not in seen and text not in seen:
+            seen |= {source, text}
+            texts[section].append(text)
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["text", "label"])
+    rows = [
+        (text, section)
+        for section in arguments.sections
+        for text in sorted(texts[section], key=_hash)[: arguments.most]
+    ]
+    writer.writerows(sorted(rows, key=lambda row: _hash(row[0])))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    main()

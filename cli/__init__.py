@@ -1,0 +1,1 @@
+"""The command line: a command a file, each a thin skin over one function of the library."""

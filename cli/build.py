@@ -1,0 +1,54 @@
+"""``amalgam-edge build``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from amalgam_edge.cli.extras import load_training_part, quiet_libraries
+
+EXIT_GATE = 3
+
+# The Recipe needs pydantic, which the edge alone does not have: say so in one line rather than in a traceback.
+recipe_options = load_training_part("amalgam_edge.cli.recipe_options", "building a student")
+
+
+@click.command("build", context_settings={"max_content_width": 110})
+@click.option("--recipe", "recipe_file", metavar="FILE", help="YAML recipe; options given beside it win over it.")
+@recipe_options.recipe_options
+@click.option("--overwrite", is_flag=True, help="Replace the bundle that stands in the output folder.")
+@click.option("--resume", is_flag=True, help="Go on with a build that was cut off.")
+def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: Any) -> None:
+    """Merge teachers into one quantized student, without labels.
+
+    The teachers score every text of the corpus under Monte-Carlo dropout; how certain they are becomes the student's
+    supervision. The student is trained, exported to ONNX, quantized to int8, and int8 ships only if it agrees with the
+    float model on held-out texts. Exit status 3: no int8 model did, and the bundle holds the float model alone.
+
+    \b
+    Examples:
+      amalgam-edge build --teacher runs/teacher-a --teacher runs/teacher-b --corpus unlabeled.jsonl \\
+          --student sentence-transformers/all-MiniLM-L6-v2 --student-layers 3 --output student/
+      amalgam-edge build --recipe student/recipe.yaml --seed 1 --output student-1/
+      amalgam-edge build --teacher sport=runs/a --teacher news=runs/b --corpus hf://datasets/ag_news \\
+          --student teacher:sport --evaluate labelled.csv --output student/
+    """  # noqa: D301  (click reads \b as "do not rewrap")
+    quiet_libraries()
+    pipeline = load_training_part("amalgam_edge.pipeline", "building a student")
+    from amalgam_edge.cli.progress import ConsoleProgress
+
+    from amalgam_edge.recipe import read_recipe
+    from amalgam_edge.tables import evaluation_table, precision_table, teacher_table
+
+    recipe = read_recipe(recipe_file, recipe_options.given(fields))
+    manifest = pipeline.build(recipe, ConsoleProgress(), overwrite=overwrite, resume=resume)
+
+    click.echo(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
+    if manifest["evaluation"]:
+        click.echo(f"\n{evaluation_table(manifest).to_text()}")
+    click.echo(f"\nbundle: {recipe.output}   report: {recipe.output.rstrip('/')}/{pipeline.REPORT}")
+    click.echo(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")
+    if not manifest["gate"]["passed"]:
+        click.echo("no int8 model kept within --max-disagreement: the bundle holds fp32 only", err=True)
+        sys.exit(EXIT_GATE)

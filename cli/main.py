@@ -1,0 +1,65 @@
+"""``amalgam-edge``: the group of commands, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from amalgam_edge import __version__
+from amalgam_edge.errors import AmalgamError
+
+EXIT_MISTAKE = 2
+
+# name → (module of amalgam_edge.cli, one-line help); the help stands here so that --help need not load the modules.
+_COMMANDS = {
+    "build": ("build", "Merge teachers into one quantized student, without labels."),
+    "predict": ("predict", "Classify texts with a bundle."),
+    "evaluate": ("evaluate", "Measure a bundle on labelled texts."),
+    "inspect": ("inspect", "Show what a bundle holds, and verify its files."),
+    "doctor": ("doctor", "Show versions, runtimes and CPU features, and what is wrong with them."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands, in the order in which a user meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; None for a name that is not known."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"amalgam_edge.cli.{_COMMANDS[cmd_name][0]}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="amalgam-edge")
+def cli() -> None:
+    """Merge fine-tuned text classifiers into one small ONNX model that runs at the edge.
+
+    \b
+    Examples:
+      amalgam-edge build --teacher runs/a --teacher runs/b --corpus texts.jsonl \\
+          --student sentence-transformers/all-MiniLM-L6-v2 --student-layers 3 --output student/
+      amalgam-edge predict student/ "a puzzle game about falling blocks"
+      amalgam-edge evaluate student/ --data labelled.jsonl
+    """  # noqa: D301  (click reads \b as "do not rewrap")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    try:
+        cli.main(standalone_mode=True)
+    except AmalgamError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(EXIT_MISTAKE)

@@ -1,0 +1,139 @@
+"""``amalgam-edge predict``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TextIO
+
+import click
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime.classifier import EdgeClassifier, Prediction
+
+_CHUNK = 1024
+_SHOWN_CHARACTERS = 60
+
+
+@click.command("predict")
+@click.argument("bundle", type=click.Path())
+@click.argument("texts", nargs=-1)
+@click.option(
+    "--file", "file", type=click.Path(), help="Read texts from this file, a line a text; - is standard input."
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "jsonl", "csv"]),
+    default="table",
+    show_default=True,
+    help="How to write the answers.",
+)
+@click.option("--all-scores", is_flag=True, help="Write the probability of every label (jsonl and csv).")
+@click.option("--precision", help="fp32 or int8.  [default: the bundle's own choice]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one a core]")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts that run together."
+)
+def command(
+    bundle: str,
+    texts: tuple[str, ...],
+    file: str | None,
+    output_format: str,
+    all_scores: bool,
+    precision: str | None,
+    threads: int | None,
+    batch_size: int,
+) -> None:
+    """Classify texts with a bundle: arguments, a file, or standard input, a line a text.
+
+    Answers come in the order of the texts. Texts longer than the model's input are cut, and counted on standard error.
+
+    \b
+    Examples:
+      amalgam-edge predict student/ "a puzzle game about falling blocks"
+      amalgam-edge predict student/ --file texts.txt --format csv > labels.csv
+      cat texts.txt | amalgam-edge predict student/ --format jsonl --all-scores
+    """  # noqa: D301  (click reads \b as "do not rewrap")
+    if texts and file:
+        raise AmalgamError("texts given both as arguments and with --file: give one of them")
+    classifier = EdgeClassifier.from_pretrained(bundle, precision=precision, threads=threads)
+    write = _WRITERS[output_format](classifier.labels, all_scores)
+    n_truncated = n_empty = 0
+    for chunk in _chunks(texts or _lines(file)):
+        for text, prediction in zip(
+            chunk, classifier(chunk, all_scores=all_scores, batch_size=batch_size), strict=True
+        ):
+            write(text, prediction)
+            n_truncated += prediction.truncated
+            n_empty += not text.strip()
+    if n_truncated:
+        click.echo(f"{n_truncated} text(s) longer than {classifier.max_length} tokens were cut", err=True)
+    if n_empty:
+        click.echo(f"{n_empty} text(s) were empty; their labels mean nothing", err=True)
+
+
+def _lines(file: str | None) -> Iterator[str]:
+    if file in (None, "-"):
+        if sys.stdin.isatty():
+            raise AmalgamError("no text given: name texts, --file FILE, or pipe them in, a line a text")
+        yield from _decoded(sys.stdin, "standard input")
+        return
+    try:
+        with open(str(file), encoding="utf-8") as handle:  # noqa: PTH123  (a pipe or /dev/fd works too)
+            yield from _decoded(handle, str(file))
+    except OSError as error:
+        raise AmalgamError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _decoded(handle: TextIO, name: str) -> Iterator[str]:
+    try:
+        for line in handle:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise AmalgamError(f"{name}: not a text file (UTF-8 is expected)") from error
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(texts)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk
+
+
+class _TableWriter:
+    def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
+        self._width = max(map(len, labels))
+
+    def __call__(self, text: str, prediction: Prediction) -> None:
+        shown = " ".join(text.split())
+        if len(shown) > _SHOWN_CHARACTERS:
+            shown = f"{shown[: _SHOWN_CHARACTERS - 1]}…"
+        click.echo(f"{prediction.label.ljust(self._width)}  {prediction.score:.3f}  {shown}")
+
+
+class _JsonLinesWriter:
+    def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
+        self._all_scores = all_scores
+
+    def __call__(self, text: str, prediction: Prediction) -> None:
+        row: dict[str, object] = {"text": text, "label": prediction.label, "score": prediction.score}
+        if self._all_scores:
+            row["scores"] = prediction.scores
+        click.echo(json.dumps(row, ensure_ascii=False))
+
+
+class _CsvWriter:
+    def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
+        self._labels = labels if all_scores else ()
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        self._writer.writerow(["text", "label", "score", *self._labels])
+
+    def __call__(self, text: str, prediction: Prediction) -> None:
+        scores = [(prediction.scores or {})[label] for label in self._labels]
+        self._writer.writerow([text, prediction.label, prediction.score, *scores])
+
+
+_WRITERS = {"table": _TableWriter, "jsonl": _JsonLinesWriter, "csv": _CsvWriter}

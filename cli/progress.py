@@ -1,0 +1,108 @@
+"""Progress on standard error: bars on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from amalgam_edge.progress import Advance
+
+_SECONDS_BETWEEN_LINES = 20.0
+
+
+class ConsoleProgress:
+    """Shows which step of how many, how much of it, its rate and the time left."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._n_steps = 0
+        self._step = 0
+
+    def begin(self, n_steps: int) -> None:
+        """Say how many steps there will be."""
+        self._n_steps = n_steps
+        self._step = 0
+
+    def say(self, message: str) -> None:
+        """Show a line that stays."""
+        self._console.print(message, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
+        """Show one step while it runs, and leave a line when it is done."""
+        self._step += 1
+        head = f"[{self._step}/{self._n_steps}] {title}" if self._n_steps else title
+        meter = _Meter(total, unit)
+        if self._console.is_terminal:
+            with self._bar(head, total, meter) as advance:
+                yield advance
+        else:
+            self.say(head)
+            yield lambda count: self._line(meter, count)
+        self.say(f"{head}: {meter.summary()}" if self._console.is_terminal else f"    {meter.summary()}")
+
+    @contextmanager
+    def _bar(self, head: str, total: int | None, meter: _Meter) -> Iterator[Advance]:
+        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
+        if total:
+            columns += [BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[rate]}", markup=False)]
+        with Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True) as bar:
+            task = bar.add_task(head, total=total, rate="")
+
+            def advance(count: int) -> None:
+                meter.add(count)
+                bar.update(task, completed=meter.done, rate=meter.rate_and_rest())
+
+            yield advance
+
+    def _line(self, meter: _Meter, count: int) -> None:
+        meter.add(count)
+        if meter.due():
+            self.say(f"    {meter.done}/{meter.total} {meter.unit}, {meter.rate_and_rest()}")
+            sys.stderr.flush()
+
+
+class _Meter:
+    """Counts work done; the first report counts as done before (it may come from an earlier run)."""
+
+    def __init__(self, total: int | None, unit: str) -> None:
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self._start = self._last_line = monotonic()
+
+    def add(self, count: int) -> None:
+        self.done += count
+
+    def due(self) -> bool:
+        now = monotonic()
+        if now - self._last_line < _SECONDS_BETWEEN_LINES:
+            return False
+        self._last_line = now
+        return True
+
+    def rate_and_rest(self) -> str:
+        seconds = monotonic() - self._start
+        if not self.done or not self.total or seconds <= 0:
+            return ""
+        rate = self.done / seconds
+        return f"{rate:.0f} {self.unit}/s, {_duration((self.total - self.done) / rate)} left"
+
+    def summary(self) -> str:
+        seconds = monotonic() - self._start
+        if self.total and seconds > 0:
+            return f"{self.done} {self.unit} in {_duration(seconds)} ({self.done / seconds:.0f}/s)"
+        return f"done in {_duration(seconds)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,62 @@
+"""Putting a bundle together so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.fingerprints import of_file
+from amalgam_edge.runtime.bundle import FORMAT_VERSION, MANIFEST
+
+
+def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
+    """Refuse an output folder that holds something, unless told that it may be replaced.
+
+    Raises:
+        AmalgamError: the folder is not empty, or no folder.
+    """
+    if output.exists() and not output.is_dir():
+        raise AmalgamError(f"{output}: a file stands there; name a folder for --output")
+    if output.is_dir() and any(output.iterdir()) and not (overwrite or resume):
+        raise AmalgamError(
+            f"{output}: not empty; --overwrite replaces it, --resume goes on with a build that was cut off"
+        )
+    if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file():
+        raise AmalgamError(f"{output}: holds something that is no bundle and will not be replaced; name another folder")
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """A folder beside ``output`` that takes its place by rename when all went well, and vanishes otherwise."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staging = output.with_name(f"{output.name}.{os.getpid()}.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        yield staging
+        if output.exists():
+            retired = output.with_name(f"{output.name}.{os.getpid()}.old")
+            os.replace(output, retired)
+            os.replace(staging, output)
+            shutil.rmtree(retired)
+        else:
+            os.replace(staging, output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write ``amalgam.json`` over all other files of the folder, each with its SHA-256."""
+    files = {
+        path.relative_to(folder).as_posix(): of_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {"format_version": FORMAT_VERSION, **content, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,65 @@
+"""int8 embedding tables with a scale for each row.
+
+ONNX Runtime's quantizer gives a whole table one scale, which the few longest rows dictate. A table is looked up and
+never multiplied, so each row can have its own: E[id] ≈ q[id] · s[id], with s = max|row| / 127.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+_LARGEST = 127
+
+
+def quantize_embeddings(model: onnx.ModelProto) -> int:
+    """Replace each look-up in a float table by one in int8 rows and their scales, in place.
+
+    Returns:
+        How many tables were quantized.
+    """
+    graph = model.graph
+    tables = {
+        initializer.name: initializer
+        for initializer in graph.initializer
+        if initializer.data_type == TensorProto.FLOAT and len(initializer.dims) == 2
+    }
+    uses = [name for node in graph.node for name in node.input if name in tables]
+    nodes: list[onnx.NodeProto] = []
+    quantized = 0
+    for node in graph.node:
+        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
+        if table is None or uses.count(table.name) > 1 or _axis(node) != 0:
+            nodes.append(node)
+            continue
+        rows, scales = _scale_rows(numpy_helper.to_array(table))
+        graph.initializer.remove(table)
+        graph.initializer.append(numpy_helper.from_array(rows, f"{table.name}_rows"))
+        graph.initializer.append(numpy_helper.from_array(scales, f"{table.name}_scales"))
+        nodes.extend(_look_up(node, table.name))
+        quantized += 1
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return quantized
+
+
+def _scale_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A table ``(n_rows, width)`` as int8 rows and scales ``(n_rows, 1)``; a row of zeros has scale 1."""
+    scales = np.abs(table).max(axis=1, keepdims=True) / _LARGEST
+    scales[scales == 0] = 1.0
+    return np.rint(table / scales).astype(np.int8), scales.astype(np.float32)
+
+
+def _look_up(node: onnx.NodeProto, table: str) -> list[onnx.NodeProto]:
+    ids, output = node.input[1], node.output[0]
+    return [
+        helper.make_node("Gather", [f"{table}_rows", ids], [f"{output}_rows"], f"{node.name}_rows"),
+        helper.make_node("Gather", [f"{table}_scales", ids], [f"{output}_scales"], f"{node.name}_scales"),
+        helper.make_node("Cast", [f"{output}_rows"], [f"{output}_cast"], f"{node.name}_cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{output}_cast", f"{output}_scales"], [output], node.name),
+    ]
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), 0)

@@ -1,0 +1,173 @@
+"""The quality gate: nothing ships unmeasured, and nothing beyond its budget ships at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from amalgam_edge.exporters.quantization import LADDER, Quantization, quantizable_products, quantize, with_float_nodes
+
+from amalgam_edge.evaluation import agreement, mean_divergence
+from amalgam_edge.runtime.text_model import TextModel
+
+_TIMED_TEXTS = 200
+_WARM_UP = 10
+_SENSITIVITY_TEXTS = 200
+
+OpenModel = Callable[[Path], TextModel]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far a model is from the float model on held-out texts.
+
+    Attributes:
+        agreement: share of texts with the same likeliest label.
+        mean_kl: mean KL(float ‖ model) in nats.
+        n_texts: how many texts.
+    """
+
+    agreement: float
+    mean_kl: float
+    n_texts: int
+
+    @property
+    def disagreement(self) -> float:
+        """Share of texts with another likeliest label."""
+        return 1.0 - self.agreement
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One precision's row in the manifest.
+
+    Attributes:
+        file: relative to the bundle.
+        bytes: its size.
+        quantization: how it was made.
+        fidelity: against the float model.
+        latency_ms: p50 and p95 of one text at a time, on the machine that built it.
+    """
+
+    file: str
+    bytes: int
+    quantization: str
+    fidelity: Fidelity
+    latency_ms: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What the gate let through.
+
+    Attributes:
+        accepted: the way to quantize that kept within the budget, or None.
+        fidelity: of the accepted one, or of the best that was tried.
+        attempts: every way that was tried, with its fidelity, in order.
+    """
+
+    accepted: Quantization | None
+    fidelity: Fidelity
+    attempts: tuple[tuple[Quantization, Fidelity], ...]
+
+
+def pass_gate(
+    source: Path,
+    target: Path,
+    texts: Sequence[str],
+    open_model: OpenModel,
+    *,
+    budget: float,
+    ladder: Sequence[Quantization] = LADDER,
+    say: Say = lambda message: None,
+) -> GateResult:
+    """Quantize ever more carefully until the disagreement with the float model is within the budget.
+
+    Args:
+        source: the float model.
+        target: where the accepted model is left; nothing is left there if none was.
+        texts: held out from training.
+        open_model: opens a model with the bundle's tokenizer.
+        budget: the share of texts that may change their label.
+        ladder: ways to quantize, the least careful first; after the last, the one nearest the float model is tried
+            with its worst products in float.
+        say: told of each miss.
+    """
+    reference = open_model(source).run(texts)[0]
+    attempts: list[tuple[Quantization, Fidelity]] = []
+
+    def careful() -> Iterator[Quantization]:
+        yield from ladder
+        nearest = min(attempts, key=lambda attempt: attempt[1].mean_kl)[0]
+        say("ranking products by the harm that quantizing them does")
+        few = slice(_SENSITIVITY_TEXTS)
+        yield from with_float_nodes(
+            nearest, _most_harmful(source, target, texts[few], reference[few], open_model, nearest)
+        )
+
+    for how in careful():
+        quantize(source, target, how)
+        fidelity = compare(reference, open_model(target).run(texts)[0])
+        attempts.append((how, fidelity))
+        if fidelity.disagreement <= budget:
+            return GateResult(how, fidelity, tuple(attempts))
+        say(f"int8 with {how.name}: {fidelity.disagreement:.2%} of labels change, over the budget of {budget:.2%}")
+    target.unlink(missing_ok=True)
+    best = min((fidelity for _, fidelity in attempts), key=lambda fidelity: fidelity.disagreement)
+    return GateResult(None, best, tuple(attempts))
+
+
+def compare(reference: np.ndarray, other: np.ndarray) -> Fidelity:
+    """Fidelity of logits ``(n_texts, n_labels)`` to the float model's."""
+    return Fidelity(agreement(reference, other), max(0.0, mean_divergence(reference, other)), len(reference))
+
+
+def measure_latency(models: Mapping[str, TextModel], texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Milliseconds for one text at a time, tokenizing included: p50 and p95 of each model.
+
+    The models take turns at each text, so that whatever else the machine does bears on all alike.
+    """
+    timed = list(texts[:_TIMED_TEXTS])
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for text in timed[:_WARM_UP]:
+        for model in models.values():
+            model.run([text])
+    for text in timed:
+        for name, model in models.items():
+            start = perf_counter()
+            model.run([text])
+            seconds[name].append(perf_counter() - start)
+    return {
+        name: {"p50": float(np.percentile(taken, 50) * 1e3), "p95": float(np.percentile(taken, 95) * 1e3)}
+        for name, taken in seconds.items()
+    }
+
+
+def _most_harmful(
+    source: Path,
+    scratch: Path,
+    texts: Sequence[str],
+    reference: np.ndarray,
+    open_model: OpenModel,
+    how: Quantization,
+) -> list[str]:
+    """Quantizable products by how much nearer the float model comes when that one alone is left in float."""
+    trial = scratch.with_name(f"{scratch.stem}.{os.getpid()}.trial.onnx")
+    divergence: dict[str, float] = {}
+    try:
+        for node in quantizable_products(source):
+            quantize(source, trial, replace(how, float_nodes=(node,)))
+            divergence[node] = mean_divergence(reference, open_model(trial).run(texts)[0])
+    finally:
+        trial.unlink(missing_ok=True)
+    return sorted(divergence, key=lambda node: divergence[node])

@@ -1,0 +1,83 @@
+"""int8 by ONNX Runtime's dynamic quantization, in several degrees of care.
+
+Weights that are multiplied are signed 7-bit or unsigned 8-bit, never signed 8-bit: on x86 without VNNI the product of
+unsigned activations with full-range signed weights saturates a 16-bit sum and gives wrong answers, and a student
+travels to CPUs other than the one that built it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+from amalgam_edge.exporters.embeddings import quantize_embeddings
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """One way to quantize.
+
+    Attributes:
+        name: for the manifest and the report.
+        per_channel: a scale for each output of a weight matrix rather than one for all.
+        unsigned: unsigned 8-bit weights rather than signed 7-bit ones.
+        float_nodes: products left in float.
+    """
+
+    name: str
+    per_channel: bool = False
+    unsigned: bool = False
+    float_nodes: tuple[str, ...] = ()
+
+
+LADDER = (
+    Quantization("signed 7-bit weights"),
+    Quantization("signed 7-bit weights per channel", per_channel=True),
+    Quantization("unsigned 8-bit weights per channel", per_channel=True, unsigned=True),
+)
+
+
+def quantize(source: Path, target: Path, how: Quantization) -> None:
+    """Write a quantized copy of an ONNX model: embedding tables by row, products with weights as ``how`` says."""
+    model = onnx.load(source)
+    del model.graph.value_info[:]
+    quantize_embeddings(model)
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # the quantizer recommends a preprocessing that the exporter has done
+    try:
+        quantize_dynamic(
+            model,
+            target,
+            op_types_to_quantize=["MatMul"],
+            per_channel=how.per_channel,
+            reduce_range=not how.unsigned,
+            weight_type=QuantType.QUInt8 if how.unsigned else QuantType.QInt8,
+            nodes_to_exclude=list(how.float_nodes),
+        )
+    finally:
+        logger.setLevel(level)
+
+
+def quantizable_products(source: Path) -> list[str]:
+    """Names of the nodes that :func:`quantize` makes int8 products of: those with a constant matrix."""
+    graph = onnx.load(source, load_external_data=False).graph
+    constants = {initializer.name for initializer in graph.initializer if len(initializer.dims) == 2}
+    return [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in constants]
+
+
+def with_float_nodes(how: Quantization, ranked: Sequence[str]) -> Iterator[Quantization]:
+    """The same quantization with 1, 2, 4 … of the worst products left in float, up to half of them.
+
+    Args:
+        how: where to start from.
+        ranked: quantizable products, the most harmful first.
+    """
+    count = 1
+    while count <= len(ranked) // 2:
+        yield replace(how, name=f"{how.name}, {count} product(s) in float", float_nodes=tuple(ranked[:count]))
+        count *= 2

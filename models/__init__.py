@@ -1,0 +1,1 @@
+"""What can be a teacher, and what can be a student."""

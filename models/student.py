@@ -1,0 +1,131 @@
+"""Students: an encoder cut to fewer layers, under a new head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from amalgam_edge.models.loading import load_config, load_tokenizer, longest_input, not_a_model
+from optimum.utils import NormalizedConfigManager
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from amalgam_edge.errors import AmalgamError
+
+TEACHER_PREFIX = "teacher:"
+
+
+def resolve_student(student: str, teacher_sources: dict[str, str]) -> str:
+    """``teacher:NAME`` to that teacher's checkpoint; anything else is a checkpoint already.
+
+    Raises:
+        AmalgamError: no such teacher.
+    """
+    if not student.startswith(TEACHER_PREFIX):
+        return student
+    name = student.removeprefix(TEACHER_PREFIX)
+    if name not in teacher_sources:
+        raise AmalgamError(f"--student {student}: no teacher '{name}'; there are {', '.join(teacher_sources)}")
+    return teacher_sources[name]
+
+
+def build_student(
+    checkpoint: str, labels: Sequence[str], *, layers: int | None = None, max_length: int = 128, seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A classifier over ``labels`` on the encoder of ``checkpoint``; its head is new.
+
+    Args:
+        checkpoint: folder or Hub name of any encoder, with a head or without.
+        labels: the label space's names.
+        layers: keep this many layers of the encoder, evenly spaced, the first and the last among them.
+        max_length: the longest input in tokens, cut to what the encoder can take; becomes the tokenizer's.
+        seed: of the head's initial weights.
+
+    Raises:
+        AmalgamError: no such model, or more layers than it has.
+    """
+    config = load_config(checkpoint)
+    depth_name, depth = _depth(config)
+    keep = kept_layers(depth, layers or depth)
+    try:
+        encoder = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise not_a_model(checkpoint, error) from error
+    tokenizer = load_tokenizer(checkpoint)
+    tokenizer.model_max_length = min(max_length, longest_input(config, tokenizer))
+
+    cut = _cut_config(config, depth_name, depth, keep)
+    cut.id2label = dict(enumerate(labels))
+    cut.label2id = {label: position for position, label in enumerate(labels)}
+    cut.problem_type = "single_label_classification"
+    set_seed(seed)
+    model = AutoModelForSequenceClassification.from_config(cut, dtype=torch.float32)
+    weights = _renumber(encoder.state_dict(), _layer_list(encoder, depth), keep)
+    report = model.base_model.load_state_dict(weights, strict=False)
+    if report.missing_keys:
+        raise AmalgamError(f"{checkpoint}: its encoder cannot be taken over (no {report.missing_keys[0]})")
+    return model, tokenizer
+
+
+def kept_layers(depth: int, keep: int) -> tuple[int, ...]:
+    """Which ``keep`` of ``depth`` layers stay: evenly spaced, the first and the last among them.
+
+    Raises:
+        AmalgamError: fewer than one, or more than there are.
+    """
+    if not 1 <= keep <= depth:
+        raise AmalgamError(f"--student-layers {keep}: the student's checkpoint has {depth} layers")
+    return tuple(int(layer) for layer in np.linspace(0, depth - 1, keep).round())
+
+
+def _depth(config: PretrainedConfig) -> tuple[str, int]:
+    """The config's name for its number of layers, and that number."""
+    try:
+        normalized = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+        return normalized.NUM_LAYERS, normalized.num_layers
+    except (KeyError, AttributeError) as error:
+        raise AmalgamError(f"a {config.model_type} cannot be a student: its number of layers is not known") from error
+
+
+def _cut_config(config: PretrainedConfig, depth_name: str, depth: int, keep: Sequence[int]) -> PretrainedConfig:
+    """The config with fewer layers; a list with an entry a layer (ModernBERT's layer types) is cut alike."""
+    cut = config.to_dict()
+    for key, value in cut.items():
+        if isinstance(value, list) and len(value) == depth and key.startswith("layer"):
+            cut[key] = [value[layer] for layer in keep]
+    return type(config).from_dict({**cut, depth_name: len(keep)})
+
+
+def _layer_list(encoder: torch.nn.Module, depth: int) -> str | None:
+    """The name of the module list that holds the layers; None where layers share one set of weights (ALBERT)."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
+            return name
+    if getattr(encoder.config, "num_hidden_groups", None):
+        return None
+    raise AmalgamError(f"a {encoder.config.model_type} cannot be a student: its layers were not found")
+
+
+def _renumber(weights: dict[str, Any], layer_list: str | None, keep: Sequence[int]) -> dict[str, Any]:
+    """Leave out the layers not kept and number the rest from zero."""
+    if layer_list is None:
+        return weights
+    position = {layer: new for new, layer in enumerate(keep)}
+    pattern = re.compile(re.escape(layer_list) + r"\.(\d+)\.(.+)")
+    renumbered = {}
+    for name, tensor in weights.items():
+        layer = pattern.fullmatch(name)
+        if layer is None:
+            renumbered[name] = tensor
+        elif int(layer[1]) in position:
+            renumbered[f"{layer_list}.{position[int(layer[1])]}.{layer[2]}"] = tensor
+    return renumbered

@@ -1,0 +1,150 @@
+"""Teachers: fine-tuned sequence classifiers as they come."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from amalgam_edge.models.loading import (
+    fingerprint,
+    first_line,
+    load_config,
+    load_tokenizer,
+    longest_input,
+    not_a_model,
+)
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from amalgam_edge.dropout import DropoutSite, find_sites
+from amalgam_edge.errors import AmalgamError
+
+_NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
+_PROBE_TEXT = "a probe of the dropout sites"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A fine-tuned sequence classifier with its own tokenizer and its own label names.
+
+    Attributes:
+        name: by which labels, scores and reports call it.
+        source: folder or Hub name.
+        model: in float32 with eager attention, in evaluation mode.
+        tokenizer: its own, padding on the right.
+        class_names: in the order of its logits.
+        max_length: the longest input in tokens.
+        sites: where it drops.
+        fingerprint: SHA-256 of weights, config and tokenizer.
+    """
+
+    name: str
+    source: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    class_names: tuple[str, ...]
+    max_length: int
+    sites: tuple[DropoutSite, ...]
+    fingerprint: str
+
+
+def parse_spec(spec: str) -> tuple[str, str]:
+    """``name=path`` or ``path`` (named by its last part) to name and source."""
+    named = _NAMED.fullmatch(spec)
+    if named and not Path(spec).exists():
+        return named[1], named[2]
+    last = re.split(r"[/\\]", spec.rstrip("/\\"))[-1] or spec
+    return re.sub(r"[^A-Za-z0-9._-]", "-", last), spec
+
+
+def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_length: int = 128) -> list[Teacher]:
+    """Load every teacher of a build.
+
+    Args:
+        specs: ``name=path`` or ``path``, each a folder or a Hub name.
+        dropout: the probability for dropouts that a teacher has at zero.
+        max_length: in tokens, cut to what each teacher can take.
+
+    Raises:
+        AmalgamError: no teacher, two of one name, or one that is no single-label classifier.
+    """
+    if not specs:
+        raise AmalgamError("no teacher given: name at least one with --teacher PATH")
+    named = [parse_spec(spec) for spec in specs]
+    names = [name for name, _ in named]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise AmalgamError(f"two teachers are called '{twice}': name them apart with --teacher NAME=PATH")
+    return [load_teacher(name, source, dropout=dropout, max_length=max_length) for name, source in named]
+
+
+def load_teacher(name: str, source: str, *, dropout: float | None = None, max_length: int = 128) -> Teacher:
+    """Load one teacher; see :func:`load_teachers`."""
+    config = load_config(source)
+    _require_classifier(name, source, config)
+    if dropout is not None:
+        _raise_zero_dropouts(config, dropout)
+    model = _load_model(source, config)
+    tokenizer = load_tokenizer(source)
+    model.eval()
+    sites = find_sites(model, dict(tokenizer(_PROBE_TEXT, return_tensors="pt", return_token_type_ids=False)))
+    if not sites:
+        raise AmalgamError(
+            f"teacher '{name}' has no dropout above zero, so its uncertainty cannot be sampled: give --dropout P (say 0.1)"
+        )
+    return Teacher(
+        name=name,
+        source=source,
+        model=model,
+        tokenizer=tokenizer,
+        class_names=tuple(str(config.id2label[k]) for k in sorted(config.id2label)),
+        max_length=min(max_length, longest_input(config, tokenizer)),
+        sites=sites,
+        fingerprint=fingerprint(model, tokenizer),
+    )
+
+
+def _require_classifier(name: str, source: str, config: PretrainedConfig) -> None:
+    architectures = config.architectures or []
+    if architectures and not any("ForSequenceClassification" in a for a in architectures):
+        raise AmalgamError(
+            f"teacher '{name}' ({source}) is a {architectures[0]}, with no sequence-classification head: fine-tune it first"
+        )
+    if config.problem_type == "multi_label_classification":
+        raise AmalgamError(f"teacher '{name}' ({source}) is multi-label; only single-label classifiers can be merged")
+    if config.problem_type == "regression" or config.num_labels < 2:
+        raise AmalgamError(f"teacher '{name}' ({source}) is a regression head; only classifiers can be merged")
+
+
+def _load_model(source: str, config: PretrainedConfig) -> PreTrainedModel:
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            config=config,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        if list(Path(source).glob("*.bin")) and not list(Path(source).glob("*.safetensors")):
+            raise AmalgamError(
+                f"{source}: only pickled weights (.bin), which are never loaded: save it again as safetensors"
+            ) from error
+        raise not_a_model(source, error) from error
+    except RuntimeError as error:
+        raise AmalgamError(f"{source}: weights and config do not fit ({first_line(error)})") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise AmalgamError(f"{source}: no fine-tuned classifier, its weights lack {missing[0]}")
+    return model
+
+
+def _raise_zero_dropouts(config: PretrainedConfig, p: float) -> None:
+    if not 0.0 < p < 1.0:
+        raise AmalgamError(f"dropout must lie between 0 and 1, not {p}")
+    for key, value in config.to_dict().items():
+        if "drop" in key and isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0:
+            setattr(config, key, p)

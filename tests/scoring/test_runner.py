@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.scoring.runner import DROPOUT_OFF, prove_dropout_alive
+from amalgam_edge.scoring.torch_runner import TorchRunner, resolve_device
+
+
+@pytest.fixture
+def probe(tokenizer):
+    return {name: tensor.numpy() for name, tensor in tiny.padded(tokenizer, tiny.TEXTS[:4]).items()}
+
+
+def probabilities(logits):
+    return torch.tensor(logits).double().softmax(dim=-1).numpy()
+
+
+def torch_draws(model, probe, copies, rounds):
+    """Torch's own train-mode dropout: every copy of a text has a mask of its own. ``(n_draws, n_texts, n_classes)``."""
+    inputs = {name: torch.from_numpy(array).repeat(copies, 1) for name, array in probe.items()}
+    torch.manual_seed(0)
+    model.train()
+    with torch.inference_mode():
+        found = torch.cat([model(**inputs).logits.reshape(copies, len(probe["input_ids"]), -1) for _ in range(rounds)])
+    model.eval()
+    return found.numpy()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+@pytest.mark.parametrize("masks", ["systematic", "independent"])
+def test_passes_are_distributed_as_those_of_torch(random_classifier, probe, architecture, masks):
+    model = random_classifier(architecture=architecture, dropout=0.2)
+    passes = 256
+    own = probabilities(TorchRunner(model, passes=passes, masks=masks, device="cpu").run(**probe, passes=range(passes)))
+    theirs = probabilities(torch_draws(model, probe, copies=250, rounds=8))
+    # Systematic masks only narrow the spread of the mean, so the error of independent passes bounds both.
+    error = np.sqrt(theirs.var(axis=0) * (1 / passes + 1 / len(theirs)))
+    assert (np.abs(own.mean(axis=0) - theirs.mean(axis=0)) < 5 * error).all()
+    spread = own.std(axis=0) / theirs.std(axis=0)
+    assert spread.min() > 0.75
+    assert spread.max() < 1.33
+    assert theirs.std(axis=0).min() > 0.01
+
+
+def test_without_dropout_the_runner_answers_as_the_model_does(random_classifier, probe):
+    model = random_classifier()
+    found = TorchRunner(model, device="cpu").run(**probe, passes=[DROPOUT_OFF])
+    with torch.inference_mode():
+        expected = model(**{name: torch.from_numpy(array) for name, array in probe.items()}).logits
+    np.testing.assert_array_equal(found, expected.numpy()[None])
+    assert found.dtype == np.float32
+
+
+def test_passes_come_in_the_order_asked_for(random_classifier, probe):
+    runner = TorchRunner(random_classifier(), passes=8, device="cpu")
+    asked = runner.run(**probe, passes=[5, DROPOUT_OFF, 2, 5])
+    assert asked.shape == (4, 4, runner.n_classes)
+    np.testing.assert_array_equal(asked[0], asked[3])
+    for position, number in enumerate([5, DROPOUT_OFF, 2]):
+        np.testing.assert_array_equal(asked[position], runner.run(**probe, passes=[number])[0])
+    assert np.abs(asked[0] - asked[2]).max() > 0.05
+    assert np.abs(asked[0] - asked[1]).max() > 0.05
+
+
+def test_the_seed_chooses_the_masks(random_classifier, probe):
+    model = random_classifier()
+    first, same, other = (TorchRunner(model, seed=s, device="cpu").run(**probe, passes=[0]) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - other).max() > 0.05
+
+
+def test_the_model_is_left_in_evaluation_mode(random_classifier, probe):
+    model = random_classifier()
+    runner = TorchRunner(model, device="cpu")
+    runner.run(**probe, passes=[0])
+    assert not model.training
+    with pytest.raises(IndexError):
+        runner.run(np.full((1, 3), 10**6), np.ones((1, 3), dtype=np.int64), [0])
+    assert not model.training
+
+
+def test_live_dropout_is_proven(random_classifier, probe):
+    prove_dropout_alive("t", TorchRunner(random_classifier(), device="cpu"), **probe)
+
+
+def test_a_model_whose_dropout_is_zero_is_refused(random_classifier, probe):
+    runner = TorchRunner(random_classifier(dropout=0.0), device="cpu")
+    with pytest.raises(AmalgamError, match="'dead'.*dropout is off"):
+        prove_dropout_alive("dead", runner, **probe)
+
+
+def test_a_model_stuck_in_evaluation_mode_is_refused(random_classifier, probe, monkeypatch):
+    model = random_classifier()
+    monkeypatch.setattr(model, "train", lambda mode=True: model)
+    with pytest.raises(AmalgamError, match="dropout is off"):
+        prove_dropout_alive("t", TorchRunner(model, device="cpu"), **probe)
+
+
+def test_a_model_that_draws_numbers_of_its_own_is_refused(random_classifier, probe):
+    model = random_classifier()
+    handle = model.classifier.register_forward_hook(lambda module, args, out: out + 1e-3 * torch.randn_like(out))
+    with pytest.raises(AmalgamError, match="does not repeat"):
+        prove_dropout_alive("t", TorchRunner(model, device="cpu"), **probe)
+    handle.remove()
+
+
+class Fake:
+    """A runner that answers with a function of the position and number of each pass."""
+
+    n_classes = 3
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def run(self, input_ids, attention_mask, passes):
+        return np.stack([np.full((len(input_ids), 3), self.answer(k, n), np.float32) for k, n in enumerate(passes)])
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda position, number: 1.0, "dropout is off"),
+        (lambda position, number: position, "does not repeat"),
+        (lambda position, number: number + 1e-6 * position, "does not repeat"),
+    ],
+)
+def test_dead_and_random_runners_are_refused(probe, answer, said):
+    with pytest.raises(AmalgamError, match=said):
+        prove_dropout_alive("t", Fake(answer), **probe)
+
+
+def test_a_runner_that_answers_by_the_number_of_the_pass_is_accepted(probe):
+    prove_dropout_alive("t", Fake(lambda position, number: 1e-6 * number), **probe)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_a_cuda_device_that_is_not_there_is_refused(random_classifier, device):
+    with pytest.raises(AmalgamError, match=f"--device {device}: torch sees no CUDA"):
+        TorchRunner(random_classifier(), device=device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_device_beyond_the_last_is_refused(random_classifier):
+    with pytest.raises(AmalgamError, match="cuda:99"):
+        TorchRunner(random_classifier(), device="cuda:99")
+
+
+@pytest.mark.parametrize("device", ["tpu", "", "cpu:x"])
+def test_a_device_that_is_no_device_is_refused(device):
+    with pytest.raises(AmalgamError, match="no such device"):
+        resolve_device(device)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an MPS device")
+def test_a_device_of_another_kind_that_is_not_there_is_refused(random_classifier):
+    with pytest.raises(AmalgamError, match="mps"):
+        TorchRunner(random_classifier(), device="mps")
+
+
+def test_auto_takes_what_is_there():
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
