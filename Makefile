@@ -26,7 +26,7 @@ test: install
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	rm -rf $(INSTALLED)
+	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --target $(INSTALLED) .
 	cd $(INSTALLED) && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p amalgam_edge
 	cd $(INSTALLED) && PYTHONPATH=. $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache

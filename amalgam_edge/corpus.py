@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,15 +141,13 @@ def _load(source: str, split: str) -> datasets.Dataset:
             raise AmalgamError(f"{file}: format not known; give one of {', '.join(_BUILDERS)}")
         _refuse_binary(file)
         by_format[_format(file)].append(str(file))
-    parts = []
-    for suffix, names in by_format.items():
-        builder, options = _BUILDERS[suffix]
-        parts.append(
-            _attempt(
-                source, lambda b=builder, n=names, o=options: datasets.load_dataset(b, data_files=n, split="train", **o)
-            )
-        )
+    parts = [_attempt(source, partial(_load_files, suffix, names)) for suffix, names in by_format.items()]
     return parts[0] if len(parts) == 1 else _attempt(source, lambda: datasets.concatenate_datasets(parts))
+
+
+def _load_files(suffix: str, names: list[str]) -> datasets.Dataset:
+    builder, options = _BUILDERS[suffix]
+    return datasets.load_dataset(builder, data_files=names, split="train", **options)
 
 
 def _attempt(source: str, load: Callable[[], Any]) -> datasets.Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from amalgam_edge import environment, evaluation, stages
 from amalgam_edge.corpus import Corpus
+from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters import gate
 from amalgam_edge.exporters.bundle_writer import check_output, staged, write_manifest
@@ -65,10 +65,13 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     """
     _require(recipe)
     stages.method_of(recipe)
+    resolve_device(recipe.device)
     output = Path(recipe.output)
     check_output(output, overwrite=overwrite, resume=resume)
     if resume and not overwrite and (output / MANIFEST).is_file():
-        return _finished(output, recipe)
+        manifest = _finished(output, recipe)
+        progress.say(f"{output}: finished already, nothing to do")
+        return manifest
 
     progress.begin(6 + len(recipe.teachers) + bool(recipe.evaluate))
     with progress.step("reading texts"):
@@ -187,7 +190,7 @@ def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
         made_by["int8"] = (result.accepted.name, result.fidelity)
     latencies = gate.measure_latency({name: _open(made, folder, files[name]) for name in made_by}, texts)
     precisions = {
-        name: gate.Precision(MODEL_FILES[name], os.path.getsize(files[name]), how, fidelity, latencies[name]).as_dict()
+        name: gate.Precision(MODEL_FILES[name], files[name].stat().st_size, how, fidelity, latencies[name]).as_dict()
         for name, (how, fidelity) in made_by.items()
     }
     return {
@@ -236,7 +239,7 @@ def evaluate_teacher(
     logits = predict_texts(
         TorchRunner(teacher.model, device=recipe.device),
         teacher.tokenizer,
-        [texts[row] for row in own],
+        [texts[int(row)] for row in own],
         max_length=teacher.max_length,
         batch_size=recipe.scoring_batch_size,
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+import datasets
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -130,11 +130,7 @@ def method_of(recipe: Recipe) -> tuple[Method, MethodSettings]:
 
 def method_loss(method: Method, settings: MethodSettings) -> LossFunction:
     """The method's loss with its parameters bound."""
-    return partial(_bound_loss, method, settings)
-
-
-def _bound_loss(method: Method, settings: MethodSettings, *tensors: object) -> object:
-    return method.loss(*tensors, settings)  # type: ignore[arg-type]
+    return lambda logits, target, weight: method.loss(logits, target, weight, settings)
 
 
 def training_settings(recipe: Recipe) -> TrainingSettings:
@@ -166,14 +162,16 @@ def distil(
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     tokenized = tokenize(texts.corpus, student.tokenizer)
-    parts = [
+    train, held_out = (
         SupervisedTexts(tokenized.select(rows)["input_ids"], supervision.take(rows))
         for rows in (texts.train, texts.held_out)
-    ]
-    return fit(student.model, student.tokenizer, *parts, loss, settings, folder, advance, resume=resume)
+    )
+    return fit(
+        student.model, student.tokenizer, train, held_out, loss, settings, folder=folder, advance=advance, resume=resume
+    )
 
 
-def tokenize(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> object:
+def tokenize(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
     """The corpus as token ids, a memory-mapped data set with the column ``input_ids``."""
     return corpus.dataset.map(
         lambda batch: {"input_ids": tokenizer(batch[TEXT], truncation=True)["input_ids"]},

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from amalgam_edge.devices import resolve_device
+from amalgam_edge.padding import pad_batch
 from amalgam_edge.progress import Advance
 from amalgam_edge.supervision import Supervision
 
@@ -182,13 +183,7 @@ class _Padding:
         self._pad_token_id = pad_token_id
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        width = max(len(example["input_ids"]) for example in examples)
-        input_ids = np.full((len(examples), width), self._pad_token_id, dtype=np.int64)
-        attention_mask = np.zeros((len(examples), width), dtype=np.int64)
-        for row, example in enumerate(examples):
-            length = len(example["input_ids"])
-            input_ids[row, :length] = example["input_ids"]
-            attention_mask[row, :length] = 1
+        input_ids, attention_mask = pad_batch([example["input_ids"] for example in examples], self._pad_token_id)
         return {
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": torch.from_numpy(attention_mask),

@@ -34,7 +34,7 @@ def normalised_entropy(probabilities: np.ndarray) -> np.ndarray:
 
 
 def mutual_information(pass_probabilities: np.ndarray) -> np.ndarray:
-    """Information in nats that the dropout mask and the prediction share: H(mean p) − mean H(p) (BALD, arXiv 1112.5745).
+    """What mask and prediction share, in nats: H(mean p) − mean H(p) (BALD, arXiv 1112.5745).
 
     Args:
         pass_probabilities: ``(n_passes, n_texts, n_classes)``.

@@ -23,14 +23,14 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np
-from amalgam_edge.cli.progress import ConsoleProgress
-from amalgam_edge.models.student import build_student
 from datasets import disable_progress_bars
 from transformers import set_seed
 from transformers.utils import logging
 
 from amalgam_edge import stages, supervision
+from amalgam_edge.cli.progress import ConsoleProgress
 from amalgam_edge.evaluation import accuracy
+from amalgam_edge.models.student import build_student
 from amalgam_edge.objectives import weighted_divergence
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe, read_recipe

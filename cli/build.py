@@ -6,17 +6,21 @@ import sys
 from typing import Any
 
 import click
+
 from amalgam_edge.cli.extras import load_training_part, quiet_libraries
+from amalgam_edge.errors import MissingExtraError
+
+try:
+    from amalgam_edge.cli.recipe_options import given, recipe_options
+except ModuleNotFoundError as error:  # the Recipe needs pydantic, which the edge alone does not have
+    raise MissingExtraError("building a student", "train", error) from error
 
 EXIT_GATE = 3
-
-# The Recipe needs pydantic, which the edge alone does not have: say so in one line rather than in a traceback.
-recipe_options = load_training_part("amalgam_edge.cli.recipe_options", "building a student")
 
 
 @click.command("build", context_settings={"max_content_width": 110})
 @click.option("--recipe", "recipe_file", metavar="FILE", help="YAML recipe; options given beside it win over it.")
-@recipe_options.recipe_options
+@recipe_options
 @click.option("--overwrite", is_flag=True, help="Replace the bundle that stands in the output folder.")
 @click.option("--resume", is_flag=True, help="Go on with a build that was cut off.")
 def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: Any) -> None:
@@ -37,11 +41,10 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
     quiet_libraries()
     pipeline = load_training_part("amalgam_edge.pipeline", "building a student")
     from amalgam_edge.cli.progress import ConsoleProgress
-
     from amalgam_edge.recipe import read_recipe
     from amalgam_edge.tables import evaluation_table, precision_table, teacher_table
 
-    recipe = read_recipe(recipe_file, recipe_options.given(fields))
+    recipe = read_recipe(recipe_file, given(fields))
     manifest = pipeline.build(recipe, ConsoleProgress(), overwrite=overwrite, resume=resume)
 
     click.echo(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import click
+
 from amalgam_edge.cli.extras import load_training_part, quiet_libraries
 
 

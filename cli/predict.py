@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TextIO
 
@@ -136,4 +136,9 @@ class _CsvWriter:
         self._writer.writerow([text, prediction.label, prediction.score, *scores])
 
 
-_WRITERS = {"table": _TableWriter, "jsonl": _JsonLinesWriter, "csv": _CsvWriter}
+_Writer = Callable[[str, Prediction], None]
+_WRITERS: dict[str, Callable[[tuple[str, ...], bool], _Writer]] = {
+    "table": _TableWriter,
+    "jsonl": _JsonLinesWriter,
+    "csv": _CsvWriter,
+}

@@ -10,9 +10,9 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from amalgam_edge.exporters.quantization import LADDER, Quantization, quantizable_products, quantize, with_float_nodes
 
 from amalgam_edge.evaluation import agreement, mean_divergence
+from amalgam_edge.exporters.quantization import LADDER, Quantization, quantizable_products, quantize, with_float_nodes
 from amalgam_edge.runtime.text_model import TextModel
 
 _TIMED_TEXTS = 200

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from amalgam_edge.models.loading import first_line
 from transformers import PreTrainedModel
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.models.loading import first_line
 from amalgam_edge.runtime.session import open_session
 
 OPSET = 18
@@ -88,6 +88,7 @@ def _export(model: PreTrainedModel) -> onnx.ModelProto:
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise AmalgamError(f"a {model.config.model_type} student cannot be exported ({first_line(error)})") from error
+    assert program is not None  # noqa: S101  (None only without dynamo)
     return program.model_proto
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
-from amalgam_edge.exporters.embeddings import quantize_embeddings
 from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from amalgam_edge.exporters.embeddings import quantize_embeddings
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from amalgam_edge.models.loading import load_config, load_tokenizer, longest_input, not_a_model
 from optimum.utils import NormalizedConfigManager
 from transformers import (
     AutoModel,
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.models.loading import load_config, load_tokenizer, longest_input, not_a_model
 
 TEACHER_PREFIX = "teacher:"
 
@@ -105,7 +105,7 @@ def _cut_config(config: PretrainedConfig, depth_name: str, depth: int, keep: Seq
     return type(config).from_dict({**cut, depth_name: len(keep)})
 
 
-def _layer_list(encoder: torch.nn.Module, depth: int) -> str | None:
+def _layer_list(encoder: PreTrainedModel, depth: int) -> str | None:
     """The name of the module list that holds the layers; None where layers share one set of weights (ALBERT)."""
     for name, module in encoder.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth:

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from amalgam_edge.dropout import DropoutSite, find_sites
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.loading import (
     fingerprint,
     first_line,
@@ -16,10 +20,6 @@ from amalgam_edge.models.loading import (
     longest_input,
     not_a_model,
 )
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-from amalgam_edge.dropout import DropoutSite, find_sites
-from amalgam_edge.errors import AmalgamError
 
 _NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
 _PROBE_TEXT = "a probe of the dropout sites"
@@ -92,7 +92,8 @@ def load_teacher(name: str, source: str, *, dropout: float | None = None, max_le
     sites = find_sites(model, dict(tokenizer(_PROBE_TEXT, return_tensors="pt", return_token_type_ids=False)))
     if not sites:
         raise AmalgamError(
-            f"teacher '{name}' has no dropout above zero, so its uncertainty cannot be sampled: give --dropout P (say 0.1)"
+            f"teacher '{name}' has no dropout above zero, so its uncertainty cannot be sampled: "
+            "give --dropout P (say 0.1)"
         )
     return Teacher(
         name=name,
@@ -110,7 +111,8 @@ def _require_classifier(name: str, source: str, config: PretrainedConfig) -> Non
     architectures = config.architectures or []
     if architectures and not any("ForSequenceClassification" in a for a in architectures):
         raise AmalgamError(
-            f"teacher '{name}' ({source}) is a {architectures[0]}, with no sequence-classification head: fine-tune it first"
+            f"teacher '{name}' ({source}) is a {architectures[0]}, with no sequence-classification head: "
+            "fine-tune it first"
         )
     if config.problem_type == "multi_label_classification":
         raise AmalgamError(f"teacher '{name}' ({source}) is multi-label; only single-label classifiers can be merged")

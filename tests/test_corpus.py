@@ -334,7 +334,7 @@ def test_a_hub_that_cannot_be_reached_is_told(monkeypatch):
         raise ConnectionError("the Hub is away")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(AmalgamError, match="owner/films.*the Hub is away"):
+    with pytest.raises(AmalgamError, match=r"owner/films.*the Hub is away"):
         read_corpus("hf://datasets/owner/films")
 
 

@@ -1,6 +1,7 @@
 import pytest
 import tiny
 import torch
+
 from amalgam_edge.models.teacher import load_teacher
 
 

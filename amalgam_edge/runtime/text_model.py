@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.padding import pad_batch
 from amalgam_edge.runtime.session import open_session
 
 
@@ -58,10 +59,5 @@ class TextModel:
         return logits, truncated
 
     def _feed(self, ids: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-        width = max(1, max(map(len, ids)))
-        input_ids = np.full((len(ids), width), self._pad_token_id, dtype=np.int64)
-        attention_mask = np.zeros((len(ids), width), dtype=np.int64)
-        for row, tokens in enumerate(ids):
-            input_ids[row, : len(tokens)] = tokens
-            attention_mask[row, : len(tokens)] = 1
+        input_ids, attention_mask = pad_batch(ids, self._pad_token_id)
         return {"input_ids": input_ids, "attention_mask": attention_mask}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from amalgam_edge.padding import pad_batch
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -32,10 +34,5 @@ def batches_by_length(
     order = np.argsort([-len(ids) for ids in encoded], kind="stable")
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        width = max(1, len(encoded[rows[0]]))
-        input_ids = np.full((len(rows), width), tokenizer.pad_token_id, dtype=np.int64)
-        attention_mask = np.zeros((len(rows), width), dtype=np.int64)
-        for i, row in enumerate(rows):
-            input_ids[i, : len(encoded[row])] = encoded[row]
-            attention_mask[i, : len(encoded[row])] = 1
+        input_ids, attention_mask = pad_batch([encoded[row] for row in rows], tokenizer.pad_token_id)
         yield Batch(rows, input_ids, attention_mask)

@@ -87,7 +87,7 @@ def test_live_dropout_is_proven(random_classifier, probe):
 
 def test_a_model_whose_dropout_is_zero_is_refused(random_classifier, probe):
     runner = TorchRunner(random_classifier(dropout=0.0), device="cpu")
-    with pytest.raises(AmalgamError, match="'dead'.*dropout is off"):
+    with pytest.raises(AmalgamError, match=r"'dead'.*dropout is off"):
         prove_dropout_alive("dead", runner, **probe)
 
 

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnxruntime
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from amalgam_edge import pipeline
+from amalgam_edge.cli.main import cli
+from amalgam_edge.exporters import gate
+from amalgam_edge.recipe import Recipe
+from amalgam_edge.runtime import Bundle, EdgeClassifier
+
+
+def manifest_of(folder):
+    return json.loads((folder / "amalgam.json").read_text("utf-8"))
+
+
+def test_a_build_leaves_a_whole_bundle_and_nothing_beside_it(built):
+    assert sorted(path.name for path in built.folder.iterdir()) == ["student", "student.work"]
+    names = {path.relative_to(built.bundle).as_posix() for path in built.bundle.rglob("*") if path.is_file()}
+    assert names >= {
+        "amalgam.json",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+        "report.html",
+        "recipe.yaml",
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
+    }
+    Bundle.open(built.bundle).verify()
+
+
+def test_the_student_answers_over_the_union_of_labels(built, inputs):
+    manifest = manifest_of(built.bundle)
+    assert [label["name"] for label in manifest["labels"]] == ["games", "net", "fonts", "text"]
+    answers = EdgeClassifier.from_pretrained(built.bundle)(inputs.texts[:5], all_scores=True)
+    assert all(set(answer.scores) == {"games", "net", "fonts", "text"} for answer in answers)
+
+
+def test_the_manifest_says_what_left_the_corpus(built, inputs):
+    corpus = manifest_of(built.bundle)["corpus"]
+    assert corpus["n_blank"] == 1
+    assert corpus["n_texts"] == len(set(inputs.texts))
+    assert corpus["n_train"] < corpus["n_texts"]
+
+
+def test_the_tables_are_printed(built):
+    for word in ("teacher", "own accuracy", "precision", "agreement", "macro-F1", "int8", "fp32"):
+        assert word in built.output
+
+
+def test_the_evaluation_is_that_of_the_shipped_model(built, inputs):
+    rows = [json.loads(line) for line in inputs.labelled.read_text("utf-8").splitlines()]
+    classifier = EdgeClassifier.from_pretrained(built.bundle, precision="fp32")
+    hits = [
+        answer.label == row["label"] for answer, row in zip(classifier([r["text"] for r in rows]), rows, strict=True)
+    ]
+    recorded = manifest_of(built.bundle)["evaluation"]["student"]["fp32"]["accuracy"]
+    assert recorded == pytest.approx(np.mean(hits))
+
+
+def test_the_recorded_agreement_is_that_of_the_two_models_that_ship(built):
+    """The held-out texts are those of the recipe's split; both models answer them again here."""
+    manifest = manifest_of(built.bundle)
+    texts = pipeline.stages.read_texts(Recipe(**manifest["recipe"]))
+    held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
+    labels = {
+        precision: [
+            answer.label for answer in EdgeClassifier.from_pretrained(built.bundle, precision=precision)(held_out)
+        ]
+        for precision in ("fp32", "int8")
+    }
+    same = np.mean([a == b for a, b in zip(labels["fp32"], labels["int8"], strict=True)])
+    assert manifest["precisions"]["int8"]["fidelity"]["agreement"] == pytest.approx(same)
+
+
+def test_scores_are_kept_as_parquet_with_the_columns_of_the_design(built, inputs):
+    shards = sorted(built.work.glob("scores/a-*/shard-*.parquet"))
+    table = pq.read_table(shards[0])
+    assert table.num_rows == len(set(inputs.texts))
+    assert set(table.column_names) == {
+        "text",
+        "logits",
+        "probabilities",
+        "mean_probabilities",
+        "predictive_entropy",
+        "mutual_information",
+        "energy",
+        "passes",
+    }
+
+
+def test_no_checkpoint_is_left_in_the_work_folder(built):
+    assert [path.name for path in built.work.iterdir()] == ["scores"]
+
+
+def test_the_resolved_recipe_gives_the_same_supervision_and_the_same_labels(built, invoke, inputs, tmp_path):
+    again = tmp_path / "again"
+    recipe = built.bundle / "recipe.yaml"
+    assert set(yaml.safe_load(recipe.read_text("utf-8"))) == set(Recipe.model_fields)
+    result = invoke("build", "--recipe", recipe, "--output", again, "--work", tmp_path / "fresh")
+    assert result.exit_code == 0, result.output
+    first, second = manifest_of(built.bundle), manifest_of(again)
+    assert first["supervision"] == second["supervision"]
+    assert first["labels"] == second["labels"]
+    answers = [
+        [answer.label for answer in EdgeClassifier.from_pretrained(folder)(inputs.texts)]
+        for folder in (built.bundle, again)
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_a_second_build_reuses_the_scores(built, invoke, build_options, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a teacher was run again")
+
+    monkeypatch.setattr("amalgam_edge.scoring.score.score_texts", refuse)
+    result = invoke(
+        "build", *build_options, "--method", "vanilla-kd", "--output", tmp_path / "kd", "--work", built.work,
+        "--max-disagreement", "1",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert manifest_of(tmp_path / "kd")["recipe"]["method"] == "vanilla-kd"
+
+
+def test_a_teacher_can_be_the_student_and_torch_weights_can_ship(invoke, inputs, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    bundle = tmp_path / "student"
+    result = invoke(
+        "build", "--teacher", f"first={inputs.a}", "--corpus", inputs.corpus, "--student", "teacher:first",
+        "--passes", "2", "--epochs", "1", "--include-torch", "--max-disagreement", "1", "--output", bundle,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    model = AutoModelForSequenceClassification.from_pretrained(bundle)
+    assert model.config.id2label == {0: "games", 1: "net"}
+    assert (bundle / "model.safetensors").exists()
+
+
+def test_a_miss_of_the_gate_ships_float_only_and_exits_3(invoke, build_options, inputs, tmp_path, monkeypatch):
+    worst = gate.Fidelity(agreement=0.5, mean_kl=1.0, n_texts=8)
+    monkeypatch.setattr(gate, "compare", lambda *_: worst)
+    bundle = tmp_path / "student"
+    result = invoke("build", *build_options, "--output", bundle)
+    assert result.exit_code == 3, result.output
+    assert "no int8 model kept within" in result.output
+    manifest = manifest_of(bundle)
+    assert list(manifest["precisions"]) == ["fp32"]
+    assert not manifest["gate"]["passed"]
+    assert sorted(path.name for path in (bundle / "onnx").iterdir()) == ["model.onnx"]
+    assert "No int8 model kept" in (bundle / "report.html").read_text("utf-8")
+    assert EdgeClassifier.from_pretrained(bundle).precision == "fp32"
+
+
+def test_a_build_killed_in_training_resumes_to_the_same_model(built, invoke, build_options, tmp_path, monkeypatch):
+    def run(output, *extra):
+        return invoke("build", *build_options, "--epochs", "2", "--max-disagreement", "1", "--output", output, *extra)
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(whole).exit_code == 0
+    real = pipeline.stages.fit
+
+    def die_in_the_second_epoch(*arguments, advance, **options):
+        done = []
+
+        def watch(count):
+            done.append(count)
+            if len(done) > 3:
+                raise KeyboardInterrupt
+            advance(count)
+
+        return real(*arguments, advance=watch, **options)
+
+    monkeypatch.setattr(pipeline.stages, "fit", die_in_the_second_epoch)
+    assert run(broken).exit_code != 0
+    assert not broken.exists()
+    monkeypatch.setattr(pipeline.stages, "fit", real)
+    result = run(broken, "--resume")
+    assert result.exit_code == 0, result.output
+    feed = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
+    logits = [
+        onnxruntime.InferenceSession(str(folder / "onnx" / "model.onnx")).run(None, feed)[0]
+        for folder in (whole, broken)
+    ]
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    assert "nothing to do" in run(broken, "--resume").output
+
+
+def test_bad_input_is_refused_in_one_line_and_leaves_nothing(mistake, inputs, build_options, tmp_path, make_classifier):
+    output = tmp_path / "student"
+    empty_folder = tmp_path / "no-model"
+    empty_folder.mkdir()
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    binary = tmp_path / "picture.txt"
+    binary.write_bytes(b"\x89PNG\0\0\0\1")
+    strangers = tmp_path / "strangers.jsonl"
+    strangers.write_text('{"text": "a", "label": "cooking"}\n', "utf-8")
+    base = ["--corpus", inputs.corpus, "--student", inputs.student, "--output", output]
+    a = ["--teacher", inputs.a]
+    cases = [
+        (base, "no teacher given"),
+        (["--teacher", empty_folder, *base], "not a transformers model folder"),
+        (["--teacher", tmp_path / "nowhere", *base], "neither a folder here nor"),
+        ([*a, "--teacher", f"a={inputs.b}", *base], "two teachers are called 'a'"),
+        ([*a, *base, "--text-column", "body"], "no column 'body'"),
+        ([*a, *base, "--corpus", empty], "the file is empty"),
+        ([*a, *base, "--corpus", binary], "a binary file"),
+        ([*a, *base, "--corpus", tmp_path / "gone.csv"], "no such file or folder"),
+        ([*a, *base, "--evaluate", strangers], "no teacher knows: 'cooking'"),
+        ([*a, *base, "--evaluate", inputs.corpus], "no column 'label'"),
+        ([*a, *base, "--student-layers", "9"], "has 3 layers"),
+        ([*a, *base, "--student", "teacher:z"], "no teacher 'z'"),
+        ([*a, *base, "--method", "magic"], "no method 'magic'"),
+        ([*a, *base, "--passes", "1"], "passes"),
+        ([*a, *base, "--dropout", "1.5"], "dropout"),
+        ([*a, *base, "--device", "cuda:7"], "--device cuda:7"),
+        ([*a, *base, "--labels", tmp_path / "gone.yaml"], "no such labels file"),
+        ([*a, *base, "--recipe", tmp_path / "gone.yaml"], "no such recipe"),
+    ]
+    for arguments, expected in cases:
+        assert expected in mistake("build", *arguments), arguments
+        assert not output.exists()
+        assert not list(tmp_path.glob("student*")), arguments
+
+
+def test_a_full_output_folder_is_kept_unless_told(built, mistake, invoke, build_options, tmp_path):
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years of work")
+    assert "holds something that is no bundle" in mistake("build", *build_options, "--output", foreign, "--overwrite")
+    assert (foreign / "thesis.txt").exists()
+    copy = tmp_path / "student"
+    shutil.copytree(built.bundle, copy)
+    assert "--overwrite replaces it" in mistake("build", *build_options, "--output", copy)
+    assert "another recipe" in mistake("build", *build_options, "--seed", "5", "--output", copy, "--resume")
+    result = invoke(
+        "build", *build_options, "--seed", "5", "--output", copy, "--work", built.work, "--overwrite",
+        "--max-disagreement", "1",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert manifest_of(copy)["recipe"]["seed"] == 5
+
+
+def test_every_field_of_the_recipe_is_an_option_of_build():
+    options = {parameter.name for parameter in cli.get_command(None, "build").params}
+    assert options == set(Recipe.model_fields) | {"recipe_file", "overwrite", "resume"}
+
+
+def test_generic_labels_are_kept_apart_and_said_so_and_can_be_named(invoke, inputs, make_classifier, tmp_path):
+    generic = make_classifier(tmp_path / "g", ["LABEL_0", "LABEL_1"], seed=3)
+    base = [
+        "build", "--teacher", inputs.a, "--teacher", generic, "--corpus", inputs.corpus, "--student", inputs.student,
+        "--passes", "2", "--epochs", "1", "--max-disagreement", "1",
+    ]  # fmt: skip
+    apart = invoke(*base, "--output", tmp_path / "apart")
+    assert "teacher 'g' has generic label names" in apart.output
+    assert [label["name"] for label in manifest_of(tmp_path / "apart")["labels"]] == [
+        "games",
+        "net",
+        "g/LABEL_0",
+        "g/LABEL_1",
+    ]
+    names = tmp_path / "labels.yaml"
+    names.write_text("g: {LABEL_0: net, LABEL_1: fonts}\n")
+    named = invoke(*base, "--labels", names, "--output", tmp_path / "named")
+    assert named.exit_code == 0, named.output
+    assert [label["name"] for label in manifest_of(tmp_path / "named")["labels"]] == ["games", "net", "fonts"]

@@ -1,0 +1,71 @@
+"""The edge by itself: an empty environment, ``amalgam-edge[cpu]``, and nothing of the training stack."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+MOST_MEMORY_MB = 250
+
+PEAK_MEMORY = """
+import resource, sys
+from amalgam_edge import EdgeClassifier
+label = EdgeClassifier.from_pretrained(sys.argv[1])(["a puzzle game about falling blocks"])[0].label
+unit = 1e6 if sys.platform == "darwin" else 1e3
+print(label, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+"""
+
+
+@pytest.fixture(scope="module")
+def edge_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("edge")
+    venv.create(folder, with_pip=True)
+    python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    constraints = str(REPOSITORY / "constraints.txt")
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, f"{REPOSITORY}[cpu]"]
+    installed = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert installed.returncode == 0, installed.stderr
+    return python
+
+
+def test_predict_works_without_torch(edge_python, real):
+    script = edge_python.with_name("amalgam-edge")
+    answer = subprocess.run(
+        [script, "predict", real.bundle, "a puzzle game about falling blocks"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.split()[0] == "games"
+    for package in ("torch", "transformers", "datasets", "onnx", "pydantic"):
+        imported = subprocess.run([edge_python, "-c", f"import {package}"], capture_output=True, check=False)
+        assert imported.returncode != 0, package
+
+
+def test_commands_that_train_say_what_is_missing(edge_python, real):
+    script = edge_python.with_name("amalgam-edge")
+    for command in (["build"], ["evaluate", real.bundle, "--data", real.labelled]):
+        refused = subprocess.run([script, *command], capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert 'pip install "amalgam-edge[train]"' in refused.stderr
+        assert refused.stderr.count("\n") == 1
+
+
+def test_inspect_and_doctor_work_there(edge_python, real):
+    script = edge_python.with_name("amalgam-edge")
+    for command in (["inspect", real.bundle], ["doctor"], ["--help"]):
+        subprocess.run([script, *command], capture_output=True, check=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is read with the resource module")
+def test_peak_memory_of_a_three_layer_student(edge_python, real):
+    shown = subprocess.run(
+        [edge_python, "-c", PEAK_MEMORY, str(real.bundle)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert shown[0] == "games"
+    assert float(shown[1]) < MOST_MEMORY_MB
