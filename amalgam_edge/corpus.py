@@ -13,12 +13,13 @@ from typing import Any
 import datasets
 import numpy as np
 
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import AmalgamError, first_line
 
 HUB_PREFIX = "hf://datasets/"
 TEXT, LABEL = "text", "label"
 _DIGEST_BYTES = 16
 _BATCH = 10_000
+_STRING = datasets.Value("string")
 
 _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".txt": ("text", {}),
@@ -98,15 +99,17 @@ def read_corpus(
     """
     table = _load(source, split)
     text_column = text_column or _guess_text_column(table, source)
+    if label_column == text_column:
+        raise AmalgamError(f"{source}: column '{text_column}' cannot be both text and label")
     columns = {text_column: TEXT} | ({label_column: LABEL} if label_column else {})
     for column in columns:
         _require_column(table, column, source)
     if label_column:
         table = _label_names(table, label_column)
     table = table.select_columns(list(columns)).rename_columns({k: v for k, v in columns.items() if k != v})
-    if table.features[TEXT].dtype not in ("string", "large_string"):
+    if table.features[TEXT] != _STRING:
         raise AmalgamError(f"{source}: column '{text_column}' holds {table.features[TEXT].dtype}, not text")
-    blank, digests = _digest(table)
+    blank, digests = _attempt(source, lambda: _digest(table))
     keep = ~blank
     if drop_duplicates:
         keep &= _first_of_each(digests)
@@ -147,15 +150,18 @@ def _load(source: str, split: str) -> datasets.Dataset:
 
 def _load_files(suffix: str, names: list[str]) -> datasets.Dataset:
     builder, options = _BUILDERS[suffix]
-    return datasets.load_dataset(builder, data_files=names, split="train", **options)
+    table = datasets.load_dataset(builder, data_files=names, split="train", **options)
+    # CSV comes as large strings, other formats as strings; tables of both kinds must fit together.
+    large = [name for name, feature in table.features.items() if getattr(feature, "dtype", "") == "large_string"]
+    return table.cast(datasets.Features({**table.features, **dict.fromkeys(large, _STRING)})) if large else table
 
 
-def _attempt(source: str, load: Callable[[], Any]) -> datasets.Dataset:
+def _attempt(source: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except (datasets.exceptions.DatasetsError, OSError, ValueError, UnicodeDecodeError) as error:
         cause = error.__cause__ or error
-        raise AmalgamError(f"{source}: cannot be read ({str(cause).strip().splitlines()[0]})") from error
+        raise AmalgamError(f"{source}: cannot be read ({first_line(cause)})") from error
 
 
 def _format(path: Path) -> str:
@@ -178,7 +184,7 @@ def _refuse_binary(path: Path) -> None:
 def _guess_text_column(table: datasets.Dataset, source: str) -> str:
     if TEXT in table.column_names:
         return TEXT
-    strings = [name for name, feature in table.features.items() if getattr(feature, "dtype", "") == "string"]
+    strings = [name for name, feature in table.features.items() if feature == _STRING]
     if len(strings) == 1:
         return strings[0]
     raise AmalgamError(f"{source}: which column holds the text? Name one of {_listed(table)} with --text-column")
@@ -200,9 +206,9 @@ def _label_names(table: datasets.Dataset, column: str) -> datasets.Dataset:
         return table.map(
             lambda batch: {column: [feature.int2str(label) for label in batch[column]]},
             batched=True,
-            features=datasets.Features({**table.features, column: datasets.Value("string")}),
+            features=datasets.Features({**table.features, column: _STRING}),
         )
-    return table if feature.dtype == "string" else table.cast_column(column, datasets.Value("string"))
+    return table if feature == _STRING else table.cast_column(column, _STRING)
 
 
 def _digest(table: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:

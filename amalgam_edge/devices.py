@@ -18,6 +18,8 @@ def resolve_device(device: str) -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise AmalgamError(f"--device {device}: torch sees no CUDA device here; use --device cpu")
     try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise AmalgamError(f"--device {device}: no such device") from error
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises any of these
+        raise AmalgamError(f"--device {device}: no such device here; use --device cpu") from error
+    return found

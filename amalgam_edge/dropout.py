@@ -4,14 +4,17 @@ A site is one call of dropout within a forward run, numbered in order of executi
 times (ALBERT) has a site for each run. A pass has one mask per site, shared by all the texts of a batch: each text
 still sees independent Bernoulli masks over its own units, and its score no longer depends on its batch.
 
-With systematic masks the unit's hash h is shifted evenly over the passes, u = frac(h + k / K), and the unit is
-dropped where u < p. Within a pass the units stay independent and Bernoulli(p); over the passes every unit is dropped
-its fair share of times, which lowers the variance of averages (systematic sampling; Cochran, Sampling Techniques).
+Systematic masks are a Latin hypercube over the passes (McKay, Beckman and Conover, Technometrics 1979): with h the
+unit's hash and a its stride, drawn by hash from the numbers coprime to K, the unit is dropped in pass k where
+frac(h + (a·k mod K) / K) < p. Within a pass the units are independent and Bernoulli(p); over the K passes every unit
+is dropped ⌊pK⌋ or ⌈pK⌉ times. The strides keep pairs of units from rising and falling together: with one shift k / K
+for all units, the errors of averages stopped shrinking at K ≈ 1 / p.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -28,6 +31,8 @@ _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0x7FEB352D, 0x21F0AAAD)  # odd and below 2**31: a product with a 32-bit word fits an int64
 _BITS = 24  # of the hash that decide whether a unit falls; p is resolved to 2**-24
 _UNIT = 1 << _BITS
+_SITE_OFFSET = 0x9E3779B9
+_STRIDE_BITS = 0xFF  # the hash' lowest bits, far below p's resolution, choose the stride
 
 
 def mix(word: torch.Tensor) -> torch.Tensor:
@@ -49,7 +54,8 @@ def unit_hashes(seed: int, site: int, shape: Sequence[int]) -> torch.Tensor:
     there stays.
     """
     word = mix(torch.tensor(seed & _WORD, dtype=torch.int64) ^ mix(torch.tensor((seed >> 32) & _WORD)))
-    word = mix(word ^ (site & _WORD))
+    # Without the offset a zero word would make row c of site s the same as row s - 1 of site c + 1.
+    word = mix(word ^ ((site + _SITE_OFFSET) & _WORD))
     for axis, size in enumerate(shape):
         coordinate = torch.arange(size, dtype=torch.int64).reshape([-1] + [1] * (len(shape) - axis - 1))
         word = mix((word + mix(coordinate + 1)) & _WORD)
@@ -58,17 +64,28 @@ def unit_hashes(seed: int, site: int, shape: Sequence[int]) -> torch.Tensor:
 
 def keep_mask(hashes: torch.Tensor, p: float, mc_pass: int, passes: int) -> torch.Tensor:
     """Where units stay, in pass ``mc_pass`` of ``passes``, under systematic masks: bool of the hashes' shape."""
-    shift = (mc_pass * _UNIT) // passes
+    strides = [stride for stride in range(1, passes + 1) if math.gcd(stride, passes) == 1]
+    shifts = [(stride * mc_pass % passes) * _UNIT // passes for stride in strides]
+    shift = torch.tensor(shifts, dtype=torch.int32, device=hashes.device)[(hashes & _STRIDE_BITS) % len(strides)]
     return ((hashes + shift) & (_UNIT - 1)) >= round(p * _UNIT)
 
 
 @dataclass(frozen=True)
 class DropoutSite:
-    """One call of dropout in a forward run."""
+    """One call of dropout in a forward run.
+
+    Attributes:
+        number: in order of execution, from zero.
+        module: the name of the module that calls.
+        p: the probability.
+        batched: whether its first axis is the batch (DeBERTa's table of relative positions has none).
+        shape: of what it drops from in the run that found it, without the batch.
+    """
 
     number: int
     module: str
     p: float
+    batched: bool
     shape: tuple[int, ...]
 
 
@@ -81,13 +98,15 @@ class LiveDropout(TorchFunctionMode):
         seed: of the masks.
         passes: K, over which systematic masks are balanced.
         masks: ``systematic`` (balanced over passes) or ``independent`` (drawn anew for each).
+        unbatched: numbers of the sites whose first axis is not the batch; see :func:`find_sites`.
 
     Raises:
         AmalgamError: in a forward run, where the model drops in a way that masks cannot be placed on.
     """
 
-    def __init__(self, seed: int, passes: int, masks: Masks = "systematic") -> None:
+    def __init__(self, seed: int, passes: int, masks: Masks = "systematic", unbatched: Collection[int] = ()) -> None:
         super().__init__()
+        self._unbatched = frozenset(unbatched)
         self.seed = seed
         self.passes = passes
         self.masks = masks
@@ -109,7 +128,7 @@ class LiveDropout(TorchFunctionMode):
             return self._dropout(*args, **kwargs)
         if func in _OTHER_DROPOUTS:
             raise AmalgamError(f"the model uses {func.__name__}, on which dropout masks cannot be placed")
-        if func is F.scaled_dot_product_attention and kwargs.get("dropout_p", 0.0) > 0:
+        if func is F.scaled_dot_product_attention and _attention_dropout(args, kwargs) > 0:
             raise AmalgamError("the model drops attention inside a fused kernel; load it with eager attention")
         return func(*args, **kwargs)
 
@@ -122,6 +141,8 @@ class LiveDropout(TorchFunctionMode):
             return values
         if self._observe is not None:
             self._observe(site, p, values)
+        if p >= 1.0:
+            return torch.zeros_like(values)
         keep = keep_mask(self._site_hashes(site, values), p, *self._schedule())
         return values * (keep.to(values.dtype) / (1.0 - p))
 
@@ -130,7 +151,7 @@ class LiveDropout(TorchFunctionMode):
 
     def _site_hashes(self, site: int, values: torch.Tensor) -> torch.Tensor:
         """Hashes of a site cut to the shape of ``values`` less its batch axis; grown when longer texts come."""
-        shape = tuple(values.shape[1:])
+        shape = tuple(values.shape if site in self._unbatched else values.shape[1:])
         drawn = self._pass if self.masks == "independent" else 0
         hashes = self._hashes.get((site, drawn))
         if hashes is None or any(have < want for have, want in zip(hashes.shape, shape, strict=True)):
@@ -148,22 +169,42 @@ _OTHER_DROPOUTS = frozenset(
 )
 
 
+def _attention_dropout(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """The dropout probability of a call scaled_dot_product_attention(query, key, value, mask, dropout_p, …)."""
+    return float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
+
+
+_Seen = tuple[int, str, float, tuple[int, ...]]
+
+
 def find_sites(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[DropoutSite, ...]:
-    """Run the model once and list its live dropouts (p > 0), each under the module that called it."""
+    """Run the model on the inputs, and on the inputs twice over, and list its live dropouts (p > 0).
+
+    An axis is the batch if it doubles with the inputs.
+    """
+    once = _observe(model, inputs)
+    twice = _observe(model, {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()})
+    sites = []
+    for (number, module, p, shape), (*_, doubled) in zip(once, twice, strict=True):
+        batched = shape != doubled
+        sites.append(DropoutSite(number, module, p, batched, shape[1:] if batched else shape))
+    return tuple(sites)
+
+
+def _observe(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> list[_Seen]:
+    """Number, calling module, p and shape of each live dropout in one forward run."""
     mode = LiveDropout(seed=0, passes=1)
-    sites: list[DropoutSite] = []
+    seen: list[_Seen] = []
+    was_training = model.training
     with _ModuleStack(model) as stack, torch.inference_mode(), mode:
-        mode._observe = lambda site, p, values: sites.append(
-            DropoutSite(site, stack.innermost, p, tuple(values.shape[1:]))
-        )
+        mode._observe = lambda site, p, values: seen.append((site, stack.innermost, p, tuple(values.shape)))
         mode.start(0)
-        was_training = model.training
         model.train()
         try:
             model(**inputs)
         finally:
             model.train(was_training)
-    return tuple(sites)
+    return seen
 
 
 class _ModuleStack:

@@ -17,3 +17,8 @@ class MissingExtraError(AmalgamError):
     def __init__(self, feature: str, extra: str, cause: ImportError) -> None:
         missing = cause.name or str(cause)
         super().__init__(f'{feature} needs {missing}: pip install "amalgam-edge[{extra}]"')
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

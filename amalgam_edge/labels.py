@@ -57,7 +57,7 @@ class LabelSpace:
         generic: list[str] = []
         for teacher, classes in teachers.items():
             own = {**renames.get(EVERY_TEACHER, {}), **renames.get(teacher, {})}
-            named = [own.get(c) or (f"{teacher}/{c}" if _GENERIC_NAME.fullmatch(c) else c) for c in classes]
+            named = [own.get(c, f"{teacher}/{c}" if _GENERIC_NAME.fullmatch(c) else c) for c in classes]
             if any(c not in own and _GENERIC_NAME.fullmatch(c) for c in classes):
                 generic.append(teacher)
             repeated = next((name for name in named if named.count(name) > 1), None)
@@ -93,7 +93,7 @@ class LabelSpace:
             AmalgamError: a name that no teacher knows.
         """
         index = {name: position for position, name in enumerate(self.names)}
-        unknown = sorted({label for label in labels if label not in index})
+        unknown = sorted({str(label) for label in labels if label not in index})
         if unknown:
             listed = ", ".join(map(repr, unknown[:5])) + (" …" if len(unknown) > 5 else "")
             raise AmalgamError(
@@ -116,7 +116,9 @@ def _check_renames(teachers: Mapping[str, Sequence[str]], renames: Renames) -> N
         if teacher != EVERY_TEACHER and teacher not in teachers:
             raise AmalgamError(f"labels file names teacher '{teacher}', but the teachers are {', '.join(teachers)}")
         known = {c for t, classes in teachers.items() if teacher in (t, EVERY_TEACHER) for c in classes}
-        for name in names:
+        for name, new in names.items():
+            if not new.strip():
+                raise AmalgamError(f"labels file renames '{name}' of teacher '{teacher}' to nothing")
             if name not in known:
                 raise AmalgamError(f"labels file renames '{name}' of teacher '{teacher}', which has no such class")
 

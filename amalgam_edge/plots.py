@@ -15,6 +15,7 @@ _INK = "#27313d"
 _GRID = "#e3e8ee"
 _STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "svg.hashsalt": "amalgam-edge",
     "font.family": "sans-serif",
     "font.size": 9,

@@ -100,7 +100,7 @@ def read_recipe(path: str | Path | None, overrides: dict[str, Any]) -> Recipe:
     """
     content = read_yaml_mapping(path, "recipe") if path else {}
     try:
-        return Recipe(**{**content, **overrides})
+        return Recipe.model_validate({**content, **overrides})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -118,8 +118,11 @@ def read_renames(path: str | Path | None) -> Renames:
         return {}
     content = read_yaml_mapping(path, "labels file")
     for teacher, names in content.items():
-        if not isinstance(names, dict) or not all(isinstance(name, (str, int)) for name in names.values()):
+        if not isinstance(names, dict):
             raise AmalgamError(f"{path}: under '{teacher}' a mapping is expected, each class to its name in the union")
+        for word in (teacher, *names, *names.values()):
+            if isinstance(word, bool) or not isinstance(word, (str, int)):
+                raise AmalgamError(f"{path}: under '{teacher}', {word!r} is no name; put it in quotes")
     return {str(t): {str(old): str(new) for old, new in names.items()} for t, names in content.items()}
 
 

@@ -26,7 +26,7 @@ class Table:
         lines = [
             [column.title for column in self.columns],
             ["---:" if column.numeric else "---" for column in self.columns],
-            *(list(row) for row in self.rows),
+            *([cell.replace("|", "\\|") for cell in row] for row in self.rows),
         ]
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

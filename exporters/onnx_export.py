@@ -13,8 +13,7 @@ import onnx
 import torch
 from transformers import PreTrainedModel
 
-from amalgam_edge.errors import AmalgamError
-from amalgam_edge.models.loading import first_line
+from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.runtime.session import open_session
 
 OPSET = 18

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import AmalgamError, first_line
 
 LONGEST_SANE_LENGTH = 100_000  # tokenizers without a limit report 1e30
 
@@ -51,11 +51,6 @@ def not_a_model(checkpoint: str, error: Exception) -> AmalgamError:
         reason = f"it has no {missing}" if missing else first_line(error)
         return AmalgamError(f"{checkpoint}: not a transformers model folder ({reason})")
     return AmalgamError(f"{checkpoint}: neither a folder here nor a model that can be had from the Hub")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -11,10 +11,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.dropout import DropoutSite, find_sites
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.models.loading import (
     fingerprint,
-    first_line,
     load_config,
     load_tokenizer,
     longest_input,

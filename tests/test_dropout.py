@@ -16,6 +16,7 @@ from amalgam_edge.errors import AmalgamError
 
 SEEDS = (0, 1, 7, 2**31, 2**32, 2**32 + 1, 123_456_789_012)
 UNIT = 2**24
+ODD = (1, 3, 5, 7, 9, 11, 13, 15)
 FIVE_SIGMA = 5.0
 
 
@@ -148,6 +149,16 @@ def test_independent_masks_are_binomial_over_the_passes():
 
 
 @pytest.mark.parametrize("masks", ["systematic", "independent"])
+def test_pairs_of_units_fall_together_more_evenly_with_more_passes(masks):
+    # Balancing single units must not tie pairs together: averages of nonlinear models would stop converging in K.
+    p, passes = 0.1, 128
+    fallen = live_masks(masks, p=p, passes=passes).reshape(passes, -1)
+    together = (fallen[:, ::2] & fallen[:, 1::2]).mean(axis=0)
+    of_independent_passes = math.sqrt(p**2 * (1 - p**2) / passes)
+    assert np.sqrt(np.square(together - p**2).mean()) < 1.15 * of_independent_passes
+
+
+@pytest.mark.parametrize("masks", ["systematic", "independent"])
 def test_no_two_passes_are_alike(masks):
     found = live_masks(masks, passes=16)
     assert len({mask.tobytes() for mask in found}) == 16
@@ -165,7 +176,8 @@ def test_the_mask_by_hand(mc_pass):
     for site, found in enumerate((first, second)):
         hashes = unit_hashes(seed, site, (6, 8)).tolist()
         for i, j in itertools.product(range(6), range(8)):
-            stays = (hashes[i][j] + mc_pass * UNIT // passes) % UNIT >= round(p * UNIT)
+            stride = ODD[hashes[i][j] % 256 % 8]  # the numbers coprime to 16 are the odd ones
+            stays = (hashes[i][j] + stride * mc_pass % passes * UNIT // passes) % UNIT >= round(p * UNIT)
             expected = x[:, i, j] / (1 - p) if stays else torch.zeros(4)
             torch.testing.assert_close(found[:, i, j], expected)
     assert not torch.equal(first, second)
@@ -283,7 +295,10 @@ def test_relative_positions_have_masks_of_their_own(random_classifier, tokenizer
     for name, module in model.named_modules():
         if name.endswith("pos_dropout"):
             module.register_forward_hook(look)
-    passes_over(model, tiny.padded(tokenizer, tiny.TEXTS[:3]), [0])
+    inputs = tiny.padded(tokenizer, tiny.TEXTS[:3])
+    unbatched = [site.number for site in find_sites(model, inputs) if not site.batched]
+    assert len(unbatched) == 2
+    passes_over(model, inputs, [0], unbatched=unbatched)
     assert len(seen) == 2
     for before, after in seen.values():
         fallen = (after == 0) & (before != 0)

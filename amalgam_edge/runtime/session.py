@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from amalgam_edge.errors import AmalgamError, MissingExtraError
+from amalgam_edge.errors import AmalgamError, MissingExtraError, first_line
 
 try:
     import onnxruntime
@@ -30,4 +30,4 @@ def open_session(model: str | Path | bytes, threads: int | None = None) -> onnxr
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a class of its own for each status, with no common base
         name = "model" if isinstance(model, bytes) else str(model)
-        raise AmalgamError(f"{name}: onnxruntime cannot load it ({str(error).strip().splitlines()[0]})") from error
+        raise AmalgamError(f"{name}: onnxruntime cannot load it ({first_line(error)})") from error

@@ -72,7 +72,7 @@ class ScoreStore:
         manifest = self.folder / MANIFEST
         wanted = {"key": self.key.as_dict(), "shard_size": self.shard_size}
         if manifest.exists():
-            if json.loads(manifest.read_text("utf-8")) != wanted:
+            if _read_json(manifest) != wanted:
                 raise AmalgamError(f"{self.folder}: scores of another run stand here; delete the folder or use another")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,12 +111,27 @@ class ScoreStore:
     def _read(self, shard: int) -> TeacherScores:
         try:
             table = pq.read_table(self._path(shard))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise AmalgamError(f"{self._path(shard)}: a damaged shard; delete it and score again") from error
-        return TeacherScores(self.key.teacher, **{name: _to_numpy(table[name]) for name in ARRAYS})
+            whole = np.array_equal(_to_numpy(table["text"]), self.rows(shard))
+            arrays = {name: _to_numpy(table[name]) for name in ARRAYS}
+        except (OSError, pa.ArrowInvalid, KeyError) as error:
+            raise self._damaged(shard) from error
+        if not whole:
+            raise self._damaged(shard)
+        return TeacherScores(self.key.teacher, **arrays)
+
+    def _damaged(self, shard: int) -> AmalgamError:
+        return AmalgamError(f"{self._path(shard)}: a damaged shard; delete it and score again")
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:06d}.parquet"
+
+
+def _read_json(path: Path) -> object:
+    """A JSON file's content; None where it is damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return None
 
 
 def write_by_rename(path: Path, content: bytes) -> None:

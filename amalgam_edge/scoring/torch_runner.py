@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from amalgam_edge.devices import resolve_device
-from amalgam_edge.dropout import LiveDropout, Masks
+from amalgam_edge.dropout import LiveDropout, Masks, find_sites
 from amalgam_edge.scoring.runner import DROPOUT_OFF
 
 
@@ -35,7 +36,8 @@ class TorchRunner:
     ) -> None:
         self._device = resolve_device(device)
         self._model = model.to(self._device)
-        self._dropout = LiveDropout(seed, passes, masks)
+        self._new_dropout = partial(LiveDropout, seed, passes, masks)
+        self._dropout: LiveDropout | None = None
 
     @property
     def n_classes(self) -> int:
@@ -56,6 +58,9 @@ class TorchRunner:
         if mc_pass == DROPOUT_OFF:
             self._model.eval()
             return self._model(**inputs).logits
+        if self._dropout is None:
+            sites = find_sites(self._model, {name: tensor[:1] for name, tensor in inputs.items()})
+            self._dropout = self._new_dropout(unbatched=[site.number for site in sites if not site.batched])
         self._model.train()
         try:
             with self._dropout:

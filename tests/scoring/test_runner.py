@@ -28,20 +28,39 @@ def torch_draws(model, probe, copies, rounds):
     return found.numpy()
 
 
+def own_draws(model, probe, *, masks, passes, seeds):
+    """``(n_seeds, n_passes, n_texts, n_classes)``."""
+    runners = [TorchRunner(model, seed=seed, passes=passes, masks=masks, device="cpu") for seed in seeds]
+    return np.stack([probabilities(runner.run(**probe, passes=range(passes))) for runner in runners])
+
+
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 @pytest.mark.parametrize("masks", ["systematic", "independent"])
 def test_passes_are_distributed_as_those_of_torch(random_classifier, probe, architecture, masks):
     model = random_classifier(architecture=architecture, dropout=0.2)
-    passes = 256
-    own = probabilities(TorchRunner(model, passes=passes, masks=masks, device="cpu").run(**probe, passes=range(passes)))
+    own = own_draws(model, probe, masks=masks, passes=16, seeds=range(1, 17))
     theirs = probabilities(torch_draws(model, probe, copies=250, rounds=8))
-    # Systematic masks only narrow the spread of the mean, so the error of independent passes bounds both.
-    error = np.sqrt(theirs.var(axis=0) * (1 / passes + 1 / len(theirs)))
-    assert (np.abs(own.mean(axis=0) - theirs.mean(axis=0)) < 5 * error).all()
-    spread = own.std(axis=0) / theirs.std(axis=0)
+    of_seeds = own.mean(axis=1)
+    error = np.sqrt(of_seeds.var(axis=0, ddof=1) / len(of_seeds) + theirs.var(axis=0) / len(theirs))
+    # Twelve comparisons by a t statistic of 15 degrees of freedom: each beyond 6 with a chance of 2e-5.
+    assert (np.abs(of_seeds.mean(axis=0) - theirs.mean(axis=0)) < 6 * error).all()
+    assert (error < 0.06).all()
+    spread = own.std(axis=(0, 1)) / theirs.std(axis=0)
     assert spread.min() > 0.75
     assert spread.max() < 1.33
     assert theirs.std(axis=0).min() > 0.01
+
+
+@pytest.mark.parametrize("passes", [16, 96])
+def test_systematic_masks_estimate_no_worse_than_independent_ones(random_classifier, probe, passes):
+    model = random_classifier(dropout=0.2)
+    truth = probabilities(torch_draws(model, probe, copies=250, rounds=16)).mean(axis=0)
+
+    def error(masks):
+        means = own_draws(model, probe, masks=masks, passes=passes, seeds=range(1, 7)).mean(axis=1)
+        return np.sqrt(np.square(means - truth).mean())
+
+    assert error("systematic") < 1.15 * error("independent")
 
 
 def test_without_dropout_the_runner_answers_as_the_model_does(random_classifier, probe):

@@ -1,0 +1,232 @@
+import contextlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import huggingface_hub
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import AutoTokenizer, pipeline
+
+import amalgam_edge
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime import EdgeClassifier
+
+LABELS = ("games", "science", "net", "Straße & 猫")
+MAX_LENGTH = 40
+LONG = "chess and maps of the night sky " * 800  # 5,600 words
+TEXTS = [*tiny.TEXTS, "", " ", "👩‍🚀🎉", LONG, "tab\tand\nnewline", "\u0000 null", "é" * 90, "[MASK] [PAD] [SEP]"]
+
+
+@pytest.fixture(scope="module")
+def exact(bundle_folder):
+    return EdgeClassifier.from_pretrained(bundle_folder, precision="fp32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def expected(torch_folder, torch_model):
+    """Probabilities by torch, a text at a time, without any padding."""
+    tokenizer = AutoTokenizer.from_pretrained(torch_folder)
+
+    def probabilities(text):
+        inputs = tokenizer(
+            text, truncation=True, max_length=MAX_LENGTH, return_tensors="pt", return_token_type_ids=False
+        )
+        with torch.inference_mode():
+            return torch.softmax(torch_model(**inputs).logits[0].double(), -1).numpy()
+
+    return np.stack([probabilities(text) for text in TEXTS])
+
+
+def test_answers_are_those_of_torch(exact, expected):
+    found = exact(TEXTS)
+    assert len(found) == len(TEXTS)
+    for answer, row in zip(found, expected, strict=True):
+        assert answer.label == LABELS[row.argmax()]
+        assert answer.score == pytest.approx(row.max(), abs=1e-4)
+        assert answer.scores is None
+    assert len({answer.label for answer in found}) > 1
+
+
+def test_answers_are_those_of_the_transformers_pipeline(exact, torch_folder):
+    texts = [text for text in TEXTS if text]
+    theirs = pipeline("text-classification", model=str(torch_folder), device="cpu")(
+        texts, truncation=True, max_length=MAX_LENGTH, batch_size=4
+    )
+    for ours, other in zip(exact(texts), theirs, strict=True):
+        assert ours.label == other["label"]
+        assert ours.score == pytest.approx(other["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 1000])
+def test_order_is_kept_whatever_the_batches(exact, expected, batch_size):
+    order = np.random.default_rng(batch_size).permutation(len(TEXTS))
+    found = exact([TEXTS[k] for k in order], all_scores=True, batch_size=batch_size)
+    probabilities = np.array([[answer.scores[label] for label in LABELS] for answer in found])
+    np.testing.assert_allclose(probabilities, expected[order], atol=1e-4)
+
+
+def test_all_scores_are_a_distribution_likeliest_first(exact):
+    for answer in exact(TEXTS, all_scores=True):
+        assert set(answer.scores) == set(LABELS)
+        values = list(answer.scores.values())
+        assert sum(values) == pytest.approx(1.0, abs=1e-9)
+        assert values == sorted(values, reverse=True)
+        assert next(iter(answer.scores.items())) == (answer.label, answer.score)
+
+
+def test_long_texts_are_cut_and_said_to_be(exact, expected, tokenizer):
+    flags = [answer.truncated for answer in exact(TEXTS)]
+    assert flags == [len(tokenizer(text)["input_ids"]) > MAX_LENGTH for text in TEXTS]
+    assert flags[TEXTS.index(LONG)]
+    row = expected[TEXTS.index(LONG)]
+    (answer,) = exact([LONG], all_scores=True)
+    np.testing.assert_allclose([answer.scores[label] for label in LABELS], row, atol=1e-4)
+
+
+def test_a_text_that_just_fits_is_not_cut(exact, tokenizer):
+    fits, longer = ("?" * count for count in (MAX_LENGTH - 3, MAX_LENGTH - 2))
+    assert [len(tokenizer(text)["input_ids"]) for text in (fits, longer)] == [MAX_LENGTH, MAX_LENGTH + 1]
+    assert [answer.truncated for answer in exact([fits, longer])] == [False, True]
+
+
+def test_logits_lead_to_the_scores(exact, expected):
+    logits = exact.logits(TEXTS)
+    assert logits.shape == (len(TEXTS), 4)
+    assert logits.dtype == np.float32
+    exponentials = np.exp(logits.astype(float))
+    np.testing.assert_allclose(exponentials / exponentials.sum(1, keepdims=True), expected, atol=1e-4)
+
+
+def test_int8_is_the_default_and_close(bundle_folder, expected):
+    classifier = EdgeClassifier.from_pretrained(str(bundle_folder))
+    assert classifier.precision == "int8"
+    found = np.array([[a.scores[label] for label in LABELS] for a in classifier(TEXTS, all_scores=True)])
+    assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.8
+    assert np.abs(found - expected).mean() < 0.1
+    assert np.abs(found - expected).max() > 1e-6  # it is another model
+
+
+def test_no_texts_give_no_answers(exact):
+    assert exact([]) == []
+    assert exact(()) == []
+
+
+def test_any_sequence_of_texts_will_do(exact):
+    assert exact(tuple(tiny.TEXTS)) == exact(list(tiny.TEXTS))
+
+
+def test_one_string_is_refused(exact):
+    with pytest.raises(AmalgamError, match="list"):
+        exact("one text")
+
+
+def test_half_a_character_is_answered_or_refused(exact):
+    """JSON can bring in half of a surrogate pair, which no encoding has."""
+    with contextlib.suppress(AmalgamError):
+        assert exact(["games \ud83d"])[0].label in LABELS
+
+
+def test_an_unknown_precision_is_refused(bundle_folder):
+    with pytest.raises(AmalgamError, match="no precision 'fp16'"):
+        EdgeClassifier.from_pretrained(bundle_folder, precision="fp16")
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "tokenizer.json"])
+def test_a_damaged_file_is_not_loaded(copied, flip, name):
+    flip(copied / name)
+    with pytest.raises(AmalgamError, match="damaged") as refused:
+        EdgeClassifier.from_pretrained(copied, precision="fp32")
+    assert str(copied / name) in str(refused.value)
+
+
+def test_only_what_is_used_is_checked(copied, flip):
+    flip(copied / "onnx" / "model_quantized.onnx")
+    EdgeClassifier.from_pretrained(copied, precision="fp32")
+    with pytest.raises(AmalgamError, match="damaged"):
+        EdgeClassifier.from_pretrained(copied)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(AmalgamError, match="no bundle"):
+        EdgeClassifier.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def hub(monkeypatch, bundle_folder):
+    """The names that were asked of the Hub, which knows ``owner/student`` alone."""
+    asked = []
+
+    def snapshot_download(name, **options):
+        asked.append(name)
+        if name != "owner/student":
+            raise huggingface_hub.errors.OfflineModeIsEnabled("no way there\nat all")
+        return str(bundle_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+def test_a_hub_name_is_downloaded(hub, exact):
+    found = EdgeClassifier.from_pretrained("owner/student", precision="fp32", threads=1)
+    assert hub == ["owner/student"]
+    assert found(tiny.TEXTS) == exact(tiny.TEXTS)
+
+
+def test_a_failed_download_is_one_line(hub):
+    with pytest.raises(AmalgamError, match="owner/other: neither a folder here nor") as refused:
+        EdgeClassifier.from_pretrained("owner/other")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("source", ["student", "a/b/c", "./student", "../student", "/student"])
+def test_paths_are_not_asked_of_the_hub(hub, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AmalgamError, match="no bundle"):
+        EdgeClassifier.from_pretrained(source)
+    assert hub == []
+
+
+def test_a_folder_wins_over_the_hub(hub, copied, monkeypatch):
+    monkeypatch.chdir(copied.parent.parent)
+    EdgeClassifier.from_pretrained(f"{copied.parent.name}/{copied.name}")
+    assert hub == []
+
+
+def test_threads_get_the_same_answers(exact):
+    parts = [TEXTS[k:] + TEXTS[:k] for k in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(exact.logits, parts * 3))
+    for part, found in zip(parts * 3, answers, strict=True):
+        np.testing.assert_allclose(found, exact.logits(part), atol=1e-5)
+
+
+def test_the_package_hands_out_the_classifier():
+    assert amalgam_edge.EdgeClassifier is EdgeClassifier
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = amalgam_edge.Nothing
+
+
+HEAVY = {
+    *("torch", "transformers", "datasets", "optimum", "onnx", "pydantic"),
+    *("pyarrow", "rich", "matplotlib", "yaml", "huggingface_hub"),
+}
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import amalgam_edge.runtime", "from amalgam_edge import EdgeClassifier; EdgeClassifier.from_pretrained({0!r})"],
+)
+def test_the_edge_loads_no_training_stack(code, bundle_folder):
+    code = code.format(str(bundle_folder))
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(run.stdout.split())
+    assert {"onnxruntime", "tokenizers", "numpy"} <= loaded
+    assert loaded.isdisjoint(HEAVY)

@@ -1,0 +1,65 @@
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime.session import open_session
+
+
+@pytest.fixture
+def doubling(tmp_path):
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "g", value[:1], value[1:])
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_paths_and_contents_are_loaded(doubling):
+    for model in (doubling, str(doubling), doubling.read_bytes()):
+        session = open_session(model, threads=1)
+        assert session.run(["y"], {"x": np.array([1.5], dtype=np.float32)})[0].tolist() == [3.0]
+        assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_threads_are_as_many_as_asked_for(doubling):
+    assert open_session(doubling, threads=3).get_session_options().intra_op_num_threads == 3
+    assert open_session(doubling).get_session_options().intra_op_num_threads == 0  # one a core
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no model\nat all", b"\x00" * 100])
+def test_what_is_no_model_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(AmalgamError, match="onnxruntime cannot load it") as refused:
+        open_session(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(AmalgamError, match="model: onnxruntime cannot load it"):
+        open_session(content)
+
+
+def test_a_model_cut_short_is_refused(doubling):
+    doubling.write_bytes(doubling.read_bytes()[:-10])
+    with pytest.raises(AmalgamError, match="cannot load"):
+        open_session(doubling)
+
+
+def test_a_missing_model_is_refused(tmp_path):
+    with pytest.raises(AmalgamError, match="nowhere"):
+        open_session(tmp_path / "nowhere.onnx")
+
+
+def test_without_a_runtime_the_extra_is_named():
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from amalgam_edge.errors import AmalgamError\n"
+        "try:\n    import amalgam_edge.runtime\n"
+        "except AmalgamError as error:\n    print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == 'running a model needs onnxruntime: pip install "amalgam-edge[cpu]"'

@@ -1,0 +1,65 @@
+from manifests import make_manifest, make_precision, make_teacher
+
+from amalgam_edge.tables import Column, Table, evaluation_table, precision_table, teacher_table
+
+
+def titles(table):
+    return [column.title for column in table.columns]
+
+
+def test_precisions_have_a_row_each_and_the_default_a_star():
+    table = precision_table(make_manifest())
+    assert titles(table) == ["precision", "MB", "agreement", "mean KL", "p50 ms", "p95 ms", "made by"]
+    assert table.rows == (
+        ("fp32", "45.7", "100.00%", "0.0e+00", "3.46", "5.00", "float"),
+        ("int8 *", "11.4", "99.31%", "1.2e-03", "1.20", "2.00", "signed 7-bit weights"),
+    )
+
+
+def test_float_alone_is_starred():
+    only = {"fp32": make_precision("onnx/model.onnx", 1_000_000, "float", 1.0, 0.0, 1.0, 1.0)}
+    table = precision_table(make_manifest(precisions=only, default_precision="fp32"))
+    assert [row[0] for row in table.rows] == ["fp32 *"]
+
+
+def test_teachers_have_their_classes_and_their_share():
+    table = teacher_table(make_manifest())
+    assert titles(table) == ["teacher", "classes", "dropout sites", "mean u", "picked", "own accuracy"]
+    assert table.rows == (
+        ("fun", "games, net", "13", "0.123", "60.0%", "95.5%"),
+        ("work", "science, net", "13", "0.123", "40.0%", "–"),
+    )
+
+
+def test_teachers_without_evaluation_have_no_accuracy():
+    table = teacher_table(make_manifest(evaluation={}, teachers=[make_teacher("fun", ["a", "b"], picked_share=1.0)]))
+    assert table.rows == (("fun", "a, b", "13", "0.123", "100.0%", "–"),)
+
+
+def test_evaluation_has_a_row_a_precision():
+    table = evaluation_table(make_manifest())
+    assert titles(table) == ["model", "texts", "accuracy", "macro-F1"]
+    assert table.rows == (("student fp32", "60", "90.0%", "87.6%"), ("student int8", "60", "88.3%", "80.0%"))
+
+
+SMALL = Table((Column("name", numeric=False), Column("count")), (("a", "12345678"), ("longer", "1")))
+
+
+def test_text_columns_are_aligned():
+    assert SMALL.to_text() == "name       count\na       12345678\nlonger         1"
+
+
+def test_markdown_aligns_numbers_to_the_right():
+    assert SMALL.to_markdown() == "| name | count |\n| --- | ---: |\n| a | 12345678 |\n| longer | 1 |"
+
+
+def test_a_table_without_rows_is_its_head():
+    empty = Table(SMALL.columns, ())
+    assert empty.to_text() == "name  count"
+    assert empty.to_markdown() == "| name | count |\n| --- | ---: |"
+
+
+def test_a_bar_in_a_cell_does_not_split_it():
+    """GitHub reads \\| inside a table as a bar that belongs to the cell."""
+    row = Table(SMALL.columns, (("a|b", "1"),)).to_markdown().splitlines()[-1]
+    assert row.replace(r"\|", "").count("|") == 3
