@@ -26,8 +26,9 @@ def macro_f1(confusion: np.ndarray) -> float:
 
 
 def agreement(reference: np.ndarray, other: np.ndarray) -> float:
-    """Share of texts on which two sets of logits ``(n_texts, n_labels)`` name the same class."""
-    return float((reference.argmax(axis=-1) == other.argmax(axis=-1)).mean())
+    """Share of texts on which two sets of logits ``(n_texts, n_labels)`` name the same class; NaN names none."""
+    same = reference.argmax(axis=-1) == other.argmax(axis=-1)
+    return float((same & np.isfinite(other).all(axis=-1)).mean())
 
 
 def mean_divergence(reference: np.ndarray, other: np.ndarray) -> float:

@@ -65,6 +65,7 @@ class Recipe(BaseModel):
         default=0.01, description="Share of held-out texts whose label int8 may change before it is refused."
     )
     evaluate: str | None = Field(default=None, description="Labelled texts to measure teachers and student on.")
+    evaluate_split: str = Field(default="test", description="Split of a Hub data set, for --evaluate.")
     label_column: str = Field(default="label", description="Column that holds the gold label, for --evaluate.")
 
     include_torch: bool = Field(default=False, description="Put the torch student (safetensors) into the bundle too.")

@@ -68,7 +68,7 @@ def read_texts(recipe: Recipe) -> Texts:
             recipe.evaluate,
             text_column=recipe.text_column,
             label_column=recipe.label_column,
-            split=recipe.split,
+            split=recipe.evaluate_split,
             drop_duplicates=False,
         )
     return Texts(corpus, train, held_out, labelled)

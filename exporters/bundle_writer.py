@@ -21,6 +21,8 @@ def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
     Raises:
         AmalgamError: the folder is not empty, or no folder.
     """
+    if output.resolve() == Path.cwd():
+        raise AmalgamError(f"{output}: the current folder cannot be replaced; name another for --output")
     if output.exists() and not output.is_dir():
         raise AmalgamError(f"{output}: a file stands there; name a folder for --output")
     if output.is_dir() and any(output.iterdir()) and not (overwrite or resume):
@@ -40,15 +42,23 @@ def staged(output: Path) -> Iterator[Path]:
     staging.mkdir()
     try:
         yield staging
-        if output.exists():
-            retired = output.with_name(f"{output.name}.{os.getpid()}.old")
-            os.replace(output, retired)
-            os.replace(staging, output)
-            shutil.rmtree(retired)
-        else:
-            os.replace(staging, output)
+        _replace(staging, output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace(staging: Path, output: Path) -> None:
+    """Put one folder in the place of another, which may be there; it comes back if that fails."""
+    retired = output.with_name(f"{output.name}.{os.getpid()}.old")
+    if output.exists():
+        os.replace(output, retired)
+    try:
+        os.replace(staging, output)
+    except OSError:
+        if retired.exists():
+            os.replace(retired, output)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ class Fidelity:
     @property
     def disagreement(self) -> float:
         """Share of texts with another likeliest label."""
-        return 1.0 - self.agreement
+        return round((1.0 - self.agreement) * self.n_texts) / self.n_texts
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def pass_gate(
 
 def compare(reference: np.ndarray, other: np.ndarray) -> Fidelity:
     """Fidelity of logits ``(n_texts, n_labels)`` to the float model's."""
-    return Fidelity(agreement(reference, other), max(0.0, mean_divergence(reference, other)), len(reference))
+    divergence = np.maximum(0.0, mean_divergence(reference, other))  # unlike max, it keeps NaN
+    return Fidelity(agreement(reference, other), float(divergence), len(reference))
 
 
 def measure_latency(models: Mapping[str, TextModel], texts: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -58,7 +58,8 @@ def quantize(source: Path, target: Path, how: Quantization) -> None:
             per_channel=how.per_channel,
             reduce_range=not how.unsigned,
             weight_type=QuantType.QUInt8 if how.unsigned else QuantType.QInt8,
-            nodes_to_exclude=list(how.float_nodes),
+            # The quantizer turns Gemm into MatMul under a new name before it looks at the excluded ones.
+            nodes_to_exclude=[name for node in how.float_nodes for name in (node, f"{node}_MatMul")],
         )
     finally:
         logger.setLevel(level)

@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from amalgam_edge.errors import AmalgamError, first_line
 
 LONGEST_SANE_LENGTH = 100_000  # tokenizers without a limit report 1e30
+_SMALLEST_VOCABULARY = 16  # transformers makes up a few special tokens where a checkpoint has no tokenizer
+_MPNET_PADDING = 1  # fixed in its code, whatever its config says
 
 
 def load_config(checkpoint: str, **options: Any) -> PretrainedConfig:
@@ -37,6 +39,8 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
         raise AmalgamError(f"{checkpoint}: no tokenizer that can be read ({first_line(error)})") from error
     if not tokenizer.is_fast:
         raise AmalgamError(f"{checkpoint}: its tokenizer has no tokenizer.json; save it once as a fast tokenizer")
+    if len(tokenizer) < _SMALLEST_VOCABULARY:
+        raise AmalgamError(f"{checkpoint}: no tokenizer in it; save the model's own beside it")
     if tokenizer.pad_token is None:
         raise AmalgamError(f"{checkpoint}: its tokenizer has no padding token; set pad_token and save it again")
     tokenizer.padding_side = "right"
@@ -59,7 +63,8 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
     positions = getattr(config, "max_position_embeddings", None)
     if positions:
         # RoBERTa's position ids begin after the padding index, so that many rows of its table are never reached.
-        offset = (config.pad_token_id or 0) + 1 if config.model_type in _POSITIONS_AFTER_PADDING else 0
+        padding = _MPNET_PADDING if config.model_type == "mpnet" else config.pad_token_id or 0
+        offset = padding + 1 if config.model_type in _POSITIONS_AFTER_PADDING else 0
         limits.append(positions - offset)
     return min(limit for limit in [*limits, LONGEST_SANE_LENGTH] if limit > 0)
 

@@ -55,12 +55,14 @@ def build_student(
     """
     config = load_config(checkpoint)
     depth_name, depth = _depth(config)
-    keep = kept_layers(depth, layers or depth)
+    keep = kept_layers(depth, depth if layers is None else layers)
+    set_seed(seed)  # the encoder may bring new weights too: a pooler, where the checkpoint has none
     try:
         encoder = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise not_a_model(checkpoint, error) from error
     tokenizer = load_tokenizer(checkpoint)
+    tokenizer.truncation_side = "right"  # as at the edge
     tokenizer.model_max_length = min(max_length, longest_input(config, tokenizer))
 
     cut = _cut_config(config, depth_name, depth, keep)

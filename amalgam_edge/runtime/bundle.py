@@ -13,6 +13,7 @@ from amalgam_edge.fingerprints import of_file
 
 MANIFEST = "amalgam.json"
 FORMAT_VERSION = 1
+_ENTRIES = ("labels", "precisions", "default_precision", "files", "max_length", "pad_token_id")
 TOKENIZER = "tokenizer.json"
 MODEL_FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 
@@ -42,11 +43,14 @@ class Bundle:
             raise AmalgamError(f"{folder}: no bundle ({MANIFEST} is not there); build one with amalgam-edge build")
         try:
             manifest = json.loads(path.read_text("utf-8"))
-            version = manifest["format_version"]
+            version = int(manifest["format_version"])
         except (ValueError, KeyError, TypeError) as error:
             raise AmalgamError(f"{path}: a damaged manifest; copy the bundle again") from error
         if version > FORMAT_VERSION:
             raise AmalgamError(f"{path}: of format {version}, newer than this version of amalgam-edge can read")
+        missing = next((name for name in _ENTRIES if manifest.get(name) is None), None)
+        if missing is not None:
+            raise AmalgamError(f"{path}: a damaged manifest, it lacks {missing}; copy the bundle again")
         return cls(folder, manifest)
 
     @property

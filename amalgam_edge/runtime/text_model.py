@@ -41,7 +41,8 @@ class TextModel:
 
         Texts run in batches of like length.
         """
-        encodings = self._tokenizer.encode_batch(list(texts))
+        # Half a surrogate pair, which JSON may hold, is no text: it becomes a question mark.
+        encodings = self._tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])
         if not encodings:
             raise AmalgamError("no texts given")
         lengths = np.array([len(encoding.ids) for encoding in encodings])

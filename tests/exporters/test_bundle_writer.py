@@ -150,7 +150,7 @@ def test_the_manifest_hashes_each_file(tmp_path):
     assert manifest["max_length"] == 7
     assert manifest["format_version"] == 1
     assert "Straße" in text
-    Bundle.open(tmp_path).verify()
+    Bundle(tmp_path, manifest).verify()
 
 
 def test_a_manifest_written_again_does_not_hash_itself(tmp_path):
