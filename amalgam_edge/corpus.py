@@ -19,6 +19,7 @@ HUB_PREFIX = "hf://datasets/"
 TEXT, LABEL = "text", "label"
 _DIGEST_BYTES = 16
 _BATCH = 10_000
+_LEAST_TRAINED_PER_HELD_OUT = 5
 _STRING = datasets.Value("string")
 
 _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -64,14 +65,13 @@ class Corpus:
         """The gold labels' names."""
         return list(self.dataset[LABEL])
 
-    def split(self, held_out: float, most: int) -> tuple[np.ndarray, np.ndarray]:
+    def split(self, held_out: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows to hold out, chosen by the texts' digests, whatever their order.
 
         Args:
-            held_out: the share to hold out; at least one text is held out, and one is left.
-            most: never hold out more than this many.
+            held_out: how many texts to hold out; at least one, and at most a fifth of the corpus.
         """
-        size = min(max(1, round(held_out * len(self))), most, len(self) - 1)
+        size = max(1, min(held_out, len(self) // _LEAST_TRAINED_PER_HELD_OUT))
         by_digest = np.lexsort(self.digests.T)
         return np.sort(by_digest[size:]), np.sort(by_digest[:size])
 

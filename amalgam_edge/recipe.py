@@ -58,8 +58,8 @@ class Recipe(BaseModel):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     report_to: str = Field(default="none", description="Logger of the training loop (tensorboard, wandb, …).")
 
-    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        default=0.1, description="Share of the corpus held out for the quality gate (at most 2000 texts)."
+    held_out: Count = Field(
+        default=500, description="Texts held out for the quality gate, at most a fifth of the corpus."
     )
     max_disagreement: Share = Field(
         default=0.01, description="Share of held-out texts whose label int8 may change before it is refused."

@@ -24,8 +24,6 @@ from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_stor
 from amalgam_edge.supervision import Supervision
 from amalgam_edge.training import History, LossFunction, SupervisedTexts, TrainingSettings, fit
 
-MOST_HELD_OUT = 2000
-
 
 @dataclass(frozen=True)
 class Texts:
@@ -61,7 +59,7 @@ def read_texts(recipe: Recipe) -> Texts:
     corpus = read_corpus(recipe.corpus, text_column=recipe.text_column, split=recipe.split)
     if len(corpus) < 2:
         raise AmalgamError(f"{recipe.corpus}: one text is too few; at least two are needed, and hundreds are wise")
-    train, held_out = corpus.split(recipe.held_out, MOST_HELD_OUT)
+    train, held_out = corpus.split(recipe.held_out)
     labelled = None
     if recipe.evaluate:
         labelled = read_corpus(

@@ -340,7 +340,7 @@ def test_a_hub_that_cannot_be_reached_is_told(monkeypatch):
 
 def test_the_split_covers_the_corpus_once(write):
     corpus = read_corpus(write("c.txt", as_txt([f"text {k}" for k in range(200)])))
-    train, held_out = corpus.split(0.1, most=2000)
+    train, held_out = corpus.split(20)
     assert (len(train), len(held_out)) == (180, 20)
     assert sorted([*train, *held_out]) == list(range(200))
     assert (np.diff(train) > 0).all()
@@ -353,13 +353,12 @@ def test_the_split_depends_on_the_texts_and_not_on_their_order(write):
     chosen = []
     for name, content in (("a", texts), ("b", shuffled), ("c", texts)):
         corpus = read_corpus(write(f"{name}.txt", as_txt(content)))
-        chosen.append({corpus.texts[int(row)] for row in corpus.split(0.2, most=2000)[1]})
+        chosen.append({corpus.texts[int(row)] for row in corpus.split(20)[1]})
     assert chosen[0] == chosen[1] == chosen[2]
     assert chosen[0] != set(texts[:40])
 
 
-def test_the_split_holds_out_no_more_than_asked_and_leaves_one(write):
-    corpus = read_corpus(write("c.txt", as_txt(["a", "b", "c", "d"])))
-    assert [len(part) for part in corpus.split(0.5, most=1)] == [3, 1]
-    assert [len(part) for part in corpus.split(0.01, most=9)] == [3, 1]
-    assert [len(part) for part in corpus.split(0.99, most=9)] == [1, 3]
+@pytest.mark.parametrize(("texts", "asked", "parts"), [(4, 3, [3, 1]), (11, 1, [10, 1]), (11, 500, [9, 2])])
+def test_the_split_holds_out_at_least_one_and_at_most_a_fifth(write, texts, asked, parts):
+    corpus = read_corpus(write("c.txt", as_txt([f"text {k}" for k in range(texts)])))
+    assert [len(part) for part in corpus.split(asked)] == parts
