@@ -49,7 +49,7 @@ class Recipe(BaseModel):
 
     student: str = Field(default="", description="Encoder to start from: folder, Hub name, or teacher:NAME.")
     student_layers: Count | None = Field(default=None, description="Keep this many layers of it.  [default: all]")
-    epochs: Count = Field(default=3, description="Passes of training over the corpus.")
+    epochs: Count = Field(default=5, description="Passes of training over the corpus.")
     batch_size: Count = Field(default=32, description="Texts an update.")
     learning_rate: Positive = Field(default=1e-4, description="Peak learning rate; 2e-5 suits students of 12 layers.")
     warmup_ratio: Share = Field(default=0.1, description="Share of the updates spent warming up.")

@@ -44,7 +44,7 @@ class TrainingSettings:
         report_to: transformers' name of a logger (``tensorboard``, ``wandb`` …) or ``none``.
     """
 
-    epochs: int = 3
+    epochs: int = 5
     batch_size: int = 32
     learning_rate: float = 1e-4
     warmup_ratio: float = 0.1

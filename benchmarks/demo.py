@@ -74,7 +74,7 @@ def split_sample() -> tuple[Rows, Rows, Rows]:
 def fine_tune(name: str, labels: Sequence[str], rows: Rows, folder: Path, progress: Progress) -> None:
     """Make a teacher: MiniLM-L6 with a head for ``labels``, trained on the rows that bear them."""
     own = [row for row in rows if row[1] in labels]
-    settings = TrainingSettings(epochs=3, batch_size=32, learning_rate=1e-4)
+    settings = TrainingSettings(epochs=5, batch_size=32, learning_rate=1e-4)
     model, tokenizer = build_student(encoder(), labels, seed=0)
     gold = np.array([labels.index(label) for _, label in own])
     texts = SupervisedTexts(
