@@ -113,6 +113,6 @@ def _gate_note(manifest: dict[str, Any]) -> str:
     tried = "; ".join(f"{escape(a['quantization'])} {a['disagreement']:.2%}" for a in gate["attempts"])
     verdict = "" if gate["passed"] else '<b class="miss">No int8 model kept within the budget; float only. </b>'
     return (
-        f"{verdict}* is the default. Agreement is with the float model on {gate['n_texts']} texts held out from training; "
-        f"budget {gate['max_disagreement']:.2%} of changed labels. Tried: {tried}."
+        f"{verdict}* is the default. Agreement is with the float model on {gate['n_texts']} texts held out from "
+        f"training; budget {gate['max_disagreement']:.2%} of changed labels. Tried: {tried}."
     )
