@@ -229,8 +229,12 @@ def _digest(table: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 def _first_of_each(digests: np.ndarray) -> np.ndarray:
     """Where a digest is seen for the first time, ``(n,)`` of bool."""
-    order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
-    ordered = digests[order]
-    first = np.ones(len(digests), dtype=bool)
-    first[order[1:]] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    order = np.lexsort(digests.T)  # stable: equal digests stay in the order of the corpus
+    new = np.zeros(len(digests), dtype=bool)
+    new[:1] = True
+    for column in digests.T:
+        ordered = column[order]
+        new[1:] |= ordered[1:] != ordered[:-1]
+    first = np.empty(len(digests), dtype=bool)
+    first[order] = new
     return first

@@ -14,6 +14,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from time import perf_counter
 
@@ -27,16 +28,20 @@ STATUS = "print(open('/proc/self/status').read())"
 
 
 def seconds(command: list[str]) -> float:
-    """Wall-clock seconds of one process."""
+    """Wall-clock seconds of one process, run outside this repository so that the installed package is measured."""
     start = perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, cwd=tempfile.gettempdir())
     return perf_counter() - start
 
 
 def peak_megabytes(python: str, bundle: str) -> float:
     """Peak resident memory of a process that answers one text."""
     status = subprocess.run(
-        [python, "-c", ANSWER + STATUS, bundle, TEXT], check=True, capture_output=True, text=True
+        [python, "-c", ANSWER + STATUS, bundle, TEXT],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tempfile.gettempdir(),
     ).stdout
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e3
 
@@ -48,7 +53,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="of the environment to measure")
     parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args()
-    python, bundle = arguments.python, arguments.bundle
+    python, bundle = (str(Path(path).absolute()) for path in (arguments.python, arguments.bundle))
 
     commands = {
         "bare imports": [python, "-c", "import numpy, tokenizers, onnxruntime"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -35,10 +36,14 @@ def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
 
 @contextmanager
 def staged(output: Path) -> Iterator[Path]:
-    """A folder beside ``output`` that takes its place by rename when all went well, and vanishes otherwise."""
+    """A folder beside ``output`` that takes its place by rename when all went well, and vanishes otherwise.
+
+    What a killed build left of its own goes too.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
+    for stale in output.parent.glob(f"{glob.escape(output.name)}.*.part"):
+        shutil.rmtree(stale, ignore_errors=True)
     staging = output.with_name(f"{output.name}.{os.getpid()}.part")
-    shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
         yield staging

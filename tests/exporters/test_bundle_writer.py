@@ -158,3 +158,14 @@ def test_a_manifest_written_again_does_not_hash_itself(tmp_path):
     write_manifest(tmp_path, {})
     write_manifest(tmp_path, {})
     assert list(json.loads((tmp_path / "amalgam.json").read_text("utf-8"))["files"]) == ["a.txt"]
+
+
+def test_what_a_killed_build_left_is_swept_away(tmp_path):
+    stale = tmp_path / "student[1].99999.part"
+    stale.mkdir()
+    (stale / "half").touch()
+    other = tmp_path / "another.99999.part"
+    other.mkdir()
+    with staged(tmp_path / "student[1]") as folder:
+        (folder / "whole").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["another.99999.part", "student[1]"]
