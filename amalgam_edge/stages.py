@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -48,6 +49,19 @@ class Student:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A corpus as token ids.
+
+    Attributes:
+        dataset: memory-mapped, with the column ``input_ids``.
+        n_truncated: texts that were cut.
+    """
+
+    dataset: datasets.Dataset
+    n_truncated: int
 
 
 def read_texts(recipe: Recipe) -> Texts:
@@ -148,6 +162,7 @@ def training_settings(recipe: Recipe) -> TrainingSettings:
 def distil(
     student: Student,
     texts: Texts,
+    tokenized: Tokenized,
     supervision: Supervision,
     loss: LossFunction,
     settings: TrainingSettings,
@@ -159,9 +174,8 @@ def distil(
     """Fit the student to the supervision of the corpus' training rows; see :func:`amalgam_edge.training.fit`."""
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
-    tokenized = tokenize(texts.corpus, student.tokenizer)
     train, held_out = (
-        SupervisedTexts(tokenized.select(rows)["input_ids"], supervision.take(rows))
+        SupervisedTexts(tokenized.dataset.select(rows)["input_ids"], supervision.take(rows))
         for rows in (texts.train, texts.held_out)
     )
     return fit(
@@ -169,10 +183,15 @@ def distil(
     )
 
 
-def tokenize(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
-    """The corpus as token ids, a memory-mapped data set with the column ``input_ids``."""
-    return corpus.dataset.map(
-        lambda batch: {"input_ids": tokenizer(batch[TEXT], truncation=True)["input_ids"]},
-        batched=True,
-        remove_columns=corpus.dataset.column_names,
-    )
+def tokenize(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Tokenized:
+    """The corpus as token ids, cut to the tokenizer's ``model_max_length``."""
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        encoded = tokenizer(batch[TEXT], truncation=True)
+        return {
+            "input_ids": encoded["input_ids"],
+            "truncated": [bool(encoding.overflowing) for encoding in encoded.encodings],
+        }
+
+    dataset = corpus.dataset.map(encode, batched=True, remove_columns=corpus.dataset.column_names)
+    return Tokenized(dataset.select_columns(["input_ids"]), int(np.sum(dataset.with_format("numpy")["truncated"][:])))

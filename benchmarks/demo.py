@@ -103,12 +103,13 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     }
     gold = labels.encode(texts.labelled.labels)
     accuracies = {}
+    tokenized = stages.tokenize(texts.corpus, stages.new_student(recipe, teachers, labels).tokenizer)
     training = stages.training_settings(recipe)
     for name, (target, loss) in supervised.items():
         student = stages.new_student(recipe, teachers, labels)
         folder = recipe.work_folder / f"comparison-{name.replace(' ', '-')}"
         with progress.step(f"student by {name}", training.n_updates(len(texts.train)), "updates") as advance:
-            stages.distil(student, texts, target, loss, training, folder, advance)
+            stages.distil(student, texts, tokenized, target, loss, training, folder, advance)
         shutil.rmtree(folder)
         logits = predict_texts(
             TorchRunner(student.model),

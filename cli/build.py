@@ -42,6 +42,7 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
     pipeline = load_training_part("amalgam_edge.pipeline", "building a student")
     from amalgam_edge.cli.progress import ConsoleProgress
     from amalgam_edge.recipe import read_recipe
+    from amalgam_edge.runtime.bundle import REPORT
     from amalgam_edge.tables import evaluation_table, precision_table, teacher_table
 
     recipe = read_recipe(recipe_file, given(fields))
@@ -50,7 +51,7 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
     click.echo(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
     if manifest["evaluation"]:
         click.echo(f"\n{evaluation_table(manifest).to_text()}")
-    click.echo(f"\nbundle: {recipe.output}   report: {recipe.output.rstrip('/')}/{pipeline.REPORT}")
+    click.echo(f"\nbundle: {recipe.output}   report: {recipe.output.rstrip('/')}/{REPORT}")
     click.echo(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")
     if not manifest["gate"]["passed"]:
         click.echo("no int8 model kept within --max-disagreement: the bundle holds fp32 only", err=True)

@@ -14,7 +14,7 @@ from amalgam_edge.fingerprints import of_file
 MANIFEST = "amalgam.json"
 FORMAT_VERSION = 1
 _ENTRIES = ("labels", "precisions", "default_precision", "files", "max_length", "pad_token_id")
-TOKENIZER = "tokenizer.json"
+TOKENIZER, RECIPE, REPORT, CARD = "tokenizer.json", "recipe.yaml", "report.html", "README.md"
 MODEL_FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 
 

@@ -49,6 +49,19 @@ def test_the_manifest_says_what_left_the_corpus(built, inputs):
     assert corpus["n_blank"] == 1
     assert corpus["n_texts"] == len(set(inputs.texts))
     assert corpus["n_train"] < corpus["n_texts"]
+    assert corpus["n_truncated"] == 0
+
+
+def test_texts_that_are_cut_are_counted(invoke, inputs, tmp_path):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join([*inputs.texts, "word " * 100_000, "🎮"]), "utf-8")
+    result = invoke(
+        "build", "--teacher", inputs.a, "--corpus", corpus, "--student", inputs.student, "--passes", "2",
+        "--epochs", "1", "--max-disagreement", "1", "--output", tmp_path / "student",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "; 1 longer than 64 tokens are cut" in result.stderr
+    assert manifest_of(tmp_path / "student")["corpus"]["n_truncated"] == 1
 
 
 def test_the_tables_are_printed(built):

@@ -1,0 +1,204 @@
+"""From a trained student to the bundle: export, quantize, measure, describe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amalgam_edge import environment, evaluation
+from amalgam_edge.exporters import gate
+from amalgam_edge.exporters.bundle_writer import write_manifest
+from amalgam_edge.exporters.model_card import render_model_card
+from amalgam_edge.exporters.onnx_export import export_student
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.models.teacher import Teacher
+from amalgam_edge.progress import Progress
+from amalgam_edge.recipe import Recipe
+from amalgam_edge.report import ReportData, render_report
+from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT, TOKENIZER
+from amalgam_edge.runtime.text_model import TextModel
+from amalgam_edge.scores import TeacherScores
+from amalgam_edge.scoring.score import predict_texts
+from amalgam_edge.scoring.torch_runner import TorchRunner
+from amalgam_edge.stages import Student, Texts
+from amalgam_edge.supervision import Supervision, certainty
+from amalgam_edge.training import History
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a build has made by the time that it is written down.
+
+    Attributes:
+        gold: labels of the labelled texts, positions in the label space; None without such texts.
+        n_truncated: corpus texts longer than the student's input.
+    """
+
+    recipe: Recipe
+    texts: Texts
+    teachers: Sequence[Teacher]
+    labels: LabelSpace
+    scores: Sequence[TeacherScores]
+    supervision: Supervision
+    student: Student
+    history: History
+    gold: np.ndarray | None
+    n_truncated: int
+
+
+def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Export, quantize, measure and describe the student in ``folder``; returns the manifest."""
+    with progress.step("exporting to ONNX"):
+        _save_student(made, folder)
+        export_student(made.student.model, folder / MODEL_FILES["fp32"])
+    with progress.step("quantizing and measuring"):
+        measured = _quantize(made, folder, progress)
+    evaluated: dict[str, Any] = {}
+    confusion = None
+    if made.gold is not None:
+        with progress.step("evaluating on labelled texts"):
+            evaluated, confusion = _evaluate(made, made.gold, folder, list(measured["precisions"]))
+    with progress.step("writing the bundle"):
+        manifest = {**_describe(made), **measured, "evaluation": evaluated}
+        (folder / RECIPE).write_text(made.recipe.to_yaml(), "utf-8")
+        (folder / CARD).write_text(render_model_card(manifest, Path(made.recipe.output).name), "utf-8")
+        report = render_report(manifest, ReportData(made.scores, made.history, confusion))
+        (folder / REPORT).write_text(report, "utf-8")
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _save_student(made: Made, folder: Path) -> None:
+    model, tokenizer = made.student.model, made.student.tokenizer
+    model.config.architectures = [type(model).__name__]
+    model.config.name_or_path = ""
+    if made.recipe.include_torch:
+        model.save_pretrained(folder)
+    else:
+        model.config.save_pretrained(folder)
+    tokenizer.name_or_path = ""
+    tokenizer.save_pretrained(folder)
+
+
+def _open(made: Made, folder: Path, model: Path) -> TextModel:
+    tokenizer = made.student.tokenizer
+    return TextModel(
+        model, folder / TOKENIZER, max_length=tokenizer.model_max_length, pad_token_id=tokenizer.pad_token_id
+    )
+
+
+def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Quantize through the gate and measure what passed: the manifest's ``precisions`` and ``gate``."""
+    texts = [made.texts.corpus.texts[int(row)] for row in made.texts.held_out]
+    files = {name: folder / file for name, file in MODEL_FILES.items()}
+    result = gate.pass_gate(
+        files["fp32"],
+        files["int8"],
+        texts,
+        lambda model: _open(made, folder, model),
+        budget=made.recipe.max_disagreement,
+        say=progress.say,
+    )
+    exact = gate.Fidelity(agreement=1.0, mean_kl=0.0, n_texts=len(texts))
+    made_by = {"fp32": ("float", exact)}
+    if result.accepted is not None:
+        made_by["int8"] = (result.accepted.name, result.fidelity)
+    latencies = gate.measure_latency({name: _open(made, folder, files[name]) for name in made_by}, texts)
+    precisions = {
+        name: gate.Precision(MODEL_FILES[name], files[name].stat().st_size, how, fidelity, latencies[name]).as_dict()
+        for name, (how, fidelity) in made_by.items()
+    }
+    return {
+        "precisions": precisions,
+        "default_precision": "int8" if result.accepted is not None else "fp32",
+        "gate": {
+            "passed": result.accepted is not None,
+            "n_texts": len(texts),
+            "max_disagreement": made.recipe.max_disagreement,
+            "attempts": [
+                {"quantization": how.name, "disagreement": f.disagreement, "mean_kl": f.mean_kl}
+                for how, f in result.attempts
+            ],
+        },
+    }
+
+
+def _evaluate(
+    made: Made, gold: np.ndarray, folder: Path, precisions: Sequence[str]
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Teachers on the labelled texts of their own labels, the student on all; and the default's confusion matrix."""
+    assert made.texts.labelled is not None  # noqa: S101  (the caller has checked)
+    texts = list(made.texts.labelled.texts)
+    student: dict[str, Any] = {}
+    confusion = np.zeros((0, 0))
+    for precision in precisions:  # the default precision is the last one
+        predicted = _open(made, folder, folder / MODEL_FILES[precision]).run(texts)[0].argmax(axis=1)
+        confusion = evaluation.confusion_matrix(gold, predicted, len(made.labels))
+        student[precision] = {
+            "accuracy": evaluation.accuracy(gold, predicted),
+            "macro_f1": evaluation.macro_f1(confusion),
+        }
+    teachers = {
+        teacher.name: evaluate_teacher(teacher, made.labels, texts, gold, made.recipe) for teacher in made.teachers
+    }
+    return {"data": made.recipe.evaluate, "n_texts": len(texts), "student": student, "teachers": teachers}, confusion
+
+
+def evaluate_teacher(
+    teacher: Teacher, labels: LabelSpace, texts: Sequence[str], gold: np.ndarray, recipe: Recipe
+) -> dict[str, Any]:
+    """A teacher's accuracy on the texts whose gold label is one of its own; None where there are none."""
+    own = np.flatnonzero(np.isin(gold, labels.columns[teacher.name]))
+    if len(own) == 0:
+        return {"accuracy": None, "n_texts": 0}
+    logits = predict_texts(
+        TorchRunner(teacher.model, device=recipe.device),
+        teacher.tokenizer,
+        [texts[int(row)] for row in own],
+        max_length=teacher.max_length,
+        batch_size=recipe.scoring_batch_size,
+    )
+    predicted = np.array(labels.columns[teacher.name])[logits.argmax(axis=1)]
+    return {"accuracy": evaluation.accuracy(gold[own], predicted), "n_texts": len(own)}
+
+
+def _describe(made: Made) -> dict[str, Any]:
+    """The manifest's account of where the student comes from."""
+    corpus = made.texts.corpus
+    sources = made.labels.sources()
+    picked = certainty(made.scores).argmax(axis=1)
+    return {
+        "versions": environment.installed_versions(),
+        "machine": environment.describe_machine(),
+        "labels": [{"name": name, "sources": sources[name]} for name in made.labels.names],
+        "teachers": [
+            {
+                "name": teacher.name,
+                "source": teacher.source,
+                "fingerprint": teacher.fingerprint,
+                "labels": [made.labels.names[column] for column in made.labels.columns[teacher.name]],
+                "dropout_sites": len(teacher.sites),
+                "mean_uncertainty": float(scores.uncertainty.mean()),
+                "picked_share": float((picked == position).mean()),
+            }
+            for position, (teacher, scores) in enumerate(zip(made.teachers, made.scores, strict=True))
+        ],
+        "corpus": {
+            "fingerprint": corpus.fingerprint,
+            "n_texts": len(corpus),
+            "n_train": len(made.texts.train),
+            "n_blank": corpus.n_blank,
+            "n_duplicate": corpus.n_duplicate,
+            "n_truncated": made.n_truncated,
+        },
+        "recipe": made.recipe.model_dump(),
+        "recipe_fingerprint": made.recipe.fingerprint(),
+        "supervision": made.supervision.digest(),
+        "training": made.history,
+        "max_length": made.student.tokenizer.model_max_length,
+        "pad_token_id": made.student.tokenizer.pad_token_id,
+    }
