@@ -182,3 +182,12 @@ def test_a_device_of_another_kind_that_is_not_there_is_refused(random_classifier
 def test_auto_takes_what_is_there():
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here to compare the CPU with")
+def test_a_cuda_device_gives_the_logits_of_the_cpu_pass_by_pass(random_classifier, probe):
+    passes = [DROPOUT_OFF, 0, 1, 15]
+    cpu, cuda = (
+        TorchRunner(random_classifier(), device=device).run(**probe, passes=passes) for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(cuda, cpu, atol=1e-3)
