@@ -31,3 +31,5 @@ def quiet_libraries() -> None:
     transformers_logging = load_training_part("transformers.utils.logging", "reading models")
     transformers_logging.disable_progress_bar()
     load_training_part("datasets", "reading texts").disable_progress_bars()
+    # The Hub's client tells each retry of a request; when the last one fails, the error is ours to tell.
+    load_training_part("huggingface_hub.utils.logging", "reading models").set_verbosity_error()

@@ -21,6 +21,8 @@ def load_config(checkpoint: str, **options: Any) -> PretrainedConfig:
     Raises:
         AmalgamError: there is no such model.
     """
+    if not Path(checkpoint).exists() and _looks_like_a_folder(checkpoint):
+        raise AmalgamError(f"{checkpoint}: no such folder")
     try:
         return AutoConfig.from_pretrained(checkpoint, **options)
     except (OSError, ValueError, KeyError) as error:
@@ -45,6 +47,17 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
         raise AmalgamError(f"{checkpoint}: its tokenizer has no padding token; set pad_token and save it again")
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _looks_like_a_folder(checkpoint: str) -> bool:
+    """Whether a name that is not there was meant as a path rather than as ``owner/name`` or ``name`` of the Hub."""
+    path = Path(checkpoint)
+    return (
+        path.is_absolute()
+        or len(path.parts) > 2
+        or checkpoint.startswith(".")
+        or (len(path.parts) == 2 and path.parent.is_dir())
+    )
 
 
 def not_a_model(checkpoint: str, error: Exception) -> AmalgamError:

@@ -221,7 +221,8 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(mistake, inputs, bu
     cases = [
         (base, "no teacher given"),
         (["--teacher", empty_folder, *base], "not a transformers model folder"),
-        (["--teacher", tmp_path / "nowhere", *base], "neither a folder here nor"),
+        (["--teacher", tmp_path / "nowhere", *base], "no such folder"),
+        (["--teacher", "no-owner/no-model", *base], "neither a folder here nor"),
         ([*a, "--teacher", f"a={inputs.b}", *base], "two teachers are called 'a'"),
         ([*a, *base, "--text-column", "body"], "no column 'body'"),
         ([*a, *base, "--corpus", empty], "the file is empty"),

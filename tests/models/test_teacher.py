@@ -282,3 +282,15 @@ def test_each_live_dropout_is_a_site(tmp_path, make_classifier, monkeypatch, arc
     teacher.model(**tiny.padded(teacher.tokenizer, ["count the dropouts"]))
     assert [site.p for site in teacher.sites] == calls == [0.125] * len(calls)
     assert len(calls) >= 5  # attention and feed-forward of two layers, and the head
+
+
+@pytest.mark.parametrize("name", ["runs/teachr", "./teacher", "a/b/c", "/teacher"])
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(name, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the Hub was asked")
+
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
+    with pytest.raises(AmalgamError, match=f"{name}: no such folder"):
+        load_teacher("t", name)
