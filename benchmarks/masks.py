@@ -20,7 +20,7 @@ from amalgam_edge.uncertainty import normalised_entropy, softmax
 
 
 def uncertainty(teacher: Teacher, texts: list[str], *, passes: int, masks: str, seed: int) -> np.ndarray:
-    """u of each text from K passes, ``(n_texts,)``."""
+    """U of each text from K passes, ``(n_texts,)``."""
     runner = TorchRunner(teacher.model, seed=seed, passes=passes, masks=masks)
     found = np.empty(len(texts))
     for batch in batches_by_length(texts, teacher.tokenizer, max_length=teacher.max_length, batch_size=64):
