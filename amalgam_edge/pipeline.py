@@ -15,6 +15,7 @@ from amalgam_edge.exporters.bundle_writer import check_output, staged
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
+from amalgam_edge.training import check_logger
 
 
 def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     _require(recipe)
     stages.method_of(recipe)
     resolve_device(recipe.device)
+    check_logger(recipe.report_to)
     output = Path(recipe.output)
     check_output(output, overwrite=overwrite, resume=resume)
     if resume and not overwrite and (output / MANIFEST).is_file():

@@ -18,9 +18,11 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
 
 from amalgam_edge.devices import resolve_device
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.padding import pad_batch
 from amalgam_edge.progress import Advance
 from amalgam_edge.supervision import Supervision
@@ -56,6 +58,19 @@ class TrainingSettings:
     def n_updates(self, n_texts: int) -> int:
         """How many updates a run over ``n_texts`` takes."""
         return self.epochs * math.ceil(n_texts / self.batch_size)
+
+
+def check_logger(name: str) -> None:
+    """Refuse a logger that the training loop could not report to, before any work is done.
+
+    Raises:
+        AmalgamError: it is not known, or its package is not installed.
+    """
+    available = ("none", *get_available_reporting_integrations())
+    if name not in available:
+        raise AmalgamError(
+            f"--report-to {name}: not known, or its package is not installed; there are {', '.join(available)}"
+        )
 
 
 class SupervisedTexts(torch.utils.data.Dataset[dict[str, Any]]):

@@ -236,6 +236,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(mistake, inputs, bu
         ([*a, *base, "--passes", "1"], "passes"),
         ([*a, *base, "--dropout", "1.5"], "dropout"),
         ([*a, *base, "--device", "cuda:7"], "--device cuda:7"),
+        ([*a, *base, "--report-to", "nonsense"], "--report-to nonsense"),
         ([*a, *base, "--labels", tmp_path / "gone.yaml"], "no such labels file"),
         ([*a, *base, "--recipe", tmp_path / "gone.yaml"], "no such recipe"),
     ]
