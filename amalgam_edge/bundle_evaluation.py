@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from amalgam_edge.corpus import read_corpus
-from amalgam_edge.evaluation import accuracy, confusion_matrix, macro_f1
+from amalgam_edge.evaluation import measure
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 
@@ -41,10 +41,6 @@ def evaluate_bundle(
     student = {}
     for precision in precisions or bundle.precisions:
         logits = EdgeClassifier(bundle, precision=precision, threads=threads).logits(texts)
-        confusion = confusion_matrix(gold, logits.argmax(axis=1), len(bundle.labels))
-        student[precision] = {
-            "accuracy": accuracy(gold, logits.argmax(axis=1)),
-            "macro_f1": macro_f1(confusion),
-            "confusion": confusion.tolist(),
-        }
+        measured, confusion = measure(gold, logits.argmax(axis=1), len(bundle.labels))
+        student[precision] = {**measured, "confusion": confusion.tolist()}
     return {"data": data, "n_texts": len(texts), "student": student}

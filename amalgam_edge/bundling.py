@@ -137,11 +137,7 @@ def _evaluate(
     confusion = np.zeros((0, 0))
     for precision in precisions:  # the default precision is the last one
         predicted = _open(made, folder, folder / MODEL_FILES[precision]).run(texts)[0].argmax(axis=1)
-        confusion = evaluation.confusion_matrix(gold, predicted, len(made.labels))
-        student[precision] = {
-            "accuracy": evaluation.accuracy(gold, predicted),
-            "macro_f1": evaluation.macro_f1(confusion),
-        }
+        student[precision], confusion = evaluation.measure(gold, predicted, len(made.labels))
     teachers = {
         teacher.name: evaluate_teacher(teacher, made.labels, texts, gold, made.recipe) for teacher in made.teachers
     }

@@ -19,7 +19,7 @@ HUB_PREFIX = "hf://datasets/"
 TEXT, LABEL = "text", "label"
 _DIGEST_BYTES = 16
 _BATCH = 10_000
-_LEAST_TRAINED_PER_HELD_OUT = 5
+_TEXTS_PER_HELD_OUT = 5
 _STRING = datasets.Value("string")
 
 _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -71,7 +71,7 @@ class Corpus:
         Args:
             held_out: how many texts to hold out; at least one, and at most a fifth of the corpus.
         """
-        size = max(1, min(held_out, len(self) // _LEAST_TRAINED_PER_HELD_OUT))
+        size = max(1, min(held_out, len(self) // _TEXTS_PER_HELD_OUT))
         by_digest = np.lexsort(self.digests.T)
         return np.sort(by_digest[size:]), np.sort(by_digest[:size])
 

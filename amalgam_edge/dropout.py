@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal
 
@@ -62,11 +63,17 @@ def unit_hashes(seed: int, site: int, shape: Sequence[int]) -> torch.Tensor:
     return (word >> (32 - _BITS)).to(torch.int32)
 
 
+@lru_cache
+def _shifts(mc_pass: int, passes: int) -> tuple[int, ...]:
+    """How far each stride has moved a unit's hash by pass ``mc_pass``."""
+    strides = (stride for stride in range(1, passes + 1) if math.gcd(stride, passes) == 1)
+    return tuple((stride * mc_pass % passes) * _UNIT // passes for stride in strides)
+
+
 def keep_mask(hashes: torch.Tensor, p: float, mc_pass: int, passes: int) -> torch.Tensor:
     """Where units stay, in pass ``mc_pass`` of ``passes``, under systematic masks: bool of the hashes' shape."""
-    strides = [stride for stride in range(1, passes + 1) if math.gcd(stride, passes) == 1]
-    shifts = [(stride * mc_pass % passes) * _UNIT // passes for stride in strides]
-    shift = torch.tensor(shifts, dtype=torch.int32, device=hashes.device)[(hashes & _STRIDE_BITS) % len(strides)]
+    shifts = _shifts(mc_pass, passes)
+    shift = torch.tensor(shifts, dtype=torch.int32, device=hashes.device)[(hashes & _STRIDE_BITS) % len(shifts)]
     return ((hashes + shift) & (_UNIT - 1)) >= round(p * _UNIT)
 
 

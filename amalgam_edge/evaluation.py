@@ -25,6 +25,12 @@ def macro_f1(confusion: np.ndarray) -> float:
     return float((2 * hits[occurring] / totals[occurring]).mean())
 
 
+def measure(gold: np.ndarray, predicted: np.ndarray, n_labels: int) -> tuple[dict[str, float], np.ndarray]:
+    """Accuracy and macro-F1, and the confusion matrix ``(n_labels, n_labels)`` that they come with."""
+    confusion = confusion_matrix(gold, predicted, n_labels)
+    return {"accuracy": accuracy(gold, predicted), "macro_f1": macro_f1(confusion)}, confusion
+
+
 def agreement(reference: np.ndarray, other: np.ndarray) -> float:
     """Share of texts on which two sets of logits ``(n_texts, n_labels)`` name the same class; NaN names none."""
     same = reference.argmax(axis=-1) == other.argmax(axis=-1)

@@ -92,7 +92,7 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     """Accuracy over the union of students of the same shape under other supervision, all else equal."""
     texts = stages.read_texts(recipe)
     assert texts.labelled is not None
-    teachers, labels, _ = stages.load_models(recipe)
+    teachers, labels, untrained = stages.load_models(recipe)
     scores = stages.score(recipe, teachers, texts.corpus, progress)  # read back: they were scored by the build
     vanilla = recipe.model_copy(update={"method": "vanilla-kd"})
     method, settings = stages.method_of(vanilla)
@@ -103,7 +103,7 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     }
     gold = labels.encode(texts.labelled.labels)
     accuracies = {}
-    tokenized = stages.tokenize(texts.corpus, stages.new_student(recipe, teachers, labels).tokenizer)
+    tokenized = stages.tokenize(texts.corpus, untrained.tokenizer)
     training = stages.training_settings(recipe)
     for name, (target, loss) in supervised.items():
         student = stages.new_student(recipe, teachers, labels)

@@ -8,6 +8,14 @@ from types import ModuleType
 
 from amalgam_edge.errors import MissingExtraError
 
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",  # it tells each retry; when the last one fails, the error is ours to tell
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+
 
 def load_training_part(module: str, feature: str) -> ModuleType:
     """Import a module of the library that needs the ``train`` extra.
@@ -24,12 +32,9 @@ def load_training_part(module: str, feature: str) -> ModuleType:
 
 
 def quiet_libraries() -> None:
-    """Switch off the bars and reports of libraries; the command line shows its own progress."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    transformers_logging = load_training_part("transformers.utils.logging", "reading models")
-    transformers_logging.disable_progress_bar()
-    load_training_part("datasets", "reading texts").disable_progress_bars()
-    # The Hub's client tells each retry of a request; when the last one fails, the error is ours to tell.
-    load_training_part("huggingface_hub.utils.logging", "reading models").set_verbosity_error()
+    """Switch off the bars and remarks of libraries; the command line shows its own progress.
+
+    They read these variables when they are imported, so nothing need be imported here.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)

@@ -26,11 +26,13 @@ def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
         raise AmalgamError(f"{output}: the current folder cannot be replaced; name another for --output")
     if output.exists() and not output.is_dir():
         raise AmalgamError(f"{output}: a file stands there; name a folder for --output")
-    if output.is_dir() and any(output.iterdir()) and not (overwrite or resume):
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not (overwrite or resume):
         raise AmalgamError(
             f"{output}: not empty; --overwrite replaces it, --resume goes on with a build that was cut off"
         )
-    if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file():
+    if not (output / MANIFEST).is_file():
         raise AmalgamError(f"{output}: holds something that is no bundle and will not be replaced; name another folder")
 
 

@@ -64,8 +64,7 @@ def not_a_model(checkpoint: str, error: Exception) -> AmalgamError:
     """The error for a checkpoint that cannot be read."""
     path = Path(checkpoint)
     if path.is_dir():
-        missing = next((name for name in ("config.json",) if not (path / name).exists()), None)
-        reason = f"it has no {missing}" if missing else first_line(error)
+        reason = first_line(error) if (path / "config.json").exists() else "it has no config.json"
         return AmalgamError(f"{checkpoint}: not a transformers model folder ({reason})")
     return AmalgamError(f"{checkpoint}: neither a folder here nor a model that can be had from the Hub")
 
