@@ -100,7 +100,7 @@ def test_a_folder_of_mixed_formats_is_read_whole(write, tmp_path):
     parts = {suffix: [f"{suffix} {k}" for k in range(3)] for suffix in WRITERS}
     for suffix, texts in parts.items():
         write(f"folder/deep/part{suffix}", WRITERS[suffix](texts))
-    write("folder/more.txt.gz", gzip.compress(as_txt(["packed"])))
+    write("folder/more.txt.gz", gzip.compress(as_txt(["packed"]), mtime=0))
     write("folder/README.md", b"not a corpus")
     corpus = read_corpus(str(tmp_path / "folder"))
     assert sorted(corpus.texts) == sorted([*(t for texts in parts.values() for t in texts), "packed"])
@@ -215,7 +215,7 @@ def test_an_empty_file_is_refused(write):
         ("c.csv", b"text\n"),
         ("c.jsonl", b'{"text": ""}\n'),
         ("c.jsonl", b"\n"),
-        ("c.txt.gz", gzip.compress(b"")),
+        ("c.txt.gz", gzip.compress(b"", mtime=0)),
         ("c.parquet", as_parquet(pa.array([], pa.string()))),
     ],
 )
@@ -258,7 +258,7 @@ def test_text_that_is_not_utf8_is_refused(write, name):
         ("c.csv", b"text,b\n1,2\n1,2,3,4\n"),
         ("c.parquet", b"PAR1 but no table"),
         ("c.txt.gz", b"no gzip at all"),
-        ("c.txt.gz", gzip.compress(b"words words words\n" * 99)[:40]),
+        ("c.txt.gz", gzip.compress(b"words words words\n" * 99, mtime=0)[:40]),
     ],
 )
 def test_damaged_files_are_refused_in_one_line(write, name, content):
