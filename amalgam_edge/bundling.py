@@ -13,7 +13,7 @@ from amalgam_edge import environment, evaluation
 from amalgam_edge.exporters import gate
 from amalgam_edge.exporters.bundle_writer import write_manifest
 from amalgam_edge.exporters.model_card import render_model_card
-from amalgam_edge.exporters.onnx_export import export_student
+from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Progress
@@ -152,11 +152,11 @@ def evaluate_teacher(
     if len(own) == 0:
         return {"accuracy": None, "n_texts": 0}
     logits = predict_texts(
-        TorchRunner(teacher.model, device=recipe.device),
+        TorchRunner(teacher.model, teacher.sites, device=recipe.device),
         teacher.tokenizer,
         [texts[int(row)] for row in own],
         max_length=teacher.max_length,
-        batch_size=recipe.scoring_batch_size,
+        batch_tokens=recipe.batch_tokens,
     )
     predicted = np.array(labels.columns[teacher.name])[logits.argmax(axis=1)]
     return {"accuracy": evaluation.accuracy(gold[own], predicted), "n_texts": len(own)}

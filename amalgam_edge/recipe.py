@@ -16,7 +16,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
-_NOT_OF_THE_RESULT = frozenset({"output", "work", "device", "report_to"})
+_NOT_OF_THE_RESULT = frozenset({"output", "work", "device", "backend", "threads", "batch_tokens", "report_to"})
 
 
 class Recipe(BaseModel):
@@ -30,9 +30,10 @@ class Recipe(BaseModel):
     split: str = Field(default="train", description="Split of a Hub data set.")
     labels: str | None = Field(default=None, description="YAML file that renames and merges labels per teacher.")
 
-    passes: Annotated[int, Field(ge=2)] = Field(
-        default=16, description="Dropout passes of each teacher over each text."
+    passes: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
+        default=10, description="Dropout passes of each teacher over each text, or auto: as many as the choice takes."
     )
+    max_passes: Annotated[int, Field(ge=2)] = Field(default=30, description="The most passes that auto spends.")
     masks: Literal["systematic", "independent"] = Field(
         default="systematic", description="Dropout masks: balanced over the passes, or drawn anew for each."
     )
@@ -40,7 +41,14 @@ class Recipe(BaseModel):
         default=None, description="Dropout probability for teachers that have none."
     )
     max_length: Annotated[int, Field(ge=4)] = Field(default=128, description="Longest text in tokens.")
-    scoring_batch_size: Count = Field(default=64, description="Texts that a teacher scores at once.")
+    backend: Literal["auto", "onnxruntime", "torch"] = Field(
+        default="auto", description="What runs teachers; auto: onnxruntime where it is installed and has the device."
+    )
+    precision: Literal["fp32", "fp16"] = Field(default="fp32", description="Of the teachers; fp16 needs a GPU.")
+    threads: Count | None = Field(
+        default=None, description="Threads that teachers compute with.  [default: one a core]"
+    )
+    batch_tokens: Count = Field(default=4096, description="Tokens that a teacher reads at once, padding included.")
 
     method: str = Field(default="muka-soft", description="How teachers become supervision.")
     reweight: bool = Field(default=True, description="Weight each text by the margin between its two surest teachers.")
@@ -54,7 +62,7 @@ class Recipe(BaseModel):
     learning_rate: Positive = Field(default=1e-4, description="Peak learning rate; 2e-5 suits students of 12 layers.")
     warmup_ratio: Share = Field(default=0.1, description="Share of the updates spent warming up.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.01, description="Weight decay of AdamW.")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="Seed of masks, head and shuffling.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Seed of masks, head and shuffling.")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     report_to: str = Field(default="none", description="Logger of the training loop (tensorboard, wandb, …).")
 

@@ -34,25 +34,29 @@ class TeacherScores:
     passes: np.ndarray
 
     @classmethod
-    def from_logits(cls, teacher: str, logits: np.ndarray, pass_logits: np.ndarray) -> TeacherScores:
+    def from_logits(
+        cls, teacher: str, logits: np.ndarray, pass_logits: np.ndarray, passes: np.ndarray | None = None
+    ) -> TeacherScores:
         """Summarise one run with dropout off and several with dropout on.
 
         Args:
             teacher: the teacher's name.
             logits: ``(n_texts, n_classes)``, dropout off.
             pass_logits: ``(n_passes, n_texts, n_classes)``, dropout on.
+            passes: how many of the passes, from the first, each text was run through, ``(n_texts,)``; by default all.
         """
-        pass_probabilities = uncertainty.softmax(pass_logits.astype(np.float64))
-        mean_probabilities = pass_probabilities.mean(axis=0)
+        if passes is None:
+            passes = np.full(len(logits), len(pass_logits))
+        mean_probabilities, information = uncertainty.summarise_passes(pass_logits, passes)
         return cls(
             teacher=teacher,
             logits=logits.astype(np.float32),
             probabilities=uncertainty.softmax(logits.astype(np.float64)).astype(np.float32),
             mean_probabilities=mean_probabilities.astype(np.float32),
             predictive_entropy=uncertainty.entropy(mean_probabilities).astype(np.float32),
-            mutual_information=uncertainty.mutual_information(pass_probabilities).astype(np.float32),
+            mutual_information=information.astype(np.float32),
             energy=uncertainty.energy(logits.astype(np.float64)).astype(np.float32),
-            passes=np.full(len(logits), len(pass_logits), dtype=np.int32),
+            passes=passes.astype(np.int32),
         )
 
     def __len__(self) -> int:
@@ -74,6 +78,25 @@ class TeacherScores:
             parts[0].teacher,
             **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS},
         )
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What one teacher's scores of a corpus come to.
+
+    Attributes:
+        teacher: its name.
+        n_texts: how many it scored.
+        mean_passes: dropout passes a text.
+        mean_uncertainty: of u, in [0, 1].
+        picked_share: of texts on which it is the most certain teacher.
+    """
+
+    teacher: str
+    n_texts: int
+    mean_passes: float
+    mean_uncertainty: float
+    picked_share: float
 
 
 ARRAYS = tuple(field.name for field in fields(TeacherScores) if field.name != "teacher")

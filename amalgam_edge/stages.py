@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from amalgam_edge.backends import resolve_backend
 from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
@@ -20,8 +21,8 @@ from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.objectives import METHODS, Method, MethodSettings
 from amalgam_edge.progress import Advance, Progress
 from amalgam_edge.recipe import Recipe, read_renames
-from amalgam_edge.scores import TeacherScores
-from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_store
+from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_key
+from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.supervision import Supervision
 from amalgam_edge.training import History, LossFunction, SupervisedTexts, TrainingSettings, fit
 
@@ -107,22 +108,52 @@ def new_student(recipe: Recipe, teachers: Sequence[Teacher], labels: LabelSpace)
     )
 
 
-def score(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus, progress: Progress) -> list[TeacherScores]:
-    """Score the corpus with each teacher, or read what was scored before under the same settings."""
-    settings = ScoringSettings(
+def scoring_settings(recipe: Recipe) -> ScoringSettings:
+    """The recipe's settings of scoring."""
+    return ScoringSettings(
         passes=recipe.passes,
+        max_passes=recipe.max_passes,
         seed=recipe.seed,
         masks=recipe.masks,
         dropout=recipe.dropout,
-        batch_size=recipe.scoring_batch_size,
-        device=recipe.device,
+        precision=recipe.precision,
+        batch_tokens=recipe.batch_tokens,
     )
-    scores = []
-    for teacher in teachers:
-        store = score_store(recipe.work_folder / "scores", teacher, corpus, settings)
-        with progress.step(f"scoring with {teacher.name}, {recipe.passes} passes", len(corpus), "texts") as advance:
-            scores.append(score_corpus(teacher, corpus, settings, store, advance))
-    return scores
+
+
+def n_scoring_steps(recipe: Recipe) -> int:
+    """How many steps :func:`score` shows: one a teacher, or one for all where they share a budget."""
+    return 1 if recipe.passes == "auto" else len(recipe.teachers)
+
+
+def score(
+    recipe: Recipe, teachers: Sequence[Teacher], stores: Sequence[ScoreStore], corpus: Corpus, progress: Progress
+) -> None:
+    """Score the corpus with each teacher, as far as the stores lack it."""
+    settings = scoring_settings(recipe)
+    backend = resolve_backend(recipe.backend, recipe.device, recipe.threads)
+    together = len(teachers) // n_scoring_steps(recipe)
+    for first in range(0, len(teachers), together):
+        group, their_stores = teachers[first : first + together], stores[first : first + together]
+        names = " and ".join(teacher.name for teacher in group)
+        title = f"scoring with {names}, {settings.passes} passes, {backend}"
+        with progress.step(title, len(corpus) * together, "texts") as advance:
+            score_corpus(
+                group, their_stores, corpus, settings, lambda teacher: backend.open(teacher, settings), advance
+            )
+
+
+def cached_stores(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus) -> list[ScoreStore]:
+    """Stores in the work folder, named by all that their scores depend on, for later builds to find."""
+    keys = [score_key(teacher, teachers, corpus, scoring_settings(recipe)) for teacher in teachers]
+    root = recipe.work_folder / "scores"
+    return [ScoreStore(root / f"{key.teacher}-{key.fingerprint[:12]}", key) for key in keys]
+
+
+def named_stores(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus) -> list[ScoreStore]:
+    """Stores in the output folder, named by their teachers, for people to find."""
+    keys = [score_key(teacher, teachers, corpus, scoring_settings(recipe)) for teacher in teachers]
+    return [ScoreStore(Path(recipe.output) / key.teacher, key) for key in keys]
 
 
 def method_of(recipe: Recipe) -> tuple[Method, MethodSettings]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from amalgam_edge.scores import ScoreSummary
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,29 @@ def teacher_table(manifest: dict[str, Any]) -> Table:
                 _share(manifest["evaluation"].get("teachers", {}).get(teacher["name"], {}).get("accuracy")),
             )
             for teacher in manifest["teachers"]
+        ),
+    )
+
+
+def score_table(summaries: Sequence[ScoreSummary]) -> Table:
+    """What each teacher's scores come to."""
+    return Table(
+        (
+            Column("teacher", numeric=False),
+            Column("texts"),
+            Column("passes a text"),
+            Column("mean u"),
+            Column("picked"),
+        ),
+        tuple(
+            (
+                row.teacher,
+                str(row.n_texts),
+                f"{row.mean_passes:.1f}",
+                f"{row.mean_uncertainty:.3f}",
+                f"{row.picked_share:.1%}",
+            )
+            for row in summaries
         ),
     )
 

@@ -33,17 +33,22 @@ def normalised_entropy(probabilities: np.ndarray) -> np.ndarray:
     return np.clip(entropy(probabilities) / np.log(probabilities.shape[-1]), 0.0, 1.0)
 
 
-def mutual_information(pass_probabilities: np.ndarray) -> np.ndarray:
-    """What mask and prediction share, in nats: H(mean p) − mean H(p) (BALD, arXiv 1112.5745).
+def summarise_passes(pass_logits: np.ndarray, passes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean prediction over a text's passes, and what mask and prediction share.
 
     Args:
-        pass_probabilities: ``(n_passes, n_texts, n_classes)``.
+        pass_logits: ``(n_passes, n_texts, n_classes)``.
+        passes: how many of them, from the first, count for each text, ``(n_texts,)``; at least one.
 
     Returns:
-        ``(n_texts,)``, never below zero.
+        Mean probabilities ``(n_texts, n_classes)``, and in nats the mutual information H(mean p) − mean H(p) (BALD,
+        arXiv 1112.5745), ``(n_texts,)``, never below zero.
     """
-    shared = entropy(pass_probabilities.mean(axis=0)) - entropy(pass_probabilities).mean(axis=0)
-    return np.maximum(shared, 0.0)
+    counts = np.arange(len(pass_logits))[:, None] < passes
+    probabilities = softmax(np.where(counts[..., None], pass_logits, 0.0).astype(np.float64))
+    mean = (probabilities * counts[..., None]).sum(axis=0) / passes[:, None]
+    mean_entropy = (entropy(probabilities) * counts).sum(axis=0) / passes
+    return mean, np.maximum(entropy(mean) - mean_entropy, 0.0)
 
 
 def energy(logits: np.ndarray) -> np.ndarray:

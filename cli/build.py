@@ -20,7 +20,7 @@ EXIT_GATE = 3
 
 @click.command("build", context_settings={"max_content_width": 110})
 @click.option("--recipe", "recipe_file", metavar="FILE", help="YAML recipe; options given beside it win over it.")
-@recipe_options
+@recipe_options()
 @click.option("--overwrite", is_flag=True, help="Replace the bundle that stands in the output folder.")
 @click.option("--resume", is_flag=True, help="Go on with a build that was cut off.")
 def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: Any) -> None:

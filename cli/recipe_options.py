@@ -7,31 +7,54 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
+from pydantic.fields import FieldInfo
 
 from amalgam_edge.recipe import Recipe
 
 _OPTION_NAMES = {"teachers": "--teacher"}
 
 
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each field of the Recipe to a command."""
-    for name, field in reversed(Recipe.model_fields.items()):
-        kind = _plain(field.annotation)
-        flag = _OPTION_NAMES.get(name, f"--{name.replace('_', '-')}")
-        summary = field.description or ""
-        if field.default not in (None, "", []) and "[default" not in summary:
-            summary += f"  [default: {_shown(field.default)}]"
-        options: dict[str, Any] = {"default": None, "help": summary}
-        if get_origin(kind) is list:
-            options |= {"multiple": True, "metavar": "PATH"}
-        elif kind is bool:
-            flag = f"{flag}/--no-{flag.removeprefix('--')}"
-        elif get_origin(kind) is Literal:
-            options["type"] = click.Choice(get_args(kind))
-        else:
-            options["type"] = kind
-        command = click.option(flag, name, **options)(command)
-    return command
+def recipe_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add an option for each field of the Recipe, or for those named, to a command."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names or tuple(Recipe.model_fields)):
+            command = _option(name, Recipe.model_fields[name])(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    kind = _plain(field.annotation)
+    flag = _OPTION_NAMES.get(name, f"--{name.replace('_', '-')}")
+    summary = field.description or ""
+    if field.default not in (None, "", []) and "[default" not in summary:
+        summary += f"  [default: {_shown(field.default)}]"
+    options: dict[str, Any] = {"default": None, "help": summary}
+    if get_origin(kind) is list:
+        options |= {"multiple": True, "metavar": "PATH"}
+    elif kind is bool:
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"
+    elif get_origin(kind) is Literal:
+        options["type"] = click.Choice(get_args(kind))
+    elif get_origin(kind) is Union:
+        options |= {"type": _NumberOr(*get_args(kind))}
+    else:
+        options["type"] = kind
+    return click.option(flag, name, **options)
+
+
+class _NumberOr(click.ParamType):
+    """A number, or one of a few words."""
+
+    def __init__(self, number: Any, words: Any) -> None:
+        self._words = get_args(words)
+        self.name = "|".join(["number", *self._words])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the value."""
+        return value if value in self._words else click.INT.convert(value, param, ctx)
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +71,8 @@ def _plain(annotation: Any) -> Any:
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return _plain(next(part for part in get_args(annotation) if part is not type(None)))
+        parts = [_plain(part) for part in get_args(annotation) if part is not type(None)]
+        return Union[tuple(parts)]  # noqa: UP007  (of one part it is that part)
     return annotation
 
 

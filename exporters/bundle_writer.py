@@ -16,8 +16,13 @@ from amalgam_edge.fingerprints import of_file
 from amalgam_edge.runtime.bundle import FORMAT_VERSION, MANIFEST
 
 
-def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
+def check_output(output: Path, *, overwrite: bool, resume: bool | None = None) -> None:
     """Refuse an output folder that holds something, unless told that it may be replaced.
+
+    Args:
+        output: the folder.
+        overwrite: it may be replaced.
+        resume: it may be gone on with; None where that cannot be asked for.
 
     Raises:
         AmalgamError: the folder is not empty, or no folder.
@@ -29,9 +34,8 @@ def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not (overwrite or resume):
-        raise AmalgamError(
-            f"{output}: not empty; --overwrite replaces it, --resume goes on with a build that was cut off"
-        )
+        going_on = "" if resume is None else ", --resume goes on with a build that was cut off"
+        raise AmalgamError(f"{output}: not empty; --overwrite replaces it{going_on}")
     if not (output / MANIFEST).is_file():
         raise AmalgamError(f"{output}: holds something that is no bundle and will not be replaced; name another folder")
 

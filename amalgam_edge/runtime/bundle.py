@@ -13,6 +13,7 @@ from amalgam_edge.fingerprints import of_file
 
 MANIFEST = "amalgam.json"
 FORMAT_VERSION = 1
+TEACHER_KIND = "teacher"
 _ENTRIES = ("labels", "precisions", "default_precision", "files", "max_length", "pad_token_id")
 TOKENIZER, RECIPE, REPORT, CARD = "tokenizer.json", "recipe.yaml", "report.html", "README.md"
 MODEL_FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
@@ -48,6 +49,8 @@ class Bundle:
             raise AmalgamError(f"{path}: a damaged manifest; copy the bundle again") from error
         if version > FORMAT_VERSION:
             raise AmalgamError(f"{path}: of format {version}, newer than this version of amalgam-edge can read")
+        if manifest.get("kind") == TEACHER_KIND:
+            raise AmalgamError(f"{folder}: an exported teacher, no bundle; build one with amalgam-edge build")
         missing = next((name for name in _ENTRIES if manifest.get(name) is None), None)
         if missing is not None:
             raise AmalgamError(f"{path}: a damaged manifest, it lacks {missing}; copy the bundle again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from amalgam_edge.errors import AmalgamError, MissingExtraError, first_line
 
@@ -11,23 +12,50 @@ try:
 except ImportError as error:
     raise MissingExtraError("running a model", "cpu", error) from error
 
+CUDA = "CUDAExecutionProvider"
 
-def open_session(model: str | Path | bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Load an ONNX model on the CPU.
+
+def open_session(
+    model: str | Path | bytes, threads: int | None = None, device: str = "cpu"
+) -> onnxruntime.InferenceSession:
+    """Load an ONNX model.
 
     Args:
         model: its path, or its content.
-        threads: to compute with; by default one a core.
+        threads: to compute with on the CPU; by default one a core.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        AmalgamError: the file is no ONNX model that this runtime can load.
+        AmalgamError: the file is no ONNX model that this runtime can load, or the device is not there; never silently
+            another.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
     content = model if isinstance(model, bytes) else str(model)
+    providers = _providers(device)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # onnxruntime raises a class of its own for each status, with no common base
         name = "model" if isinstance(model, bytes) else str(model)
         raise AmalgamError(f"{name}: onnxruntime cannot load it ({first_line(error)})") from error
+    if device != "cpu" and CUDA not in session.get_providers():
+        raise AmalgamError(f"--device {device}: onnxruntime found no usable CUDA here; use --device cpu")
+    return session
+
+
+def cuda_device_id(device: str) -> int:
+    """The number in ``cuda:N``; 0 for ``cuda``."""
+    return int(device.partition(":")[2] or 0)
+
+
+def _providers(device: str) -> list[Any]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if not device.startswith("cuda"):
+        raise AmalgamError(f"--device {device}: onnxruntime runs on cpu, cuda or cuda:N here")
+    if CUDA not in onnxruntime.get_available_providers():
+        raise AmalgamError(
+            f"--device {device}: this onnxruntime has no CUDA provider; install amalgam-edge[gpu], or use --device cpu"
+        )
+    return [(CUDA, {"device_id": cuda_device_id(device)}), "CPUExecutionProvider"]

@@ -26,13 +26,26 @@ class Batch:
     attention_mask: np.ndarray
 
 
+def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+    """Token ids of each text, cut to ``max_length``."""
+    return tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+
+
 def batches_by_length(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int, batch_size: int
+    encoded: Sequence[Sequence[int]], *, pad_token_id: int, batch_tokens: int, rows: np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """Tokenize texts and yield them in batches, longest first (so memory is at its highest at once)."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    order = np.argsort([-len(ids) for ids in encoded], kind="stable")
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        input_ids, attention_mask = pad_batch([encoded[row] for row in rows], tokenizer.pad_token_id)
-        yield Batch(rows, input_ids, attention_mask)
+    """Yield texts in batches of like lengths, longest first (so memory is at its highest at once).
+
+    Args:
+        encoded: token ids of each text.
+        pad_token_id: fills texts up on the right.
+        batch_tokens: the most tokens a batch may have, padding included; a longer text runs alone.
+        rows: the texts to run; all of them by default.
+    """
+    rows = np.arange(len(encoded)) if rows is None else rows
+    rows = rows[np.argsort([-len(encoded[row]) for row in rows], kind="stable")]
+    while len(rows):
+        fitting = max(1, batch_tokens // max(1, len(encoded[rows[0]])))
+        input_ids, attention_mask = pad_batch([encoded[row] for row in rows[:fitting]], pad_token_id)
+        yield Batch(rows[:fitting], input_ids, attention_mask)
+        rows = rows[fitting:]

@@ -1,25 +1,30 @@
-"""Scoring a corpus with one teacher."""
+"""Scoring a corpus with its teachers: a fixed number of passes each, or as many as the choice between them takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from amalgam_edge.corpus import Corpus
-from amalgam_edge.dropout import Masks
+from amalgam_edge.masks import DROPOUT_OFF, Masks
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
 from amalgam_edge.scores import TeacherScores
-from amalgam_edge.scoring.batches import batches_by_length
-from amalgam_edge.scoring.runner import DROPOUT_OFF, TeacherRunner, prove_dropout_alive
+from amalgam_edge.scoring.batches import batches_by_length, encode
+from amalgam_edge.scoring.budget import FIRST_PASSES, next_passes
+from amalgam_edge.scoring.runner import TeacherRunner, prove_dropout_alive
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
-from amalgam_edge.scoring.torch_runner import TorchRunner
+
+Passes = int | Literal["auto"]
+Precision = Literal["fp32", "fp16"]
+OpenRunner = Callable[[Teacher], TeacherRunner]
 
 _PROBE_TEXTS = 4
+_ROUND = 10
 
 
 @dataclass(frozen=True)
@@ -27,90 +32,168 @@ class ScoringSettings:
     """What a text's score depends on besides the teacher and the text, and how the work is cut.
 
     Attributes:
-        passes: K.
+        passes: of each text; ``auto`` spends them where the choice between teachers is open, up to ``max_passes``.
+        max_passes: the cap of ``auto``.
         seed: of the masks.
         masks: ``systematic`` or ``independent``.
         dropout: the probability put where a teacher has zero; None for none.
-        batch_size: texts that run together; scores do not depend on it.
-        device: to run on; scores do not depend on it.
+        precision: ``fp32``, or ``fp16`` on a GPU.
+        batch_tokens: tokens that run together; scores do not depend on it.
     """
 
-    passes: int = 16
+    passes: Passes = 10
+    max_passes: int = 30
     seed: int = 0
     masks: Masks = "systematic"
     dropout: float | None = None
-    batch_size: int = 64
-    device: str = "auto"
+    precision: Precision = "fp32"
+    batch_tokens: int = 4096
+
+    @property
+    def most_passes(self) -> int:
+        """More than which no text gets."""
+        return self.max_passes if self.passes == "auto" else self.passes
+
+    @property
+    def balanced_over(self) -> int:
+        """The passes of a round, over which systematic masks are balanced: about 1 / p for the usual p of 0.1."""
+        return min(self.most_passes, _ROUND)
 
 
-def score_store(root: Path, teacher: Teacher, corpus: Corpus, settings: ScoringSettings) -> ScoreStore:
-    """Where the scores of a teacher over a corpus are, or will be."""
-    key = ScoreKey(
+def score_key(teacher: Teacher, teachers: Sequence[Teacher], corpus: Corpus, settings: ScoringSettings) -> ScoreKey:
+    """What the scores of a teacher depend on: with an adaptive budget, on the other teachers too."""
+    budget: dict[str, object] = {"passes": settings.passes}
+    if settings.passes == "auto":
+        budget |= {"max_passes": settings.max_passes, "teachers": [other.fingerprint for other in teachers]}
+    return ScoreKey(
         teacher=teacher.name,
         teacher_fingerprint=teacher.fingerprint,
         corpus_fingerprint=corpus.fingerprint,
         n_texts=len(corpus),
         settings={
-            "passes": settings.passes,
+            **budget,
             "seed": settings.seed,
             "masks": settings.masks,
             "dropout": settings.dropout,
+            "precision": settings.precision,
             "max_length": teacher.max_length,
         },
     )
-    return ScoreStore(root, key)
 
 
 def score_corpus(
-    teacher: Teacher, corpus: Corpus, settings: ScoringSettings, store: ScoreStore, advance: Advance
-) -> TeacherScores:
-    """Score what the store lacks, shard by shard, and return all of it.
+    teachers: Sequence[Teacher],
+    stores: Sequence[ScoreStore],
+    corpus: Corpus,
+    settings: ScoringSettings,
+    open_runner: OpenRunner,
+    advance: Advance,
+) -> None:
+    """Score what the stores lack, shard by shard; with an adaptive budget the teachers must be given together.
 
     Raises:
-        AmalgamError: the teacher's dropout is dead, or the store is another run's.
+        AmalgamError: a teacher's dropout is dead, or a store is another run's or cannot be written to.
     """
-    store.open()
-    missing = store.missing()
-    advance(len(corpus) - sum(len(store.rows(shard)) for shard in missing))
-    if missing:
-        runner = TorchRunner(
-            teacher.model, seed=settings.seed, passes=settings.passes, masks=settings.masks, device=settings.device
-        )
+    for store in stores:
+        store.open()
+    missing = sorted({shard for store in stores for shard in store.missing()})
+    advance(len(teachers) * (len(corpus) - sum(len(stores[0].rows(shard)) for shard in missing)))
+    if not missing:
+        return
+    runners = [open_runner(teacher) for teacher in teachers]
+    for teacher, runner in zip(teachers, runners, strict=True):
         _probe(teacher, runner, corpus.texts[:_PROBE_TEXTS])
-        for shard in missing:
-            rows = store.rows(shard)
-            texts = corpus.texts[rows.start : rows.stop]
-            store.write(shard, score_texts(teacher, runner, texts, settings, advance))
-    return store.read()
+    for shard in missing:
+        rows = stores[0].rows(shard)
+        texts = corpus.texts[rows.start : rows.stop]
+        scored = score_texts(teachers, runners, texts, settings, advance)
+        for store, scores in zip(stores, scored, strict=True):
+            store.write(shard, scores)
 
 
 def score_texts(
-    teacher: Teacher, runner: TeacherRunner, texts: Sequence[str], settings: ScoringSettings, advance: Advance
-) -> TeacherScores:
-    """Score some texts, in batches by length; rows come back in the order of ``texts``."""
-    logits = np.empty((len(texts), runner.n_classes), dtype=np.float32)
-    pass_logits = np.empty((settings.passes, len(texts), runner.n_classes), dtype=np.float32)
-    passes = [DROPOUT_OFF, *range(settings.passes)]
-    for batch in batches_by_length(
-        texts, teacher.tokenizer, max_length=teacher.max_length, batch_size=settings.batch_size
-    ):
-        answered = runner.run(batch.input_ids, batch.attention_mask, passes)
-        logits[batch.rows] = answered[0]
-        pass_logits[:, batch.rows] = answered[1:]
-        advance(len(batch.rows))
-    return TeacherScores.from_logits(teacher.name, logits, pass_logits)
+    teachers: Sequence[Teacher],
+    runners: Sequence[TeacherRunner],
+    texts: Sequence[str],
+    settings: ScoringSettings,
+    advance: Advance,
+) -> list[TeacherScores]:
+    """Score some texts with each teacher; rows come back in the order of ``texts``.
+
+    ``advance`` is told of each text once for each teacher.
+    """
+    sheets = [
+        _Sheet(teacher, runner, texts, settings, advance) for teacher, runner in zip(teachers, runners, strict=True)
+    ]
+    first = FIRST_PASSES if settings.passes == "auto" else settings.passes
+    wanted = np.full((len(sheets), len(texts)), min(first, settings.most_passes))
+    while any((sheet.passes < counts).any() for sheet, counts in zip(sheets, wanted, strict=True)):
+        for sheet, counts in zip(sheets, wanted, strict=True):
+            sheet.run_to(counts)
+        if settings.passes == "auto":
+            wanted = next_passes([sheet.pass_logits for sheet in sheets], wanted, settings.max_passes)
+    return [sheet.scores() for sheet in sheets]
+
+
+class _Sheet:
+    """One teacher's answers to some texts, filled in pass by pass."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        runner: TeacherRunner,
+        texts: Sequence[str],
+        settings: ScoringSettings,
+        advance: Advance,
+    ) -> None:
+        self._teacher = teacher
+        self._runner = runner
+        self._encoded = encode(texts, teacher.tokenizer, teacher.max_length)
+        self._batch_tokens = settings.batch_tokens
+        self._advance = advance
+        self.passes = np.zeros(len(texts), dtype=np.int64)
+        self._logits = np.zeros((len(texts), runner.n_classes), dtype=np.float32)
+        self.pass_logits = np.zeros((settings.most_passes, *self._logits.shape), dtype=np.float32)
+
+    def run_to(self, counts: np.ndarray) -> None:
+        """Run each text through the passes that it lacks up to ``counts``, ``(n_texts,)``."""
+        work = np.stack([self.passes, counts])
+        for had, wanted in np.unique(work[:, counts > self.passes], axis=1).T:
+            self._run(np.flatnonzero((work == [[had], [wanted]]).all(axis=0)), int(had), int(wanted))
+        self.passes = np.maximum(self.passes, counts)
+
+    def scores(self) -> TeacherScores:
+        """What the passes so far come to."""
+        return TeacherScores.from_logits(self._teacher.name, self._logits, self.pass_logits, self.passes)
+
+    def _run(self, rows: np.ndarray, first: int, end: int) -> None:
+        numbers = [*range(first, end), *([DROPOUT_OFF] if first == 0 else [])]
+        pad = self._teacher.tokenizer.pad_token_id
+        for batch in batches_by_length(self._encoded, pad_token_id=pad, batch_tokens=self._batch_tokens, rows=rows):
+            answered = self._runner.run(batch.input_ids, batch.attention_mask, numbers)
+            self.pass_logits[first:end, batch.rows] = answered[: end - first]
+            if first == 0:
+                self._logits[batch.rows] = answered[-1]
+                self._advance(len(batch.rows))
 
 
 def predict_texts(
-    runner: TeacherRunner, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int, batch_size: int
+    runner: TeacherRunner,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_tokens: int = ScoringSettings.batch_tokens,
 ) -> np.ndarray:
     """Logits with dropout off, ``(n_texts, n_classes)``, in the order of ``texts``."""
     logits = np.empty((len(texts), runner.n_classes), dtype=np.float32)
-    for batch in batches_by_length(texts, tokenizer, max_length=max_length, batch_size=batch_size):
+    encoded = encode(texts, tokenizer, max_length)
+    for batch in batches_by_length(encoded, pad_token_id=tokenizer.pad_token_id, batch_tokens=batch_tokens):
         logits[batch.rows] = runner.run(batch.input_ids, batch.attention_mask, [DROPOUT_OFF])[0]
     return logits
 
 
 def _probe(teacher: Teacher, runner: TeacherRunner, texts: Sequence[str]) -> None:
-    batch = next(batches_by_length(texts, teacher.tokenizer, max_length=teacher.max_length, batch_size=_PROBE_TEXTS))
+    encoded = encode(texts, teacher.tokenizer, teacher.max_length)
+    batch = next(batches_by_length(encoded, pad_token_id=teacher.tokenizer.pad_token_id, batch_tokens=1 << 20))
     prove_dropout_alive(teacher.name, runner, batch.input_ids, batch.attention_mask)

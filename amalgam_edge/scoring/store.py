@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.fingerprints import of_mapping
 from amalgam_edge.scores import ARRAYS, TeacherScores
 
 MANIFEST = "manifest.json"
+_LONGEST_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class ScoreKey:
         teacher_fingerprint: of its weights, config and tokenizer.
         corpus_fingerprint: of the texts in order.
         n_texts: how many.
-        settings: passes, seed, masks, dropout, max_length.
+        settings: passes, seed, masks, dropout, max_length and the like.
     """
 
     teacher: str
@@ -40,6 +44,11 @@ class ScoreKey:
         """The key as it stands in the manifest."""
         return dict(vars(self))
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the key."""
+        return of_mapping(self.as_dict())
+
 
 class ScoreStore:
     """The shards of one teacher over one corpus.
@@ -48,35 +57,54 @@ class ScoreStore:
     whole or not at all, so a killed run goes on where it stopped.
 
     Args:
-        root: the folder of all stores.
-        key: what the scores depend on; it names the store's own folder.
+        folder: of this store alone.
+        key: what the scores depend on.
         shard_size: texts a shard.
     """
 
-    def __init__(self, root: Path, key: ScoreKey, *, shard_size: int = 1024) -> None:
+    def __init__(self, folder: Path, key: ScoreKey, *, shard_size: int = 1024) -> None:
+        self.folder = folder
         self.key = key
         self.shard_size = shard_size
-        self.folder = root / f"{key.teacher}-{of_mapping(key.as_dict())[:12]}"
 
     @property
     def n_shards(self) -> int:
         """How many shards the corpus makes."""
         return -(-self.key.n_texts // self.shard_size)
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was ever stored here."""
+        return (self.folder / MANIFEST).exists()
+
     def open(self) -> None:
-        """Make the folder and its manifest, or check the one that is there.
+        """Make the folder and its manifest, or check the manifest and the shards that are there.
 
         Raises:
-            AmalgamError: the folder holds scores of something else.
+            AmalgamError: the folder holds scores of something else, something in it is damaged, or it cannot be
+                written to. Nothing that is there is touched.
         """
-        manifest = self.folder / MANIFEST
         wanted = {"key": self.key.as_dict(), "shard_size": self.shard_size}
-        if manifest.exists():
-            if _read_json(manifest) != wanted:
-                raise AmalgamError(f"{self.folder}: scores of another run stand here; delete the folder or use another")
+        if self.begun:
+            self._check_manifest(json.loads(json.dumps(wanted)))
+            for shard in set(range(self.n_shards)) - set(self.missing()):
+                self._check(shard)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_by_rename(manifest, json.dumps(wanted, indent=2, sort_keys=True).encode())
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_by_rename(self.folder / MANIFEST, json.dumps(wanted, indent=2, sort_keys=True).encode())
+
+    def _check_manifest(self, wanted: dict[str, Any]) -> None:
+        manifest = self.folder / MANIFEST
+        found = _read_json(manifest)
+        if not isinstance(found, dict) or not isinstance(found.get("key"), dict):
+            raise AmalgamError(f"{manifest}: damaged; restore it, or move the folder away and score again")
+        changes = _changes(_flat(found), _flat(wanted))
+        if changes:
+            raise AmalgamError(
+                f"{self.folder}: holds scores of another run ({'; '.join(changes)}); "
+                "name another folder, or delete this one"
+            )
 
     def rows(self, shard: int) -> range:
         """The texts of a shard."""
@@ -87,14 +115,18 @@ class ScoreStore:
         return [shard for shard in range(self.n_shards) if not self._path(shard).exists()]
 
     def write(self, shard: int, scores: TeacherScores) -> None:
-        """Add a shard."""
+        """Add a shard.
+
+        Raises:
+            AmalgamError: there is no room, or no right, to write it.
+        """
         columns: dict[str, pa.Array] = {"text": pa.array(self.rows(shard), pa.int64())}
         for name in ARRAYS:
             columns[name] = _to_arrow(getattr(scores, name))
-        target = self._path(shard)
-        part = target.with_suffix(f".{os.getpid()}.part")
-        pq.write_table(pa.table(columns), part, compression="zstd")
-        os.replace(part, target)
+        content = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns), content, compression="zstd")
+        with self._writing():
+            write_by_rename(self._path(shard), content.getvalue())
 
     def read(self) -> TeacherScores:
         """All scores, in the corpus' order.
@@ -102,11 +134,18 @@ class ScoreStore:
         Raises:
             AmalgamError: shards are missing or cannot be read.
         """
-        if self.missing():
-            raise AmalgamError(
-                f"{self.folder}: {len(self.missing())} of {self.n_shards} shards are missing; score again"
-            )
-        return TeacherScores.concatenate([self._read(shard) for shard in range(self.n_shards)])
+        return TeacherScores.concatenate(list(self.shards()))
+
+    def shards(self) -> Iterator[TeacherScores]:
+        """The scores of each shard in turn, so that a corpus of any size can be gone through.
+
+        Raises:
+            AmalgamError: shards are missing or cannot be read.
+        """
+        missing = self.missing()
+        if missing:
+            raise AmalgamError(f"{self.folder}: {len(missing)} of {self.n_shards} shards are missing; score again")
+        return (self._read(shard) for shard in range(self.n_shards))
 
     def _read(self, shard: int) -> TeacherScores:
         try:
@@ -119,11 +158,40 @@ class ScoreStore:
             raise self._damaged(shard)
         return TeacherScores(self.key.teacher, **arrays)
 
+    def _check(self, shard: int) -> None:
+        """Look at a shard's end, which a truncated file lacks."""
+        try:
+            n_rows = pq.read_metadata(self._path(shard)).num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._damaged(shard) from error
+        if n_rows != len(self.rows(shard)):
+            raise self._damaged(shard)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise AmalgamError(
+                f"{self.folder}: cannot be written to ({error.strerror or first_line(error)}); "
+                "what was scored is kept, and the next run goes on from there"
+            ) from error
+
     def _damaged(self, shard: int) -> AmalgamError:
         return AmalgamError(f"{self._path(shard)}: a damaged shard; delete it and score again")
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:06d}.parquet"
+
+
+def write_by_rename(path: Path, content: bytes | pa.Buffer) -> None:
+    """Write a file that is either there whole or not at all; a failed attempt leaves nothing."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> object:
@@ -134,11 +202,23 @@ def _read_json(path: Path) -> object:
         return None
 
 
-def write_by_rename(path: Path, content: bytes) -> None:
-    """Write a file that is either there whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's entries without their nesting."""
+    flat: dict[str, Any] = {}
+    for name, value in manifest.items():
+        flat |= _flat(value) if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What differs between two flat manifests, in words; long values are left out."""
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    return [_change(name.replace("_", " "), found.get(name), wanted.get(name)) for name in names]
+
+
+def _change(name: str, was: Any, now: Any) -> str:
+    short = all(len(str(value)) <= _LONGEST_SHOWN for value in (was, now))
+    return f"{name} {was} there, {now} here" if short else f"another {name}"
 
 
 def _to_arrow(values: np.ndarray) -> pa.Array:

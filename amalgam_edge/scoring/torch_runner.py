@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from amalgam_edge.devices import resolve_device
-from amalgam_edge.dropout import LiveDropout, Masks, find_sites
-from amalgam_edge.scoring.runner import DROPOUT_OFF
+from amalgam_edge.dropout import DropoutSite, LiveDropout, training_mode
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.masks import DROPOUT_OFF, Masks
 
 
 class TorchRunner:
@@ -19,25 +20,34 @@ class TorchRunner:
 
     Args:
         model: with eager attention, so that dropout on attention is a call that masks can be placed on.
+        sites: where it drops, as :func:`~amalgam_edge.dropout.find_sites` found.
         seed: of the masks.
-        passes: K, over which the masks are balanced.
+        passes: K, the length of a round, over which systematic masks are balanced.
         masks: ``systematic`` or ``independent``.
         device: ``auto`` takes CUDA where there is one.
+        half: compute in float16, on a GPU.
+
+    Raises:
+        AmalgamError: the device is not there, or computes in float32 alone.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
+        sites: Sequence[DropoutSite],
         *,
         seed: int = 0,
         passes: int = 16,
         masks: Masks = "systematic",
         device: str = "auto",
+        half: bool = False,
     ) -> None:
         self._device = resolve_device(device)
-        self._model = model.to(self._device)
-        self._new_dropout = partial(LiveDropout, seed, passes, masks)
-        self._dropout: LiveDropout | None = None
+        if half and self._device.type == "cpu":
+            raise AmalgamError("fp16 needs a GPU; use --precision fp32")
+        self._model = copy.deepcopy(model).half().to(self._device) if half else model.to(self._device)
+        unbatched = [site.number for site in sites if not site.batched]
+        self._dropout = LiveDropout(seed, passes, masks, device=self._device, unbatched=unbatched)
 
     @property
     def n_classes(self) -> int:
@@ -56,15 +66,7 @@ class TorchRunner:
 
     def _pass(self, inputs: dict[str, torch.Tensor], mc_pass: int) -> torch.Tensor:
         if mc_pass == DROPOUT_OFF:
-            self._model.eval()
             return self._model(**inputs).logits
-        if self._dropout is None:
-            sites = find_sites(self._model, {name: tensor[:1] for name, tensor in inputs.items()})
-            self._dropout = self._new_dropout(unbatched=[site.number for site in sites if not site.batched])
-        self._model.train()
-        try:
-            with self._dropout:
-                self._dropout.start(mc_pass)
-                return self._model(**inputs).logits
-        finally:
-            self._model.eval()
+        self._dropout.start(mc_pass)
+        with training_mode(self._model), self._dropout:
+            return self._model(**inputs).logits

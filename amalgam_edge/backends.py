@@ -1,0 +1,109 @@
+"""What runs a teacher: ONNX Runtime on an exported one, or torch on the original."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from amalgam_edge.devices import resolve_device
+from amalgam_edge.environment import execution_providers
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.models.teacher import Teacher
+from amalgam_edge.scoring.runner import TeacherRunner
+from amalgam_edge.scoring.score import ScoringSettings
+from amalgam_edge.scoring.torch_runner import TorchRunner
+
+BackendName = Literal["auto", "onnxruntime", "torch"]
+_CUDA = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What runs teachers, and where; it has no bearing on scores beyond the rounding of floats.
+
+    Attributes:
+        name: ``onnxruntime`` or ``torch``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: to compute with on the CPU; None for one a core.
+    """
+
+    name: str
+    device: str
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.device}"
+
+    def open(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+        """Make a teacher ready to be scored with.
+
+        Raises:
+            AmalgamError: the teacher cannot be exported, or the device cannot be had.
+        """
+        return self._open_onnx(teacher, settings) if self.name == "onnxruntime" else self._open_torch(teacher, settings)
+
+    def _open_torch(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return TorchRunner(
+            teacher.model,
+            teacher.sites,
+            seed=settings.seed,
+            passes=settings.balanced_over,
+            masks=settings.masks,
+            device=self.device,
+            half=settings.precision == "fp16",
+        )
+
+    def _open_onnx(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+        from amalgam_edge.exporters.teacher_export import export_teacher
+        from amalgam_edge.scoring.onnx_runner import OnnxRunner
+
+        with tempfile.TemporaryDirectory(prefix="amalgam-", ignore_cleanup_errors=True) as folder:
+            model = Path(folder, "teacher.onnx")
+            export_teacher(
+                teacher,
+                model,
+                passes=settings.balanced_over,
+                masks=settings.masks,
+                half=settings.precision == "fp16",
+            )
+            return OnnxRunner(model, seed=settings.seed, device=self.device, threads=self.threads)
+
+
+def resolve_backend(name: BackendName, device: str, threads: int | None = None) -> Backend:
+    """Choose what runs teachers on a device.
+
+    ``auto`` is ONNX Runtime where it is installed and can use the device, else torch. ``auto`` of device is CUDA where
+    the backend has it, else the CPU.
+
+    Raises:
+        AmalgamError: what was asked for is not there; never silently something else.
+    """
+    if name == "onnxruntime" and find_spec("onnxruntime") is None:
+        raise AmalgamError('--backend onnxruntime: not installed: pip install "amalgam-edge[cpu]", or --backend torch')
+    providers = execution_providers()
+    if name == "auto":
+        name = _automatic(providers, device)
+    if name == "torch":
+        return Backend(name, str(resolve_device(device)), threads)
+    if device == "auto":
+        device = "cuda" if _CUDA in providers else "cpu"
+    if device != "cpu" and _CUDA not in providers:
+        raise AmalgamError(
+            f"--device {device}: this onnxruntime has no CUDA provider; install amalgam-edge[gpu], or give "
+            "--backend torch or --device cpu"
+        )
+    return Backend(name, device, threads)
+
+
+def _automatic(providers: tuple[str, ...], device: str) -> Literal["onnxruntime", "torch"]:
+    if not providers:
+        return "torch"
+    wants_cuda = device not in ("auto", "cpu") or (device == "auto" and torch.cuda.is_available())
+    return "torch" if wants_cuda and _CUDA not in providers else "onnxruntime"

@@ -1,0 +1,60 @@
+"""``amalgam-edge score``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from amalgam_edge.cli.extras import load_training_part, quiet_libraries
+from amalgam_edge.errors import MissingExtraError
+
+try:
+    from amalgam_edge.cli.recipe_options import given, recipe_options
+except ModuleNotFoundError as error:  # the Recipe needs pydantic, which the edge alone does not have
+    raise MissingExtraError("scoring", "train", error) from error
+
+
+@click.command("score", context_settings={"max_content_width": 110})
+@click.option("--recipe", "recipe_file", metavar="FILE", help="YAML recipe; options given beside it win over it.")
+@recipe_options(
+    "teachers",
+    "corpus",
+    "text_column",
+    "split",
+    "passes",
+    "max_passes",
+    "masks",
+    "dropout",
+    "max_length",
+    "backend",
+    "device",
+    "precision",
+    "threads",
+    "batch_tokens",
+    "seed",
+    "output",
+)
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut off.")
+def command(recipe_file: str | None, resume: bool, **fields: Any) -> None:
+    """Score texts with teachers under Monte-Carlo dropout, and write what they said as Parquet.
+
+    Each teacher gets a folder of shards in the output folder, with its prediction, its mean prediction under dropout,
+    entropy, mutual information, energy and the passes it took for each text, in the order of the corpus. A run that was
+    cut off, even by kill -9, goes on with --resume where it stopped.
+
+    \b
+    Examples:
+      amalgam-edge score --teacher runs/teacher-a --teacher runs/teacher-b --corpus unlabeled.jsonl --output scores/
+      amalgam-edge score --teacher runs/a --teacher runs/b --corpus texts/ --passes auto --output scores/
+      amalgam-edge score --teacher runs/a --corpus texts.parquet --backend torch --device cuda --output scores/ --resume
+    """  # noqa: D301  (click reads \b as "do not rewrap")
+    quiet_libraries()
+    pipeline = load_training_part("amalgam_edge.pipeline", "scoring")
+    from amalgam_edge.cli.progress import ConsoleProgress
+    from amalgam_edge.recipe import read_recipe
+    from amalgam_edge.tables import score_table
+
+    recipe = read_recipe(recipe_file, given(fields))
+    summaries = pipeline.score(recipe, ConsoleProgress(), resume=resume)
+    click.echo(f"\n{score_table(summaries).to_text()}\n\nscores: {recipe.output}")

@@ -1,0 +1,107 @@
+"""An exported teacher on disk: the model, what reads texts for it, and how to run it without this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from amalgam_edge import environment
+from amalgam_edge.exporters.bundle_writer import check_output, staged, write_manifest
+from amalgam_edge.exporters.teacher_export import export_teacher
+from amalgam_edge.masks import Masks
+from amalgam_edge.models.teacher import load_teacher, parse_spec
+from amalgam_edge.runtime.bundle import TEACHER_KIND
+
+MODEL = "model.onnx"
+
+_README = """# {name}: a teacher with live dropout
+
+`{model}` has the inputs `input_ids`, `attention_mask` (texts × tokens, padded on the right), `mc_pass` and `mc_seed`
+(single integers), and the output `logits` (texts × {n_classes}). `mc_pass` -1 is the prediction without dropout; 0, 1,
+2 … are passes under dropout, the same ones on every machine. {masks}
+
+```python
+import numpy as np, onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("tokenizer.json")
+tokenizer.enable_padding(pad_id={pad_id}, pad_token="{pad_token}")
+tokenizer.enable_truncation({max_length})
+session = onnxruntime.InferenceSession("{model}")
+texts = tokenizer.encode_batch(["a first text", "a second, longer text"])
+ids, mask = (np.array([getattr(text, name) for text in texts]) for name in ("ids", "attention_mask"))
+inputs = {{"input_ids": ids, "attention_mask": mask, "mc_seed": np.array(0)}}
+runs = [session.run(None, inputs | {{"mc_pass": np.array(k)}})[0] for k in range({passes})]
+p = np.mean([np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in runs], axis=0)
+print(-(p * np.log(p)).sum(-1) / np.log(p.shape[-1]))  # normalised entropy: 0 is sure, 1 knows nothing
+```
+
+Classes: {classes}.
+"""
+
+
+def write_teacher(
+    spec: str,
+    output: Path,
+    *,
+    passes: int,
+    masks: Masks,
+    dropout: float | None,
+    max_length: int,
+    half: bool,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Export a teacher into a folder, whole or not at all; see :func:`export_teacher`.
+
+    Args:
+        spec: ``name=path`` or ``path``, a folder or a Hub name.
+        output: the folder.
+        passes: K, the length of a round, over which systematic masks are balanced.
+        masks: ``systematic`` or ``independent``.
+        dropout: the probability for dropouts at zero; None for none.
+        max_length: in tokens, cut to what the teacher can take.
+        half: compute in float16.
+        overwrite: replace an export that stands there.
+
+    Returns:
+        The folder's manifest.
+
+    Raises:
+        AmalgamError: there is no such teacher, it has no dropout, it cannot be exported, or the folder is taken.
+    """
+    check_output(output, overwrite=overwrite)
+    teacher = load_teacher(*parse_spec(spec), dropout=dropout, max_length=max_length)
+    with staged(output) as folder:
+        difference = export_teacher(teacher, folder / MODEL, passes=passes, masks=masks, half=half)
+        teacher.model.config.name_or_path = teacher.tokenizer.name_or_path = ""
+        teacher.model.config.save_pretrained(folder)
+        teacher.tokenizer.save_pretrained(folder)
+        balanced = f"Masks are balanced over each {passes} passes in turn." if masks == "systematic" else ""
+        readme = _README.format(
+            name=teacher.name,
+            model=MODEL,
+            n_classes=len(teacher.class_names),
+            masks=balanced,
+            pad_id=teacher.tokenizer.pad_token_id,
+            pad_token=teacher.tokenizer.pad_token,
+            max_length=teacher.max_length,
+            passes=passes,
+            classes=", ".join(teacher.class_names),
+        )
+        (folder / "README.md").write_text(readme, "utf-8")
+        manifest = {
+            "kind": TEACHER_KIND,
+            "name": teacher.name,
+            "fingerprint": teacher.fingerprint,
+            "classes": list(teacher.class_names),
+            "max_length": teacher.max_length,
+            "passes": passes,
+            "masks": masks,
+            "precision": "fp16" if half else "fp32",
+            "dropout_sites": [{"number": s.number, "module": s.module, "p": s.p} for s in teacher.sites],
+            "difference": difference,
+            "bytes": sum(file.stat().st_size for file in folder.glob(f"{MODEL}*")),
+            "versions": environment.installed_versions(),
+        }
+        write_manifest(folder, manifest)
+    return manifest

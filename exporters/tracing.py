@@ -1,0 +1,143 @@
+"""torch → traced program → ONNX, for students and teachers alike."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from transformers import PreTrainedModel
+
+from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.exporters.first_token import first_token_only
+from amalgam_edge.exporters.marks import MARK, MarkDropout, translate
+
+OPSET = 18
+TOLERANCE = 1e-4
+INPUTS = ("input_ids", "attention_mask")
+OUTPUT = "logits"
+
+_LARGEST_FILE = 2_000_000_000  # bytes; protobuf ends at 2 GiB
+
+# (texts, tokens, padding of the first text): one text, a token alone, padded and not, short and long.
+PROBES = ((1, 1, 0), (1, 16, 0), (2, 5, 3), (3, 9, 4), (4, 33, 20))
+
+
+class _Logits(torch.nn.Module):
+    """A classifier seen as a function of two tensors."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def to_onnx(model: PreTrainedModel, unbatched_sites: Collection[int] = ()) -> onnx.ModelProto:
+    """Trace a classifier with dynamic batch and sequence, narrow its last layer, and translate it.
+
+    The result holds weights and graph alone: no source lines and no folder names.
+
+    Args:
+        model: on the CPU, with eager attention. In training mode each of its dropouts becomes a mark.
+        unbatched_sites: numbers of the dropouts whose first axis is not the batch.
+
+    Raises:
+        AmalgamError: the model cannot be exported.
+    """
+    example = probe_inputs(model, 2, 12, 5)
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    options: dict[str, Any] = {"args": example, "dynamic_shapes": (dynamic, dynamic), "strict": False}
+    try:
+        with _quiet(), torch.no_grad():
+            with MarkDropout(unbatched_sites):
+                module = (
+                    torch.export.export(_Logits(model), **options).run_decompositions({}).module(check_guards=False)
+                )
+            _drop_assertions(module)
+            first_token_only(module)
+            program = torch.onnx.export(
+                torch.export.export(module, **options),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(INPUTS),
+                output_names=[OUTPUT],
+                custom_translation_table={MARK: translate},
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise AmalgamError(f"a {model.config.model_type} cannot be exported ({first_line(error)})") from error
+    assert program is not None  # noqa: S101  (None only without dynamo)
+    return _stripped(program.model_proto)
+
+
+def probe_inputs(model: PreTrainedModel, texts: int, tokens: int, padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids spread over the vocabulary, the first text padded at its end, and the attention mask."""
+    pad = model.config.pad_token_id or 0
+    vocabulary = int(model.config.vocab_size)
+    ids = (torch.arange(texts * tokens).reshape(texts, tokens) * 7919 + 11) % vocabulary
+    ids[ids == pad] = (pad + 1) % vocabulary
+    mask = torch.ones_like(ids)
+    if padding:
+        ids[0, -padding:] = pad
+        mask[0, -padding:] = 0
+    return ids, mask
+
+
+def save(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a model; weights beyond what one file of the format can hold go beside it, into ``NAME.data``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    if weights < _LARGEST_FILE:
+        onnx.save(proto, path)
+    else:
+        onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
+
+
+@contextmanager
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Keep a model on the attention that is made of plain operations."""
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
+
+
+def _drop_assertions(module: torch.fx.GraphModule) -> None:
+    """Remove checks of types that tracing left behind: they read whole tensors."""
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            module.graph.erase_node(node)
+
+
+def _stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
+    graph = proto.graph
+    for holder in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        del holder.metadata_props[:]
+    for node in graph.node:
+        node.ClearField("doc_string")
+    return proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on its own internals from users."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
