@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := build/installed
 
-.PHONY: install demo test lint format clean
+.PHONY: install web demo test lint format clean
 
 install: $(VENV)/.installed
 
@@ -18,7 +18,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python benchmarks/demo.py
 
-test: install
+# The exported teachers are also tested in onnxruntime-web; where there is no npm, these tests are skipped.
+web: tests/web/node_modules
+
+tests/web/node_modules: tests/web/package.json
+	if command -v npm > /dev/null; then npm install --prefix tests/web --ignore-scripts --no-audit --no-fund --silent; fi
+
+test: install web
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term
 
 # mypy and import-linter read a copy that is installed as a user would have it, since the folders cli, exporters and
@@ -36,4 +42,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build runs .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) tests/web/node_modules build runs .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -11,8 +11,9 @@ words, and what three or more share is a product of unknown words modulo 2**32.
 Systematic masks are a Latin hypercube over the passes (McKay, Beckman and Conover, Technometrics 1979): with h the
 unit's hash and a its stride, coprime to K, the unit is dropped in pass k where frac(h + (a·k mod K) / K) < p. Within a
 pass the units are independent and Bernoulli(p); over a round of K passes every unit is dropped ⌊pK⌋ or ⌈pK⌉ times, and
-each round draws anew. The stride is the product of a row's and a column's, which is coprime to K again; strides keep pairs of units from rising and
-falling together: with one shift k / K for all units, the errors of averages stopped shrinking at K ≈ 1 / p.
+each round draws anew. The stride is the product of a row's and a column's, which is coprime to K again. Strides keep
+pairs of units from rising and falling together: with one shift k / K for all units, the errors of averages stopped
+shrinking at K ≈ 1 / p.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Recipe(BaseModel):
     passes: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
         default=10, description="Dropout passes of each teacher over each text, or auto: as many as the choice takes."
     )
-    max_passes: Annotated[int, Field(ge=2)] = Field(default=30, description="The most passes that auto spends.")
+    max_passes: Annotated[int, Field(ge=2)] = Field(default=10, description="The most passes that auto spends.")
     masks: Literal["systematic", "independent"] = Field(
         default="systematic", description="Dropout masks: balanced over the passes, or drawn anew for each."
     )

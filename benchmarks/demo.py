@@ -93,7 +93,7 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     texts = stages.read_texts(recipe)
     assert texts.labelled is not None
     teachers, labels, untrained = stages.load_models(recipe)
-    scores = stages.score(recipe, teachers, texts.corpus, progress)  # read back: they were scored by the build
+    scores = [store.read() for store in stages.cached_stores(recipe, teachers, texts.corpus)]  # the build's
     vanilla = recipe.model_copy(update={"method": "vanilla-kd"})
     method, settings = stages.method_of(vanilla)
     gold_of_corpus = labels.encode([truth[text] for text in texts.corpus.texts])
@@ -112,11 +112,10 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
             stages.distil(student, texts, tokenized, target, loss, training, folder, advance)
         shutil.rmtree(folder)
         logits = predict_texts(
-            TorchRunner(student.model),
+            TorchRunner(student.model, sites=()),
             student.tokenizer,
             list(texts.labelled.texts),
             max_length=student.tokenizer.model_max_length,
-            batch_size=64,
         )
         accuracies[name] = accuracy(gold, logits.argmax(axis=1))
     return accuracies
@@ -188,7 +187,7 @@ def main() -> None:
     run(["evaluate", str(student), "--data", str(runs / "labelled.jsonl")])
 
     print("\nThe same student under other supervision, for comparison:", flush=True)
-    progress.begin(len(TEACHERS) + 2)
+    progress.begin(2)
     accuracies = compare(read_recipe(student / "recipe.yaml", {}), progress, dict(corpus))
     manifest = json.loads((student / "amalgam.json").read_text("utf-8"))
     print(f"\n{accuracy_table(manifest, accuracies).to_text()}\n\n{precision_table(manifest).to_text()}")

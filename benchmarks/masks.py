@@ -3,7 +3,7 @@
     python benchmarks/masks.py runs/teacher-a --corpus runs/unlabeled.jsonl
 
 Truth: the normalised predictive entropy u of each text over ``--truth`` independent passes. Printed: root mean square
-error of u from K passes, over texts and seeds.
+error of u from K passes, over texts and seeds. Systematic masks are balanced over rounds of ten passes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import numpy as np
 
 from amalgam_edge.corpus import read_corpus
 from amalgam_edge.models.teacher import Teacher, load_teacher
-from amalgam_edge.scoring.batches import batches_by_length
+from amalgam_edge.scoring.batches import batches_by_length, encode
 from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.uncertainty import normalised_entropy, softmax
 
 
 def uncertainty(teacher: Teacher, texts: list[str], *, passes: int, masks: str, seed: int) -> np.ndarray:
     """U of each text from K passes, ``(n_texts,)``."""
-    runner = TorchRunner(teacher.model, seed=seed, passes=passes, masks=masks)
+    runner = TorchRunner(teacher.model, teacher.sites, seed=seed, passes=min(passes, 10), masks=masks)
     found = np.empty(len(texts))
-    for batch in batches_by_length(texts, teacher.tokenizer, max_length=teacher.max_length, batch_size=64):
+    encoded = encode(texts, teacher.tokenizer, teacher.max_length)
+    for batch in batches_by_length(encoded, pad_token_id=teacher.tokenizer.pad_token_id, batch_tokens=4096):
         total = sum(softmax(runner.run(batch.input_ids, batch.attention_mask, [k])[0]) for k in range(passes))
         found[batch.rows] = normalised_entropy(total / passes)
     return found

@@ -67,15 +67,15 @@ def _ask(graph: torch.fx.Graph) -> dict[Node, int]:
             asked[source] = source_axis if asked.get(source, source_axis) == source_axis else _ALL
     for node in graph.nodes:
         if node.target is getitem:  # parts of a split are narrowed together or not at all
-            asked[node] = asked[node.args[0]]
+            asked[node] = asked[_args(node)[0]]
     return asked
 
 
 def _inputs(node: Node, axis: int) -> _Asked:
     """What a node asks of its inputs if it is asked for the first entry of ``axis``, or for all of itself."""
     if axis == _ALL:
-        selects_first = node.target is aten.select.int and node.args[2] == 0
-        return {node.args[0]: _positive(node.args[1], _rank(node.args[0]))} if selects_first else {}
+        selects_first = node.target is aten.select.int and _args(node)[2] == 0
+        return {_args(node)[0]: _positive(_args(node)[1], _rank(_args(node)[0]))} if selects_first else {}
     if node.target in _RULES:
         return _RULES[node.target](node, axis)
     return _elementwise(node, axis) if torch.Tag.pointwise in getattr(node.target, "tags", ()) else None
@@ -87,7 +87,7 @@ def _elementwise(node: Node, axis: int) -> _Asked:
 
 
 def _expand(node: Node, axis: int) -> _Asked:
-    return {node.args[0]: _aligned(node, node.args[0], axis)}
+    return {_args(node)[0]: _aligned(node, _args(node)[0], axis)}
 
 
 def _aligned(node: Node, source: Node, axis: int) -> int:
@@ -98,90 +98,95 @@ def _aligned(node: Node, source: Node, axis: int) -> int:
 
 def _mark(node: Node, axis: int) -> _Asked:
     """A mask of one entry begins any longer mask."""
-    batched = node.args[2]
-    return {node.args[0]: axis} if batched and axis > 0 else None
+    batched = _args(node)[2]
+    return {_args(node)[0]: axis} if batched and axis > 0 else None
 
 
 def _beside(node: Node, axis: int) -> _Asked:
     """The operation works along one other axis, or several at the end."""
-    works_along = node.args[1]
+    works_along = _args(node)[1]
     if isinstance(works_along, (list, tuple)):  # layer_norm's normalized_shape
         along = range(_rank(node) - len(works_along), _rank(node))
     else:
         along = range(_positive(works_along, _rank(node)), _positive(works_along, _rank(node)) + 1)
-    return {node.args[0]: axis} if axis not in along else None
+    return {_args(node)[0]: axis} if axis not in along else None
 
 
 def _linear(node: Node, axis: int) -> _Asked:
-    return {node.args[0]: axis} if axis < _rank(node) - 1 else None
+    return {_args(node)[0]: axis} if axis < _rank(node) - 1 else None
 
 
 def _matmul(node: Node, axis: int) -> _Asked:
-    left, right = node.args[:2]
+    left, right = _args(node)[:2]
     same_rank = _rank(left) == _rank(right) == _rank(node)
     return {left: axis} if same_rank and axis == _rank(node) - 2 and left is not right else None
 
 
 def _transpose(node: Node, axis: int) -> _Asked:
-    first, second = (_positive(dim, _rank(node)) for dim in node.args[1:3])
-    return {node.args[0]: {first: second, second: first}.get(axis, axis)}
+    first, second = (_positive(dim, _rank(node)) for dim in _args(node)[1:3])
+    return {_args(node)[0]: {first: second, second: first}.get(axis, axis)}
 
 
 def _permute(node: Node, axis: int) -> _Asked:
-    return {node.args[0]: _positive(node.args[1][axis], _rank(node))}
+    return {_args(node)[0]: _positive(_args(node)[1][axis], _rank(node))}
 
 
 def _unsqueeze(node: Node, axis: int) -> _Asked:
-    added = _positive(node.args[1], _rank(node))
-    return {node.args[0]: axis - (axis > added)} if axis != added else None
+    added = _positive(_args(node)[1], _rank(node))
+    return {_args(node)[0]: axis - (axis > added)} if axis != added else None
 
 
 def _select(node: Node, axis: int) -> _Asked:
-    dropped = _positive(node.args[1], _rank(node.args[0]))
-    return {node.args[0]: axis + (axis >= dropped)}
+    dropped = _positive(_args(node)[1], _rank(_args(node)[0]))
+    return {_args(node)[0]: axis + (axis >= dropped)}
 
 
 def _slice(node: Node, axis: int) -> _Asked:
-    source, dim, start, _, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    defaults: tuple[Any, ...] = (None, 0, None, None, 1)
+    source, dim, start, _, step = _args(node) + defaults[len(_args(node)) :]
     return {source: axis} if _positive(dim, _rank(node)) != axis or (start in (None, 0) and step == 1) else None
 
 
 def _reshape(node: Node, axis: int) -> _Asked:
     """An axis that stays whole, with as much before it as it had."""
-    shape, source = _shape(node), _shape(node.args[0])
+    shape, source = _shape(node), _shape(_args(node)[0])
     for source_axis, size in enumerate(source):
         if _known(size, shape[axis]) and _known(math.prod(source[:source_axis]), math.prod(shape[:axis])):
-            return {node.args[0]: source_axis}
+            return {_args(node)[0]: source_axis}
     return None
 
 
 def _cat(node: Node, axis: int) -> _Asked:
-    dim = node.args[1] if len(node.args) > 1 else 0
-    return dict.fromkeys(node.args[0], axis) if _positive(dim, _rank(node)) != axis else None
+    dim = _args(node)[1] if len(_args(node)) > 1 else 0
+    return dict.fromkeys(_args(node)[0], axis) if _positive(dim, _rank(node)) != axis else None
 
 
 def _gather(node: Node, axis: int) -> _Asked:
-    source, dim, index = node.args[:3]
+    source, dim, index = _args(node)[:3]
     same = _known(_shape(source)[axis], _shape(index)[axis])
     return {source: axis, index: axis} if same and _positive(dim, _rank(node)) != axis else None
 
 
 def _split(node: Node, axis: int) -> _Asked:
-    source = node.args[0]
-    dim = node.args[2] if len(node.args) > 2 else 0
+    source = _args(node)[0]
+    dim = _args(node)[2] if len(_args(node)) > 2 else 0
     return {source: axis} if _positive(dim, _rank(source)) != axis else None
 
 
 def _part(node: Node, axis: int) -> _Asked:
-    return {node.args[0]: axis}
+    return {_args(node)[0]: axis}
 
 
 def _resize(node: Node, axis: int) -> None:
     """Put 1 for a narrowed axis in the arguments of an operation that names its output's sizes."""
     if node.target in _SIZED:
-        sizes = list(node.args[1])
+        sizes = list(_args(node)[1])
         sizes[axis] = 1
-        node.args = (node.args[0], sizes, *node.args[2:])
+        node.args = (_args(node)[0], sizes, *_args(node)[2:])
+
+
+def _args(node: Node) -> tuple[Any, ...]:
+    return node.args
 
 
 def _is_tensor(node: Node) -> bool:

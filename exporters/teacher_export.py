@@ -17,6 +17,7 @@ from amalgam_edge.scoring.onnx_runner import OnnxRunner
 from amalgam_edge.scoring.torch_runner import TorchRunner
 
 _PROBE_SEED = 7
+_PROBE_PASSES = (DROPOUT_OFF, 0, 23)
 
 
 def export_teacher(
@@ -63,7 +64,7 @@ def _largest_difference(teacher: Teacher, path: Path, passes: int, masks: Masks)
     original = TorchRunner(teacher.model, teacher.sites, seed=_PROBE_SEED, passes=passes, masks=masks, device="cpu")
     differences = []
     for probe in PROBES:
-        inputs = [tensor.numpy() for tensor in probe_inputs(teacher.model, *probe)]
-        numbers = [DROPOUT_OFF, 0, passes - 1]
-        differences.append(np.abs(exported.run(*inputs, numbers) - original.run(*inputs, numbers)).max())
+        input_ids, attention_mask = (tensor.numpy() for tensor in probe_inputs(teacher.model, *probe))
+        answers = (runner.run(input_ids, attention_mask, _PROBE_PASSES) for runner in (exported, original))
+        differences.append(np.abs(np.subtract(*answers)).max())
     return float(np.max(differences))

@@ -43,9 +43,9 @@ def batches_by_length(
         rows: the texts to run; all of them by default.
     """
     rows = np.arange(len(encoded)) if rows is None else rows
-    rows = rows[np.argsort([-len(encoded[row]) for row in rows], kind="stable")]
+    rows = rows[np.argsort([-len(encoded[row]) for row in rows.tolist()], kind="stable")]
     while len(rows):
-        fitting = max(1, batch_tokens // max(1, len(encoded[rows[0]])))
-        input_ids, attention_mask = pad_batch([encoded[row] for row in rows[:fitting]], pad_token_id)
+        fitting = max(1, batch_tokens // max(1, len(encoded[int(rows[0])])))
+        input_ids, attention_mask = pad_batch([encoded[row] for row in rows[:fitting].tolist()], pad_token_id)
         yield Batch(rows[:fitting], input_ids, attention_mask)
         rows = rows[fitting:]

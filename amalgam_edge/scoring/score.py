@@ -42,7 +42,7 @@ class ScoringSettings:
     """
 
     passes: Passes = 10
-    max_passes: int = 30
+    max_passes: int = 10
     seed: int = 0
     masks: Masks = "systematic"
     dropout: float | None = None

@@ -1,0 +1,366 @@
+"""Teacher scoring, side by side: speed, and the error that comes with it.
+
+    python benchmarks/scoring.py runs/teacher-a runs/teacher-b --corpus runs/unlabeled.jsonl --output runs/scoring
+
+after `make demo`, or with teachers and texts of your own; about half an hour on 2 cores. Ways to score:
+
+  a  the paper's: torch, eager attention, train mode, 16 independent passes, batches of 32, all padded to 128 tokens
+  b  torch, well tuned: the same passes, sorted by length, padded per batch; the fastest of several batch sizes and
+     attention implementations, found first
+  c  ours on torch, 10 balanced passes
+  d  ours on ONNX Runtime, 10 balanced passes
+  e  ours on ONNX Runtime, adaptive passes
+
+Each also gives the prediction without dropout, one pass more. Tokenizing is timed, exporting (once per teacher) is told
+apart. Truth: the normalised entropy over 512 train-mode passes of torch, kept in the output folder for the next run.
+The errors of a are those of the truth's own passes, taken 16 at a time: a is that estimate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import onnxruntime
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from amalgam_edge.corpus import read_corpus
+from amalgam_edge.exporters.student_export import export_student
+from amalgam_edge.exporters.teacher_export import export_teacher
+from amalgam_edge.models.teacher import Teacher, load_teacher
+from amalgam_edge.scores import TeacherScores
+from amalgam_edge.scoring.batches import encode
+from amalgam_edge.scoring.onnx_runner import OnnxRunner
+from amalgam_edge.scoring.runner import TeacherRunner
+from amalgam_edge.scoring.score import ScoringSettings, score_texts
+from amalgam_edge.scoring.torch_runner import TorchRunner
+from amalgam_edge.tables import Column, Table
+from amalgam_edge.uncertainty import normalised_entropy
+
+PAPER_PASSES, PAPER_LENGTH, PAPER_BATCH = 16, 128, 32
+OVERHEAD_SHAPES = ((8, 16), (8, 128), (32, 64), (64, 12), (256, 16))
+
+
+class TorchLoop:
+    """What a user would write: train mode, as many passes as wanted, softmax, mean."""
+
+    def __init__(self, teacher: Teacher, *, attention: str, batch: int, pad_to: int | None = None) -> None:
+        self._model = AutoModelForSequenceClassification.from_pretrained(
+            teacher.source, attn_implementation=attention, dtype=torch.float32
+        )
+        self._teacher = teacher
+        self._batch = batch
+        self._pad_to = pad_to
+
+    def passes(self, texts: Sequence[str], n: int) -> np.ndarray:
+        """Probabilities ``(n, n_texts, n_classes)`` with dropout on."""
+        self._model.train()
+        found = np.empty((n, len(texts), len(self._teacher.class_names)), np.float32)
+        for rows, inputs in self._batches(texts):
+            for k in range(n):
+                found[k, rows] = self._model(**inputs).logits.softmax(-1).numpy()
+        return found
+
+    @torch.inference_mode()
+    def uncertainty(self, texts: Sequence[str], n: int = PAPER_PASSES) -> np.ndarray:
+        """U of each text, ``(n_texts,)``; also runs the pass without dropout that supervision needs."""
+        mean = self.passes(texts, n).mean(axis=0)
+        self._model.eval()
+        for _, inputs in self._batches(texts):
+            self._model(**inputs).logits.softmax(-1).numpy()
+        return normalised_entropy(mean.astype(float))
+
+    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+        tokenizer = self._teacher.tokenizer
+        rows = np.arange(len(texts))
+        if self._pad_to is None:
+            lengths = [len(ids) for ids in encode(texts, tokenizer, PAPER_LENGTH)]
+            rows = np.argsort(lengths, kind="stable")
+        for start in range(0, len(rows), self._batch):
+            chosen = rows[start : start + self._batch]
+            padding = {"padding": "max_length"} if self._pad_to else {"padding": True}
+            yield (
+                chosen,
+                dict(
+                    tokenizer(
+                        [texts[row] for row in chosen],
+                        truncation=True,
+                        max_length=self._pad_to or PAPER_LENGTH,
+                        return_tensors="pt",
+                        return_token_type_ids=False,
+                        **padding,
+                    )
+                ),
+            )
+
+
+Way = Callable[[Sequence[str], int], list[TeacherScores]]
+
+
+def ours(teachers: Sequence[Teacher], open_runner: Callable[[int, int], TeacherRunner], passes: int | str) -> Way:
+    """A way to score with the product's own scorer; ``open_runner`` takes a teacher's position and a seed."""
+
+    def run(texts: Sequence[str], seed: int) -> list[TeacherScores]:
+        runners = [open_runner(position, seed) for position in range(len(teachers))]
+        settings = ScoringSettings(passes=passes, seed=seed)
+        return score_texts(teachers, runners, texts, settings, lambda count: None)
+
+    return run
+
+
+def our_ways(teachers: Sequence[Teacher], folder: Path) -> dict[str, Way]:
+    """Torch, and ONNX Runtime on teachers exported into a folder; runners are opened once and kept."""
+    models = [folder / f"{position}.onnx" for position in range(len(teachers))]
+    for teacher, model in zip(teachers, models, strict=True):
+        print(f"exporting {teacher.name}", file=sys.stderr, flush=True)
+        export_teacher(teacher, model, passes=10)
+
+    @cache
+    def on_torch(position: int, seed: int) -> TeacherRunner:
+        return TorchRunner(teachers[position].model, teachers[position].sites, seed=seed, passes=10, device="cpu")
+
+    @cache
+    def on_onnx(position: int, seed: int) -> TeacherRunner:
+        return OnnxRunner(models[position], seed=seed)
+
+    return {
+        "c  ours, torch, 10 passes": ours(teachers, on_torch, 10),
+        "d  ours, ONNX Runtime, 10 passes": ours(teachers, on_onnx, 10),
+        "e  ours, ONNX Runtime, adaptive": ours(teachers, on_onnx, "auto"),
+    }
+
+
+def truth_passes(teachers: Sequence[Teacher], texts: Sequence[str], passes: int, folder: Path) -> np.ndarray:
+    """Probabilities of torch's own dropout, ``(n_teachers, n_passes, n_texts, n_classes)``; read if kept."""
+    file = folder / "truth.npz"
+    key = json.dumps([[teacher.fingerprint for teacher in teachers], list(texts), passes])
+    if file.exists():
+        kept = np.load(file)
+        if str(kept["key"]) == key:
+            return kept["probabilities"]
+    found = []
+    for teacher in teachers:
+        print(f"truth: {passes} passes of {teacher.name}", file=sys.stderr, flush=True)
+        with torch.inference_mode():
+            found.append(TorchLoop(teacher, attention="eager", batch=128).passes(texts, passes))
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(file, key=key, probabilities=np.stack(found))
+    return np.stack(found)
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, object]:
+    """How long some work took, and what came of it."""
+    start = perf_counter()
+    result = work()
+    return perf_counter() - start, result
+
+
+def best_loop(teachers: Sequence[Teacher], texts: Sequence[str]) -> tuple[str, list[TorchLoop]]:
+    """The fastest of several well-tuned loops, by two passes over some texts."""
+    found = {}
+    for attention, batch in itertools.product(("sdpa", "eager"), (32, 64, 128)):
+        loop = TorchLoop(teachers[0], attention=attention, batch=batch)
+        loop.uncertainty(texts[:64], 1)
+        found[attention, batch] = min(seconds(lambda loop=loop: loop.uncertainty(texts, 2))[0] for _ in range(2))
+    attention, batch = min(found, key=lambda pair: found[pair])
+    loops = [TorchLoop(teacher, attention=attention, batch=batch) for teacher in teachers]
+    return f"{attention} attention, batches of {batch}", loops
+
+
+def compare(
+    teachers: Sequence[Teacher],
+    texts: Sequence[str],
+    few: Sequence[str],
+    repeats: int,
+    truth: np.ndarray,
+    products: dict[str, Way],
+) -> list[dict]:
+    """Rows of the main table: texts a second (all teachers), error of u, and picks that differ from the truth's."""
+    reference = np.stack([normalised_entropy(passes.mean(axis=0).astype(float)) for passes in truth])
+    by_sixteen = [
+        np.stack([normalised_entropy(p[k : k + PAPER_PASSES].mean(axis=0).astype(float)) for p in truth])
+        for k in range(0, truth.shape[1] - PAPER_PASSES + 1, PAPER_PASSES)
+    ]
+    paper = [TorchLoop(t, attention="eager", batch=PAPER_BATCH, pad_to=PAPER_LENGTH) for t in teachers]
+    tuned_as, tuned = best_loop(teachers, texts[:128])
+    for way, run in products.items():
+        for seed in range(repeats):
+            print(f"warming up {way}, seed {seed}", file=sys.stderr, flush=True)
+            run(texts[:32], seed)
+
+    names = ["a  torch, the paper's way", f"b  torch, {tuned_as}", *products]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    estimates: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    passes = dict.fromkeys(names, float(PAPER_PASSES))
+    estimates[names[0]] = by_sixteen
+    for seed in range(repeats):
+        print(f"round {seed + 1} of {repeats}", file=sys.stderr, flush=True)
+        spent, _ = seconds(lambda: [loop.uncertainty(few) for loop in paper])
+        rates[names[0]].append(len(few) / spent)
+        spent, found = seconds(lambda: np.stack([loop.uncertainty(texts) for loop in tuned]))
+        rates[names[1]].append(len(texts) / spent)
+        estimates[names[1]].append(found)
+        for name, run in products.items():
+            spent, scores = seconds(lambda run=run, seed=seed: run(texts, seed))
+            rates[name].append(len(texts) / spent)
+            estimates[name].append(np.stack([row.uncertainty for row in scores]))
+            passes[name] = float(np.mean([row.passes.mean() for row in scores]))
+    rows = []
+    for name in names:
+        errors = [np.sqrt(np.square(found - reference).mean()) for found in estimates[name]]
+        differ = [(found.argmin(axis=0) != reference.argmin(axis=0)).mean() for found in estimates[name]]
+        rows.append(
+            {
+                "way": name,
+                "passes": passes[name],
+                "texts_per_second": median(rates[name]),
+                "range": [min(rates[name]), max(rates[name])],
+                "rmse_u": float(np.sqrt(np.mean(np.square(errors)))),
+                "other_pick": float(np.mean(differ)),
+            }
+        )
+    return rows
+
+
+def mask_overhead(teacher: Teacher, repeats: int = 15) -> list[dict]:
+    """A masked pass over a pass of the same teacher exported without any dropout; they take turns."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        masked, plain = Path(folder, "masked.onnx"), Path(folder, "plain.onnx")
+        export_teacher(teacher, masked, passes=10)
+        export_student(teacher.model, plain)
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would spin in the way
+        sessions = [onnxruntime.InferenceSession(str(file), options) for file in (masked, plain)]
+    for shape in OVERHEAD_SHAPES:
+        ids = np.random.default_rng(0).integers(1000, 2000, shape)
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        ratios = []
+        for k in range(-3, repeats):
+            masks = {"mc_pass": np.array(max(k, 0)), "mc_seed": np.array(0)}
+            first, _ = seconds(lambda inputs=inputs | masks: sessions[0].run(None, inputs))
+            second, _ = seconds(lambda inputs=inputs: sessions[1].run(None, inputs))
+            ratios += [first / second] if k >= 0 else []
+        rows.append({"texts": shape[0], "tokens": shape[1], "ratio": median(ratios)})
+    return rows
+
+
+def growth(teacher: str, texts: Sequence[str], sizes: Sequence[int]) -> list[dict]:
+    """The command on ever more texts: seconds and peak memory of the whole process."""
+    rows = []
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            corpus = Path(folder, "texts.jsonl")
+            with corpus.open("w", encoding="utf-8") as file:
+                for k in range(size):
+                    text = texts[k % len(texts)] + (f" ({k // len(texts)})" if k >= len(texts) else "")
+                    file.write(json.dumps({"text": text}) + "\n")
+            command = [sys.executable, "-m", "amalgam_edge.cli", "score", "--teacher", teacher, "--corpus", str(corpus)]
+            command += ["--backend", "onnxruntime", "--passes", "10", "--output", str(Path(folder, "scores"))]
+            measured = subprocess.run(
+                [sys.executable, __file__, "--measure", *command], check=True, capture_output=True, text=True
+            )
+            rows.append({"texts": size, **json.loads(measured.stdout.splitlines()[-1])})
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def measure_command(command: Sequence[str]) -> None:
+    """Run a command and print its seconds and its peak memory as JSON."""
+    spent, _ = seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(json.dumps({"seconds": spent, "peak_mb": peak}))
+
+
+def tables(found: dict) -> str:
+    """All results as Markdown."""
+    rows = found["ways"]
+    main = Table(
+        (
+            Column("way", numeric=False),
+            Column("passes"),
+            Column("texts/s"),
+            Column("over a"),
+            Column("over b"),
+            Column("RMSE of u"),
+            Column("other pick"),
+        ),
+        tuple(
+            (
+                row["way"],
+                f"{row['passes']:.1f}",
+                f"{row['texts_per_second']:.1f}",
+                *(f"{row['texts_per_second'] / rows[k]['texts_per_second']:.1f}×" for k in (0, 1)),
+                f"{row['rmse_u']:.4f}",
+                f"{row['other_pick']:.1%}",
+            )
+            for row in rows
+        ),
+    )
+    masks = Table(
+        (Column("texts × tokens", numeric=False), Column("masked pass over plain pass")),
+        tuple((f"{row['texts']} × {row['tokens']}", f"{row['ratio']:.2f}") for row in found["mask_overhead"]),
+    )
+    grown = Table(
+        (Column("texts"), Column("seconds"), Column("peak MB")),
+        tuple((str(row["texts"]), f"{row['seconds']:.0f}", f"{row['peak_mb']:.0f}") for row in found["growth"]),
+    )
+    about = (
+        f"{found['texts']} texts of {found['mean_tokens']:.1f} tokens on average, {found['teachers']} teachers, "
+        f"{found['repeats']} rounds, medians."
+    )
+    return "\n\n".join([about, main.to_markdown(), masks.to_markdown(), grown.to_markdown()])
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    if sys.argv[1:2] == ["--measure"]:
+        measure_command(sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teachers", nargs="+")
+    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder for the truth, the results and the tables")
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--paper-texts", type=int, default=64, help="texts that way a is timed on")
+    parser.add_argument("--truth", type=int, default=512, help="passes taken for the truth")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--growth", type=int, nargs="*", default=[1000, 4000, 16000])
+    arguments = parser.parse_args()
+
+    teachers = [load_teacher(f"teacher-{k}", source) for k, source in enumerate(arguments.teachers)]
+    corpus = list(read_corpus(arguments.corpus).texts)
+    texts = corpus[: arguments.texts]
+    few = texts[:: max(1, len(texts) // arguments.paper_texts)][: arguments.paper_texts]
+    truth = truth_passes(teachers, texts, arguments.truth, arguments.output)
+    with tempfile.TemporaryDirectory() as folder:
+        products = our_ways(teachers, Path(folder))
+        ways = compare(teachers, texts, few, arguments.repeats, truth, products)
+    found = {
+        "texts": len(texts),
+        "mean_tokens": float(np.mean([len(ids) for ids in encode(texts, teachers[0].tokenizer, PAPER_LENGTH)])),
+        "teachers": len(teachers),
+        "repeats": arguments.repeats,
+        "ways": ways,
+        "mask_overhead": mask_overhead(teachers[0]),
+        "growth": growth(arguments.teachers[0], corpus, arguments.growth),
+    }
+    (arguments.output / "scoring.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    (arguments.output / "scoring.md").write_text(tables(found) + "\n", "utf-8")
+    print(tables(found))
+
+
+if __name__ == "__main__":
+    main()
