@@ -65,7 +65,7 @@ class EveryDropout(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.dropout:
+        if func in (F.dropout, torch.dropout):
             return self._dropout(*args, **kwargs)
         if func in _OTHER_DROPOUTS:
             raise AmalgamError(f"the model uses {func.__name__}, on which dropout masks cannot be placed")
@@ -74,11 +74,18 @@ class EveryDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _dropout(
-        self, values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+        self,
+        input: torch.Tensor,  # noqa: A002  (its name in torch)
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+        *,
+        train: bool = True,
     ) -> torch.Tensor:
+        """``torch.nn.functional.dropout``, and ``torch.dropout``, which calls its last argument ``train``."""
         site = self._site
         self._site += 1
-        return self.place(site, p, values) if training and p > 0.0 else values
+        return self.place(site, p, input) if training and train and p > 0.0 else input
 
 
 class LiveDropout(EveryDropout):
@@ -133,7 +140,18 @@ class LiveDropout(EveryDropout):
 
 
 _OTHER_DROPOUTS = frozenset(
-    {F.alpha_dropout, F.feature_alpha_dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.bernoulli}
+    {
+        F.alpha_dropout,
+        F.feature_alpha_dropout,
+        F.dropout1d,
+        F.dropout2d,
+        F.dropout3d,
+        torch.dropout_,
+        torch.native_dropout,
+        torch.bernoulli,
+        torch.Tensor.bernoulli,
+        torch.Tensor.bernoulli_,
+    }
 )
 
 

@@ -10,10 +10,10 @@ words, and what three or more share is a product of unknown words modulo 2**32.
 
 Systematic masks are a Latin hypercube over the passes (McKay, Beckman and Conover, Technometrics 1979): with h the
 unit's hash and a its stride, coprime to K, the unit is dropped in pass k where frac(h + (a·k mod K) / K) < p. Within a
-pass the units are independent and Bernoulli(p); over a round of K passes every unit is dropped ⌊pK⌋ or ⌈pK⌉ times, and
-each round draws anew. The stride is the product of a row's and a column's, which is coprime to K again. Strides keep
-pairs of units from rising and falling together: with one shift k / K for all units, the errors of averages stopped
-shrinking at K ≈ 1 / p.
+pass the units are independent and Bernoulli(p); over a round of K passes every unit is dropped ⌊pK⌋ or ⌈pK⌉ times (one
+in 10⁷ once more or less, where K does not divide 2**32), and each round draws anew. The stride is the product of a
+row's and a column's, which is coprime to K again. Strides keep pairs of units from rising and falling together: with
+one shift k / K for all units, the errors of averages stopped shrinking at K ≈ 1 / p.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -39,9 +40,9 @@ CHOICE_BITS = 15  # of a word that choose a stride
 
 
 def mix(words: torch.Tensor) -> torch.Tensor:
-    """Scramble words of int32 so that each input bit flips each output bit about half the time; a bijection.
+    """Scramble words of int32, one to one, so that each bit but the sign flips each bit of the result half the time.
 
-    A finaliser of the xor-shift-multiply kind, as in MurmurHash3.
+    A finaliser of the xor-shift-multiply kind, as in MurmurHash3. The sign alone flips the sign alone.
     """
     for multiplier in MULTIPLIERS:
         words = (words ^ ((words & POSITIVE) >> 15)) * multiplier
@@ -139,11 +140,16 @@ class DropoutPass:
     def _moved(self, drawn: UnitHashes) -> torch.Tensor:
         if self._length == 1:
             return drawn.hashes
-        device = drawn.hashes.device
-        lengths = torch.tensor(strides(self._length), dtype=torch.int32, device=device)
-        shifts = lengths * self._turn % self._length * step(self._length)
+        lengths, shifts = _moves(self._length, self._turn, drawn.hashes.device)
         rows, columns = ((choices * len(lengths)) >> CHOICE_BITS for choices in (drawn.rows, drawn.columns))
         return drawn.hashes + shifts[rows] * lengths[columns]
+
+
+@lru_cache
+def _moves(length: int, turn: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The strides of a round, and how far each has moved by one of its passes."""
+    lengths = torch.tensor(strides(length), dtype=torch.int32, device=device)
+    return lengths, lengths * turn % length * step(length)
 
 
 def round_length(passes: int, masks: Masks) -> int:

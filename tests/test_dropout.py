@@ -1,9 +1,6 @@
 import itertools
-import math
 
-import numpy as np
 import pytest
-import scipy.stats
 import tiny
 import torch
 import torch.nn.functional as F
@@ -11,157 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from amalgam_edge.dropout import LiveDropout, find_sites, keep_mask, mix, unit_hashes
+from amalgam_edge.dropout import LiveDropout, find_sites
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.masks import DROPOUT_OFF, DropoutPass, site_word, unit_hashes
 
-SEEDS = (0, 1, 7, 2**31, 2**32, 2**32 + 1, 123_456_789_012)
-UNIT = 2**24
 ODD = (1, 3, 5, 7, 9, 11, 13, 15)
-FIVE_SIGMA = 5.0
+KINDS = ("systematic", "independent")
 
 
-def uniform(seed, site, shape):
-    return unit_hashes(seed, site, shape).double().numpy() / UNIT
-
-
-def drops(p, passes, mc_pass, *, seed=0, site=1, shape=(64, 128)):
-    return ~keep_mask(unit_hashes(seed, site, shape), p, mc_pass, passes).numpy()
-
-
-def live_masks(masks, p=0.1, passes=16, shape=(40, 50), seed=3):
-    """Which units of one site fall in each pass, read off a tensor of ones."""
-    mode = LiveDropout(seed, passes, masks)
-    found = []
-    with mode:
-        for mc_pass in range(passes):
-            mode.start(mc_pass)
-            found.append((F.dropout(torch.ones(1, *shape), p, training=True)[0] == 0).numpy())
-    return np.stack(found)
-
-
-# --- the hash
-
-
-def test_mix_is_injective_on_consecutive_and_on_scattered_words():
-    consecutive = mix(torch.arange(1 << 18, dtype=torch.int64))
-    assert consecutive.unique().numel() == 1 << 18
-    scattered = torch.arange(1 << 18, dtype=torch.int64) << 14
-    assert mix(scattered).unique().numel() == 1 << 18
-    for words in (consecutive, mix(scattered)):
-        assert words.min() >= 0 and words.max() < 2**32
-
-
-def test_mix_flips_about_half_of_the_output_bits_for_each_input_bit():
-    words = torch.from_numpy(np.random.default_rng(0).integers(0, 2**32, 4096))
-    for bit in range(32):
-        flipped = mix(words) ^ mix(words ^ (1 << bit))
-        share = torch.stack([(flipped >> out) & 1 for out in range(32)]).double().mean(dim=1)
-        assert abs(share.mean() - 0.5) < 0.01
-        assert (share - 0.5).abs().max() < 0.1
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.integers(0, 2**40),
-    st.integers(0, 200),
-    st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=3),
-)
-def test_longer_shapes_extend_shorter_ones(seed, site, sizes):
-    short = unit_hashes(seed, site, [size for size, _ in sizes])
-    long = unit_hashes(seed, site, [size + more for size, more in sizes])
-    assert torch.equal(long[tuple(slice(size) for size, _ in sizes)], short)
-
-
-def test_hashes_have_24_bits_and_are_uniform():
-    hashes = unit_hashes(5, 2, (256, 256))
-    assert hashes.dtype == torch.int32
-    assert hashes.min() >= 0 and hashes.max() < UNIT
-    assert scipy.stats.kstest(hashes.double().numpy().ravel() / UNIT, "uniform").pvalue > 1e-4
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_no_two_sites_share_a_row_of_units(seed):
-    sites = [*range(24), *(site + (drawn << 16) for site in range(3) for drawn in range(1, 4))]
-    rows = torch.cat([unit_hashes(seed, site, (24, 16)) for site in sites])
-    assert rows.unique(dim=0).shape[0] == len(rows)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_no_two_heads_share_a_row_of_units(seed):
-    rows = torch.cat([unit_hashes(seed, site, (4, 12, 12)).reshape(48, 12) for site in range(12)])
-    assert rows.unique(dim=0).shape[0] == len(rows)
-
-
-@pytest.mark.parametrize("seed", [0, 1, 42])
-@pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("lag", [1, 2])
-def test_neighbouring_units_are_uncorrelated(seed, axis, lag):
-    u = uniform(seed, 3, (256, 256))
-    ahead, behind = np.take(u, range(lag, 256), axis), np.take(u, range(256 - lag), axis)
-    r = np.corrcoef(ahead.ravel(), behind.ravel())[0, 1]
-    assert abs(r) < FIVE_SIGMA / math.sqrt(ahead.size)
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_pairs_of_neighbours_fall_as_independent_coins_do(axis):
-    p = 0.3
-    fallen = drops(p, 16, 5, shape=(256, 256))
-    first, second = np.take(fallen, range(0, 256, 2), axis), np.take(fallen, range(1, 256, 2), axis)
-    counts = [((first == a) & (second == b)).sum() for a, b in itertools.product([True, False], repeat=2)]
-    expected = [first.size * chance for chance in (p * p, p * (1 - p), (1 - p) * p, (1 - p) ** 2)]
-    assert scipy.stats.chisquare(counts, expected).pvalue > 1e-5
-
-
-@pytest.mark.parametrize(
-    "pair", [((0, 1), (0, 2)), ((0, 0), (0, 1)), ((0, 3), (1, 3)), ((0, 3), (2**32, 3)), ((1, 0), (0, 1))]
-)
-def test_sites_and_seeds_are_uncorrelated(pair):
-    first, second = (uniform(seed, site, (128, 256)) for seed, site in pair)
-    r = np.corrcoef(first.ravel(), second.ravel())[0, 1]
-    assert abs(r) < FIVE_SIGMA / math.sqrt(first.size)
+def mask_of(seed, site, mc_pass, shape, p, *, passes=16, masks="systematic"):
+    """What a site's values are multiplied with, as :mod:`amalgam_edge.masks` has it."""
+    one = DropoutPass(mc_pass, passes, masks)
+    word = site_word(torch.tensor(seed, dtype=torch.int32), site, one.number_of_round)
+    return one.mask(unit_hashes(word, shape), p)
 
 
 # --- the masks
-
-
-@pytest.mark.parametrize("p", [0.1, 0.25, 0.5])
-@pytest.mark.parametrize("masks", ["systematic", "independent"])
-def test_each_pass_drops_its_share_of_units(masks, p):
-    fallen = live_masks(masks, p=p).reshape(16, -1)
-    n = fallen.shape[1]
-    assert (np.abs(fallen.sum(axis=1) - n * p) < FIVE_SIGMA * math.sqrt(n * p * (1 - p))).all()
-    assert fallen.any(axis=1).all()
-
-
-@pytest.mark.parametrize(("p", "passes"), [(0.1, 16), (0.1, 10), (0.1, 5), (0.3, 7), (0.5, 2), (0.9, 16)])
-def test_systematic_masks_drop_every_unit_its_fair_share_of_times(p, passes):
-    times = live_masks("systematic", p=p, passes=passes).sum(axis=0)
-    assert set(np.unique(times)) <= {math.floor(p * passes + 1e-9), math.ceil(p * passes - 1e-9)}
-    share = p * passes - math.floor(p * passes + 1e-9)
-    assert abs((times - p * passes).mean()) < FIVE_SIGMA * math.sqrt(max(share * (1 - share), 1e-9) / times.size) + 1e-6
-
-
-def test_independent_masks_are_binomial_over_the_passes():
-    times = live_masks("independent", p=0.1, passes=16).sum(axis=0).ravel()
-    expected = scipy.stats.binom.pmf(range(5), 16, 0.1)
-    counts = [*((times == k).sum() for k in range(5)), (times >= 5).sum()]
-    assert scipy.stats.chisquare(counts, [*expected * times.size, (1 - expected.sum()) * times.size]).pvalue > 1e-5
-
-
-@pytest.mark.parametrize("masks", ["systematic", "independent"])
-def test_pairs_of_units_fall_together_more_evenly_with_more_passes(masks):
-    # Balancing single units must not tie pairs together: averages of nonlinear models would stop converging in K.
-    p, passes = 0.1, 128
-    fallen = live_masks(masks, p=p, passes=passes).reshape(passes, -1)
-    together = (fallen[:, ::2] & fallen[:, 1::2]).mean(axis=0)
-    of_independent_passes = math.sqrt(p**2 * (1 - p**2) / passes)
-    assert np.sqrt(np.square(together - p**2).mean()) < 1.15 * of_independent_passes
-
-
-@pytest.mark.parametrize("masks", ["systematic", "independent"])
-def test_no_two_passes_are_alike(masks):
-    found = live_masks(masks, passes=16)
-    assert len({mask.tobytes() for mask in found}) == 16
 
 
 @pytest.mark.parametrize("mc_pass", [0, 5, 15])
@@ -174,13 +36,57 @@ def test_the_mask_by_hand(mc_pass):
         mode.start(mc_pass)
         first, second = module(x), module(x)
     for site, found in enumerate((first, second)):
-        hashes = unit_hashes(seed, site, (6, 8)).tolist()
+        drawn = unit_hashes(site_word(torch.tensor(seed, dtype=torch.int32), site, 0), (6, 8))
+        hashes, rows, columns = drawn.hashes.tolist(), drawn.rows[:, 0].tolist(), drawn.columns.tolist()
         for i, j in itertools.product(range(6), range(8)):
-            stride = ODD[hashes[i][j] % 256 % 8]  # the numbers coprime to 16 are the odd ones
-            stays = (hashes[i][j] + stride * mc_pass % passes * UNIT // passes) % UNIT >= round(p * UNIT)
-            expected = x[:, i, j] / (1 - p) if stays else torch.zeros(4)
+            stride = ODD[rows[i] * 8 // 2**15] * ODD[columns[j] * 8 // 2**15]  # the numbers coprime to 16 are odd
+            moved = (hashes[i][j] + 2**31 + stride * mc_pass % passes * 2**32 // passes) % 2**32
+            expected = x[:, i, j] / (1 - p) if moved >= round(p * 2**32) else torch.zeros(4)
             torch.testing.assert_close(found[:, i, j], expected)
     assert not torch.equal(first, second)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(DROPOUT_OFF, 12), st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=8),
+    st.integers(0, 2**31 - 1),
+    st.sampled_from(KINDS),
+)
+def test_masks_do_not_depend_on_what_was_asked_before(runs, seed, masks):
+    mode = LiveDropout(seed, 4, masks, unbatched=[1])
+    with mode:
+        for mc_pass, length, width in runs:
+            mode.start(mc_pass)
+            batched = F.dropout(torch.ones(2, length, width), 0.5, training=True)
+            unbatched = F.dropout(torch.ones(2, length, width), 0.3, training=True)
+            alone = F.dropout(torch.ones(2, width), 0.1, training=True)
+            options = {"passes": 4, "masks": masks}
+            expected = mask_of(seed, 0, mc_pass, (length, width), 0.5, **options)
+            assert torch.equal(batched, torch.stack([expected, expected]))
+            assert torch.equal(unbatched, mask_of(seed, 1, mc_pass, (2, length, width), 0.3, **options))
+            expected = mask_of(seed, 2, mc_pass, (width,), 0.1, **options)
+            assert torch.equal(alone, torch.stack([expected, expected]))
+
+
+@pytest.mark.parametrize("masks", KINDS)
+def test_a_pass_without_dropout_leaves_values_alone(masks):
+    x = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0))
+    mode = LiveDropout(0, 4, masks)
+    with mode:
+        for mc_pass in (DROPOUT_OFF, 1, DROPOUT_OFF):
+            mode.start(mc_pass)
+            assert torch.equal(F.dropout(x, 0.5, training=True), x) == (mc_pass == DROPOUT_OFF)
+
+
+@pytest.mark.parametrize("seed", [2**31 - 1, 2**30, 0])
+def test_every_seed_has_masks_of_its_own(seed):
+    found = []
+    for one in (seed, seed ^ 1):
+        mode = LiveDropout(one, 4)
+        with mode:
+            mode.start(0)
+            found.append(F.dropout(torch.ones(1, 200), 0.5, training=True))
+    assert not torch.equal(*found)
 
 
 def test_a_dropout_of_zero_passes_its_input_and_keeps_its_number():
@@ -211,12 +117,13 @@ def test_half_precision_stays_half_precision():
         assert F.dropout(torch.ones(2, 5, dtype=torch.float16), 0.5, training=True).dtype == torch.float16
 
 
-def test_masks_neither_read_nor_move_torchs_generator():
+@pytest.mark.parametrize("masks", KINDS)
+def test_masks_neither_read_nor_move_torchs_generator(masks):
     x = torch.ones(1, 100)
-    mode = LiveDropout(0, 4)
     found = []
-    with mode:
-        for seed in (1, 2):
+    for seed in (1, 2):
+        mode = LiveDropout(0, 4, masks)
+        with mode:
             torch.manual_seed(seed)
             state = torch.get_rng_state()
             mode.start(3)

@@ -36,10 +36,11 @@ def next_passes(pass_logits: Sequence[np.ndarray], passes: np.ndarray, most: int
         most: more than which no teacher runs over a text.
 
     Returns:
-        ``(n_teachers, n_texts)``; equal to ``passes`` where the choice is settled or the most were run.
+        ``(n_teachers, n_texts)``; equal to ``passes`` where the choice is settled or the most were run. A teacher
+        alone, of whom nothing but its scores can be wanted, runs the most.
     """
     if len(pass_logits) == 1:
-        return passes
+        return np.full_like(passes, most)
     estimates = [estimate(logits, counts) for logits, counts in zip(pass_logits, passes, strict=True)]
     means, variances = (np.stack(parts) for parts in zip(*estimates, strict=True))
     texts = np.arange(means.shape[1])

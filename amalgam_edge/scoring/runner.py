@@ -9,8 +9,6 @@ import numpy as np
 
 from amalgam_edge.errors import AmalgamError
 
-DROPOUT_OFF = -1
-
 
 class TeacherRunner(Protocol):
     """A teacher on some runtime."""
@@ -25,7 +23,7 @@ class TeacherRunner(Protocol):
         Args:
             input_ids: ``(n_texts, n_tokens)`` of int64, padded on the right.
             attention_mask: ``(n_texts, n_tokens)`` of int64.
-            passes: numbers of masks; :data:`DROPOUT_OFF` is the prediction without dropout.
+            passes: numbers of masks; :data:`~amalgam_edge.masks.DROPOUT_OFF` is the prediction without dropout.
 
         Returns:
             ``(n_passes, n_texts, n_classes)`` of float32.

@@ -46,6 +46,7 @@ class TorchRunner:
         if half and self._device.type == "cpu":
             raise AmalgamError("fp16 needs a GPU; use --precision fp32")
         self._model = copy.deepcopy(model).half().to(self._device) if half else model.to(self._device)
+        self._model.eval()
         unbatched = [site.number for site in sites if not site.batched]
         self._dropout = LiveDropout(seed, passes, masks, device=self._device, unbatched=unbatched)
 

@@ -3,14 +3,21 @@ import pytest
 import tiny
 import torch
 
+from amalgam_edge.dropout import LiveDropout, find_sites, training_mode
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.scoring.runner import DROPOUT_OFF, prove_dropout_alive
+from amalgam_edge.masks import DROPOUT_OFF
+from amalgam_edge.scoring.runner import prove_dropout_alive
 from amalgam_edge.scoring.torch_runner import TorchRunner, resolve_device
 
 
 @pytest.fixture
 def probe(tokenizer):
     return {name: tensor.numpy() for name, tensor in tiny.padded(tokenizer, tiny.TEXTS[:4]).items()}
+
+
+def make_runner(model, probe, *, device="cpu", **options):
+    sites = find_sites(model, {name: torch.from_numpy(array) for name, array in probe.items()})
+    return TorchRunner(model, sites, device=device, **options)
 
 
 def probabilities(logits):
@@ -30,7 +37,7 @@ def torch_draws(model, probe, copies, rounds):
 
 def own_draws(model, probe, *, masks, passes, seeds):
     """``(n_seeds, n_passes, n_texts, n_classes)``."""
-    runners = [TorchRunner(model, seed=seed, passes=passes, masks=masks, device="cpu") for seed in seeds]
+    runners = [make_runner(model, probe, seed=seed, passes=passes, masks=masks) for seed in seeds]
     return np.stack([probabilities(runner.run(**probe, passes=range(passes))) for runner in runners])
 
 
@@ -51,21 +58,22 @@ def test_passes_are_distributed_as_those_of_torch(random_classifier, probe, arch
     assert theirs.std(axis=0).min() > 0.01
 
 
-@pytest.mark.parametrize("passes", [16, 96])
-def test_systematic_masks_estimate_no_worse_than_independent_ones(random_classifier, probe, passes):
+def test_systematic_masks_estimate_no_worse_than_independent_ones(random_classifier, probe):
     model = random_classifier(dropout=0.2)
     truth = probabilities(torch_draws(model, probe, copies=250, rounds=16)).mean(axis=0)
 
-    def error(masks):
-        means = own_draws(model, probe, masks=masks, passes=passes, seeds=range(1, 7)).mean(axis=1)
-        return np.sqrt(np.square(means - truth).mean())
+    def error(draws):
+        return np.sqrt(np.square(draws.mean(axis=1) - truth).mean())
 
-    assert error("systematic") < 1.15 * error("independent")
+    independent = own_draws(model, probe, masks="independent", passes=96, seeds=range(1, 7))
+    for passes in (16, 96):
+        systematic = own_draws(model, probe, masks="systematic", passes=passes, seeds=range(1, 7))
+        assert error(systematic) < 1.15 * error(independent[:, :passes])
 
 
 def test_without_dropout_the_runner_answers_as_the_model_does(random_classifier, probe):
     model = random_classifier()
-    found = TorchRunner(model, device="cpu").run(**probe, passes=[DROPOUT_OFF])
+    found = make_runner(model, probe).run(**probe, passes=[DROPOUT_OFF])
     with torch.inference_mode():
         expected = model(**{name: torch.from_numpy(array) for name, array in probe.items()}).logits
     np.testing.assert_array_equal(found, expected.numpy()[None])
@@ -73,7 +81,7 @@ def test_without_dropout_the_runner_answers_as_the_model_does(random_classifier,
 
 
 def test_passes_come_in_the_order_asked_for(random_classifier, probe):
-    runner = TorchRunner(random_classifier(), passes=8, device="cpu")
+    runner = make_runner(random_classifier(), probe, passes=8)
     asked = runner.run(**probe, passes=[5, DROPOUT_OFF, 2, 5])
     assert asked.shape == (4, 4, runner.n_classes)
     np.testing.assert_array_equal(asked[0], asked[3])
@@ -83,16 +91,44 @@ def test_passes_come_in_the_order_asked_for(random_classifier, probe):
     assert np.abs(asked[0] - asked[1]).max() > 0.05
 
 
+@pytest.mark.parametrize("masks", ["systematic", "independent"])
+@pytest.mark.parametrize("architecture", ["bert", "deberta-v2"])
+def test_the_runner_answers_as_the_model_does_under_the_same_masks(random_classifier, probe, architecture, masks):
+    model = random_classifier(architecture=architecture)
+    inputs = {name: torch.from_numpy(array) for name, array in probe.items()}
+    sites = find_sites(model, inputs)
+    unbatched = [site.number for site in sites if not site.batched]
+    assert bool(unbatched) == (architecture == "deberta-v2")
+    found = TorchRunner(model, sites, seed=5, passes=4, masks=masks, device="cpu").run(**probe, passes=[3, 0, 6])
+    for logits, mc_pass in zip(found, [3, 0, 6], strict=True):
+        mode = LiveDropout(5, 4, masks, unbatched=unbatched)
+        mode.start(mc_pass)
+        with torch.inference_mode(), training_mode(model), mode:
+            np.testing.assert_array_equal(logits, model(**inputs).logits.numpy())
+
+
+@pytest.mark.parametrize("masks", ["systematic", "independent"])
+def test_a_runner_neither_reads_nor_moves_torchs_generator(random_classifier, probe, masks):
+    runner = make_runner(random_classifier(), probe, masks=masks)
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        found.append(runner.run(**probe, passes=[DROPOUT_OFF, 0, 1]))
+        assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(*found)
+
+
 def test_the_seed_chooses_the_masks(random_classifier, probe):
     model = random_classifier()
-    first, same, other = (TorchRunner(model, seed=s, device="cpu").run(**probe, passes=[0]) for s in (1, 1, 2))
+    first, same, other = (make_runner(model, probe, seed=s).run(**probe, passes=[0]) for s in (1, 1, 2))
     np.testing.assert_array_equal(first, same)
     assert np.abs(first - other).max() > 0.05
 
 
 def test_the_model_is_left_in_evaluation_mode(random_classifier, probe):
     model = random_classifier()
-    runner = TorchRunner(model, device="cpu")
+    runner = make_runner(model, probe)
     runner.run(**probe, passes=[0])
     assert not model.training
     with pytest.raises(IndexError):
@@ -101,27 +137,28 @@ def test_the_model_is_left_in_evaluation_mode(random_classifier, probe):
 
 
 def test_live_dropout_is_proven(random_classifier, probe):
-    prove_dropout_alive("t", TorchRunner(random_classifier(), device="cpu"), **probe)
+    prove_dropout_alive("t", make_runner(random_classifier(), probe), **probe)
 
 
 def test_a_model_whose_dropout_is_zero_is_refused(random_classifier, probe):
-    runner = TorchRunner(random_classifier(dropout=0.0), device="cpu")
+    runner = make_runner(random_classifier(dropout=0.0), probe)
     with pytest.raises(AmalgamError, match=r"'dead'.*dropout is off"):
         prove_dropout_alive("dead", runner, **probe)
 
 
 def test_a_model_stuck_in_evaluation_mode_is_refused(random_classifier, probe, monkeypatch):
     model = random_classifier()
+    runner = make_runner(model, probe)
     monkeypatch.setattr(model, "train", lambda mode=True: model)
     with pytest.raises(AmalgamError, match="dropout is off"):
-        prove_dropout_alive("t", TorchRunner(model, device="cpu"), **probe)
+        prove_dropout_alive("t", runner, **probe)
 
 
 def test_a_model_that_draws_numbers_of_its_own_is_refused(random_classifier, probe):
     model = random_classifier()
     handle = model.classifier.register_forward_hook(lambda module, args, out: out + 1e-3 * torch.randn_like(out))
     with pytest.raises(AmalgamError, match="does not repeat"):
-        prove_dropout_alive("t", TorchRunner(model, device="cpu"), **probe)
+        prove_dropout_alive("t", make_runner(model, probe), **probe)
     handle.remove()
 
 
@@ -158,13 +195,13 @@ def test_a_runner_that_answers_by_the_number_of_the_pass_is_accepted(probe):
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
 def test_a_cuda_device_that_is_not_there_is_refused(random_classifier, device):
     with pytest.raises(AmalgamError, match=f"--device {device}: torch sees no CUDA"):
-        TorchRunner(random_classifier(), device=device)
+        TorchRunner(random_classifier(), (), device=device)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_cuda_device_beyond_the_last_is_refused(random_classifier):
     with pytest.raises(AmalgamError, match="cuda:99"):
-        TorchRunner(random_classifier(), device="cuda:99")
+        TorchRunner(random_classifier(), (), device="cuda:99")
 
 
 @pytest.mark.parametrize("device", ["tpu", "", "cpu:x"])
@@ -176,7 +213,7 @@ def test_a_device_that_is_no_device_is_refused(device):
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an MPS device")
 def test_a_device_of_another_kind_that_is_not_there_is_refused(random_classifier):
     with pytest.raises(AmalgamError, match="mps"):
-        TorchRunner(random_classifier(), device="mps")
+        TorchRunner(random_classifier(), (), device="mps")
 
 
 def test_auto_takes_what_is_there():
@@ -188,6 +225,20 @@ def test_auto_takes_what_is_there():
 def test_a_cuda_device_gives_the_logits_of_the_cpu_pass_by_pass(random_classifier, probe):
     passes = [DROPOUT_OFF, 0, 1, 15]
     cpu, cuda = (
-        TorchRunner(random_classifier(), device=device).run(**probe, passes=passes) for device in ("cpu", "cuda")
+        make_runner(random_classifier(), probe, device=device).run(**probe, passes=passes) for device in ("cpu", "cuda")
     )
     np.testing.assert_allclose(cuda, cpu, atol=1e-3)
+
+
+def test_half_precision_on_the_cpu_is_refused(random_classifier):
+    with pytest.raises(AmalgamError, match="fp16 needs a GPU"):
+        TorchRunner(random_classifier(), (), device="cpu", half=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here to compute in half precision")
+def test_half_precision_gives_nearly_the_logits_of_single_and_leaves_the_model(random_classifier, probe):
+    model = random_classifier()
+    single, half = (make_runner(model, probe, device="cuda", half=half) for half in (False, True))
+    passes = [DROPOUT_OFF, 0, 1, 15]
+    np.testing.assert_allclose(half.run(**probe, passes=passes), single.run(**probe, passes=passes), atol=0.05)
+    assert model.dtype == torch.float32
