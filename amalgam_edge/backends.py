@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -94,6 +95,8 @@ def resolve_backend(name: BackendName, device: str, threads: int | None = None) 
         return Backend(name, str(resolve_device(device)), threads)
     if device == "auto":
         device = "cuda" if _CUDA in providers else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise AmalgamError(f"--device {device}: onnxruntime runs on cpu, cuda or cuda:N; use --device cpu")
     if device != "cpu" and _CUDA not in providers:
         raise AmalgamError(
             f"--device {device}: this onnxruntime has no CUDA provider; install amalgam-edge[gpu], or give "

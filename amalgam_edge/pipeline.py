@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from amalgam_edge import stages
-from amalgam_edge.backends import resolve_backend
 from amalgam_edge.bundling import Made, write_bundle
-from amalgam_edge.corpus import Corpus, read_corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.bundle_writer import check_output, staged
-from amalgam_edge.models.teacher import load_teachers
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
-from amalgam_edge.scores import ScoreSummary
-from amalgam_edge.scoring.summary import summarise
 from amalgam_edge.training import check_logger
 
 
@@ -37,9 +33,9 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     Raises:
         AmalgamError: a mistake in the recipe or in what it names; nothing is left in the output folder.
     """
-    _require(recipe, "teachers", "corpus", "student", "output")
+    stages.require(recipe, "teachers", "corpus", "student", "output")
     stages.method_of(recipe)
-    resolve_backend(recipe.backend, recipe.device)
+    stages.backend_of(recipe)
     resolve_device(recipe.device)
     check_logger(recipe.report_to)
     output = Path(recipe.output)
@@ -84,44 +80,6 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         manifest = write_bundle(made, folder, progress)
     shutil.rmtree(training_folder, ignore_errors=True)
     return manifest
-
-
-def score(recipe: Recipe, progress: Progress, *, resume: bool = False) -> list[ScoreSummary]:
-    """Score a corpus with teachers, and no more: a store a teacher, in the output folder.
-
-    Args:
-        recipe: what to score; what it says of students is ignored.
-        progress: told of each step.
-        resume: go on with a run that was cut off.
-
-    Raises:
-        AmalgamError: a mistake in the recipe or in what it names; nothing that was scored is lost.
-    """
-    _require(recipe, "teachers", "corpus", "output")
-    resolve_backend(recipe.backend, recipe.device)
-    progress.begin(2 + stages.n_scoring_steps(recipe))
-    with progress.step("reading texts"):
-        corpus = read_corpus(recipe.corpus, text_column=recipe.text_column, split=recipe.split)
-    with progress.step("loading teachers"):
-        teachers = load_teachers(recipe.teachers, dropout=recipe.dropout, max_length=recipe.max_length)
-        stores = stages.named_stores(recipe, teachers, corpus)
-    for store in stores:
-        if store.begun and not resume:
-            raise AmalgamError(
-                f"{store.folder}: holds scores already; --resume goes on with them, or name another folder"
-            )
-    stages.score(recipe, teachers, stores, corpus, progress)
-    return summarise(stores)
-
-
-def _require(recipe: Recipe, *fields: str) -> None:
-    options = {"teachers": "--teacher"}
-    for field in fields:
-        if not getattr(recipe, field):
-            option = options.get(field, f"--{field}")
-            raise AmalgamError(
-                f"no {field.removesuffix('s')} given: name one with {option}, or under '{field}' in the recipe"
-            )
 
 
 def _finished(output: Path, recipe: Recipe) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def read_recipe(path: str | Path | None, overrides: dict[str, Any]) -> Recipe:
         return Recipe.model_validate({**content, **overrides})
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = str(first["loc"][0])
         where = f"{path}: " if path and field not in overrides else ""
         raise AmalgamError(f"{where}{field}: {first['msg']} (got {first['input']!r})") from error
 

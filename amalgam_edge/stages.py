@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from amalgam_edge.backends import resolve_backend
+from amalgam_edge.backends import Backend, resolve_backend
 from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
@@ -63,6 +63,14 @@ class Tokenized:
 
     dataset: datasets.Dataset
     n_truncated: int
+
+
+def require(recipe: Recipe, *fields: str) -> None:
+    """Refuse a recipe that leaves one of these fields empty."""
+    for field in fields:
+        if not getattr(recipe, field):
+            name = {"teachers": "teacher"}.get(field, field)
+            raise AmalgamError(f"no {name} given: name one with --{name}, or under '{field}' in the recipe")
 
 
 def read_texts(recipe: Recipe) -> Texts:
@@ -121,6 +129,18 @@ def scoring_settings(recipe: Recipe) -> ScoringSettings:
     )
 
 
+def backend_of(recipe: Recipe) -> Backend:
+    """What runs the recipe's teachers.
+
+    Raises:
+        AmalgamError: it is not there, or cannot compute in the recipe's precision.
+    """
+    backend = resolve_backend(recipe.backend, recipe.device, recipe.threads)
+    if recipe.precision == "fp16" and backend.device == "cpu":
+        raise AmalgamError("fp16 needs a GPU; use --precision fp32")
+    return backend
+
+
 def n_scoring_steps(recipe: Recipe) -> int:
     """How many steps :func:`score` shows: one a teacher, or one for all where they share a budget."""
     return 1 if recipe.passes == "auto" else len(recipe.teachers)
@@ -131,7 +151,7 @@ def score(
 ) -> None:
     """Score the corpus with each teacher, as far as the stores lack it."""
     settings = scoring_settings(recipe)
-    backend = resolve_backend(recipe.backend, recipe.device, recipe.threads)
+    backend = backend_of(recipe)
     together = len(teachers) // n_scoring_steps(recipe)
     for first in range(0, len(teachers), together):
         group, their_stores = teachers[first : first + together], stores[first : first + together]

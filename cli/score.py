@@ -50,11 +50,11 @@ def command(recipe_file: str | None, resume: bool, **fields: Any) -> None:
       amalgam-edge score --teacher runs/a --corpus texts.parquet --backend torch --device cuda --output scores/ --resume
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    pipeline = load_training_part("amalgam_edge.pipeline", "scoring")
+    scoring_run = load_training_part("amalgam_edge.scoring_run", "scoring")
     from amalgam_edge.cli.progress import ConsoleProgress
     from amalgam_edge.recipe import read_recipe
     from amalgam_edge.tables import score_table
 
     recipe = read_recipe(recipe_file, given(fields))
-    summaries = pipeline.score(recipe, ConsoleProgress(), resume=resume)
+    summaries = scoring_run.score(recipe, ConsoleProgress(), resume=resume)
     click.echo(f"\n{score_table(summaries).to_text()}\n\nscores: {recipe.output}")

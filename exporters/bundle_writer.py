@@ -29,8 +29,9 @@ def check_output(output: Path, *, overwrite: bool, resume: bool | None = None) -
     """
     if output.resolve() == Path.cwd():
         raise AmalgamError(f"{output}: the current folder cannot be replaced; name another for --output")
-    if output.exists() and not output.is_dir():
-        raise AmalgamError(f"{output}: a file stands there; name a folder for --output")
+    file = next((path for path in (output, *output.parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise AmalgamError(f"{file}: a file stands there; name a folder for --output")
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not (overwrite or resume):

@@ -78,7 +78,8 @@ def _inputs(node: Node, axis: int) -> _Asked:
         return {_args(node)[0]: _positive(_args(node)[1], _rank(_args(node)[0]))} if selects_first else {}
     if node.target in _RULES:
         return _RULES[node.target](node, axis)
-    return _elementwise(node, axis) if torch.Tag.pointwise in getattr(node.target, "tags", ()) else None
+    pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ()) and _is_tensor(node)
+    return _elementwise(node, axis) if pointwise else None
 
 
 def _elementwise(node: Node, axis: int) -> _Asked:
@@ -113,7 +114,8 @@ def _beside(node: Node, axis: int) -> _Asked:
 
 
 def _linear(node: Node, axis: int) -> _Asked:
-    return {_args(node)[0]: axis} if axis < _rank(node) - 1 else None
+    source, *weights = _args(node)
+    return {source: axis} if axis < _rank(node) - 1 and source not in weights else None
 
 
 def _matmul(node: Node, axis: int) -> _Asked:
@@ -147,6 +149,14 @@ def _slice(node: Node, axis: int) -> _Asked:
     return {source: axis} if _positive(dim, _rank(node)) != axis or (start in (None, 0) and step == 1) else None
 
 
+def _reduce(node: Node, axis: int) -> _Asked:
+    """A mean or a sum over other axes, behind this one unless they are kept."""
+    source, dims, *kept = _args(node)
+    along = [_positive(dim, _rank(source)) for dim in dims]
+    stays = axis not in along and (True in kept or min(along) > axis)
+    return {source: axis} if stays else None
+
+
 def _reshape(node: Node, axis: int) -> _Asked:
     """An axis that stays whole, with as much before it as it had."""
     shape, source = _shape(node), _shape(_args(node)[0])
@@ -178,11 +188,13 @@ def _part(node: Node, axis: int) -> _Asked:
 
 
 def _resize(node: Node, axis: int) -> None:
-    """Put 1 for a narrowed axis in the arguments of an operation that names its output's sizes."""
+    """Put 1 for a narrowed axis in the arguments of an operation that names its output's sizes, or where it ends."""
     if node.target in _SIZED:
         sizes = list(_args(node)[1])
         sizes[axis] = 1
         node.args = (_args(node)[0], sizes, *_args(node)[2:])
+    elif node.target is aten.slice.Tensor and _positive((*_args(node), 0)[1], _rank(node)) == axis:
+        node.args = (_args(node)[0], axis, 0, 1)
 
 
 def _args(node: Node) -> tuple[Any, ...]:
@@ -210,7 +222,7 @@ def _known(one: Any, other: Any) -> bool:
 
 
 _Rule = Callable[[Node, int], _Asked]
-_SIZED = {aten.view.default, aten.reshape.default, aten.expand.default}
+_SIZED = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default}
 _PRODUCTS = {aten.linear.default, aten.matmul.default, aten.bmm.default}
 _ELEMENTWISE = (  # of those that torch does not tag as such
     aten.dropout.default,
@@ -231,7 +243,10 @@ _RULES: dict[Any, _Rule] = {
     aten.unsqueeze.default: _unsqueeze,
     aten.select.int: _select,
     aten.slice.Tensor: _slice,
+    aten.mean.dim: _reduce,
+    aten.sum.dim_IntList: _reduce,
     aten.view.default: _reshape,
+    aten._unsafe_view.default: _reshape,
     aten.reshape.default: _reshape,
     aten.expand.default: _expand,
     aten.cat.default: _cat,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from amalgam_edge.dropout import training_mode
@@ -55,7 +56,7 @@ def export_teacher(
             f"{difference:.2g} (allowed {TOLERANCE:g}); score with --backend torch, and please report this architecture"
         )
     if half:
-        save(convert_float_to_float16(proto, keep_io_types=True), path)
+        save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
     return difference
 
 

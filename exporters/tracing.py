@@ -91,13 +91,18 @@ def probe_inputs(model: PreTrainedModel, texts: int, tokens: int, padding: int) 
 
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
-    """Write a model; weights beyond what one file of the format can hold go beside it, into ``NAME.data``."""
+    """Write a model; weights beyond what one file of the format can hold go beside it, into ``NAME.data``.
+
+    They then leave ``proto``.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.data")
+    beside.unlink(missing_ok=True)  # onnx would append to it
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     if weights < _LARGEST_FILE:
         onnx.save(proto, path)
     else:
-        onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
+        onnx.save(proto, path, save_as_external_data=True, location=beside.name)
 
 
 @contextmanager

@@ -28,7 +28,8 @@ def refusal(call, *arguments):
 def test_defaults_are_those_of_the_method():
     recipe = read_recipe(None, {})
     assert recipe == Recipe()
-    assert (recipe.passes, recipe.masks, recipe.method) == (16, "systematic", "muka-soft")
+    assert (recipe.passes, recipe.masks, recipe.method) == (10, "systematic", "muka-soft")
+    assert (recipe.backend, recipe.precision, recipe.threads, recipe.batch_tokens) == ("auto", "fp32", None, 4096)
     assert (recipe.score_temperature, recipe.warmup_ratio, recipe.reweight) == (0.2, 0.1, True)
     assert (recipe.teachers, recipe.corpus, recipe.student, recipe.output) == ([], "", "", "")
     assert (recipe.dropout, recipe.student_layers, recipe.evaluate, recipe.work) == (None, None, None, None)
@@ -66,11 +67,18 @@ def test_an_unknown_field_is_refused(write):
     ("field", "value"),
     [
         ("passes", 1),
+        ("passes", "many"),
+        ("passes", 2.5),
+        ("max_passes", 1),
+        ("max_passes", "auto"),
         ("masks", "random"),
+        ("backend", "tensorflow"),
+        ("precision", "int8"),
+        ("threads", 0),
         ("dropout", 0.0),
         ("dropout", 1.0),
         ("max_length", 3),
-        ("scoring_batch_size", 0),
+        ("batch_tokens", 0),
         ("score_temperature", 0.0),
         ("distillation_temperature", -1.0),
         ("student_layers", 0),
@@ -81,7 +89,7 @@ def test_an_unknown_field_is_refused(write):
         ("warmup_ratio", 1.1),
         ("weight_decay", -0.1),
         ("seed", -1),
-        ("seed", 2**32),
+        ("seed", 2**31),
         ("held_out", 0),
         ("max_disagreement", 1.01),
         ("max_disagreement", -0.01),
@@ -101,10 +109,36 @@ def test_values_out_of_range_are_refused(write, field, value):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("max_disagreement", 0.0), ("max_disagreement", 1.0), ("passes", 2), ("max_length", 4), ("seed", 2**32 - 1)],
+    [
+        ("max_disagreement", 0.0),
+        ("max_disagreement", 1.0),
+        ("passes", 2),
+        ("passes", "auto"),
+        ("max_passes", 2),
+        ("max_length", 4),
+        ("threads", 1),
+        ("batch_tokens", 1),
+        ("seed", 2**31 - 1),
+    ],
 )
 def test_the_ends_of_ranges_are_within(field, value):
     assert getattr(read_recipe(None, {field: value}), field) == value
+
+
+@pytest.mark.parametrize(("content", "passes"), [("passes: auto", "auto"), ("passes: 7", 7), ("passes: '7'", 7)])
+def test_passes_are_a_number_or_auto(write, content, passes):
+    assert read_recipe(write(content), {}).passes == passes
+
+
+@pytest.mark.parametrize("passes", [0, 1, "many", "Auto", "", 2.5, True, None, [3]])
+def test_passes_of_another_kind_are_refused(write, passes):
+    assert "passes" in refusal(read_recipe, None, {"passes": passes})
+    path = write(yaml.safe_dump({"passes": passes}))
+    assert refusal(read_recipe, path, {}).startswith(f"{path}: passes")
+
+
+def test_fields_of_the_past_are_refused(write):
+    assert "scoring_batch_size" in refusal(read_recipe, write("scoring_batch_size: 16\n"), {})
 
 
 def test_a_recipe_does_not_change():
@@ -121,7 +155,11 @@ def test_yaml_and_back_is_the_same_recipe(write):
         dropout=0.1,
         student_layers=6,
         reweight=False,
-        seed=2**32 - 1,
+        seed=2**31 - 1,
+        passes="auto",
+        max_passes=25,
+        backend="torch",
+        threads=2,
         text_column="yes",
         label_column="1.0",
         output="null",
@@ -134,18 +172,21 @@ def test_yaml_and_back_is_the_same_recipe(write):
 
 def test_the_fingerprint_is_of_what_the_result_depends_on():
     recipe = Recipe(teachers=["a"], output="x")
-    elsewhere = Recipe(teachers=["a"], output="y", work="z", device="cuda:1", report_to="wandb")
-    assert recipe.fingerprint() == elsewhere.fingerprint()
-    unrelated = {"output", "work", "device", "report_to"}
+    unrelated = {
+        "output": "y", "work": "z", "device": "cuda:1", "report_to": "wandb", "backend": "torch", "threads": 2,
+        "batch_tokens": 99,
+    }  # fmt: skip
+    assert recipe.fingerprint() == Recipe(teachers=["a"], **unrelated).fingerprint()
     changed = {
         "teachers": ["b"], "corpus": "c", "text_column": "c", "split": "test", "labels": "l", "passes": 4,
-        "masks": "independent", "dropout": 0.5, "max_length": 64, "scoring_batch_size": 2, "method": "muka-hard",
+        "max_passes": 40, "masks": "independent", "dropout": 0.5, "max_length": 64, "precision": "fp16",
+        "method": "muka-hard",
         "reweight": False, "score_temperature": 1.0, "distillation_temperature": 1.0, "student": "s",
         "student_layers": 2, "epochs": 1, "batch_size": 1, "learning_rate": 1.0, "warmup_ratio": 0.0,
         "weight_decay": 0.0, "seed": 1, "held_out": 50, "max_disagreement": 0.0, "evaluate": "e",
         "label_column": "gold", "evaluate_split": "dev", "include_torch": True,
     }  # fmt: skip
-    assert set(changed) | unrelated == set(Recipe.model_fields)
+    assert set(changed) | set(unrelated) == set(Recipe.model_fields)
     prints = {recipe.model_copy(update={field: value}).fingerprint() for field, value in changed.items()}
     assert len(prints | {recipe.fingerprint()}) == len(changed) + 1
 

@@ -35,6 +35,16 @@ def test_scores_are_those_of_scipy(logits, pass_logits):
     assert len(scores) == 6
 
 
+def test_texts_with_fewer_passes_are_scored_by_those_alone(logits, pass_logits):
+    passes = np.array([5, 2, 1, 3, 5, 4])
+    scores = TeacherScores.from_logits("t", logits, pass_logits, passes)
+    for row, count in enumerate(passes):
+        alone = TeacherScores.from_logits("t", logits[[row]], pass_logits[:count, [row]])
+        for name in ARRAYS:
+            np.testing.assert_allclose(getattr(scores, name)[row], getattr(alone, name)[0], rtol=1e-6, err_msg=name)
+    assert scores.passes.tolist() == passes.tolist()
+
+
 def test_uncertainty_is_that_of_the_mean_and_not_the_mean_of_the_uncertainties():
     pass_logits = np.array([[[20.0, -20.0]], [[-20.0, 20.0]]], dtype=np.float32)
     scores = TeacherScores.from_logits("t", np.zeros((1, 2), dtype=np.float32), pass_logits)

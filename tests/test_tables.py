@@ -1,6 +1,7 @@
 from manifests import make_manifest, make_precision, make_teacher
 
-from amalgam_edge.tables import Column, Table, evaluation_table, precision_table, teacher_table
+from amalgam_edge.scores import ScoreSummary
+from amalgam_edge.tables import Column, Table, evaluation_table, precision_table, score_table, teacher_table
 
 
 def titles(table):
@@ -40,6 +41,12 @@ def test_evaluation_has_a_row_a_precision():
     table = evaluation_table(make_manifest())
     assert titles(table) == ["model", "texts", "accuracy", "macro-F1"]
     assert table.rows == (("student fp32", "60", "90.0%", "87.6%"), ("student int8", "60", "88.3%", "80.0%"))
+
+
+def test_scores_have_a_row_a_teacher():
+    table = score_table([ScoreSummary("fun", 5000, 10.0, 0.12345, 0.666), ScoreSummary("work", 5000, 3.14, 1.0, 0.334)])
+    assert titles(table) == ["teacher", "texts", "passes a text", "mean u", "picked"]
+    assert table.rows == (("fun", "5000", "10.0", "0.123", "66.6%"), ("work", "5000", "3.1", "1.000", "33.4%"))
 
 
 SMALL = Table((Column("name", numeric=False), Column("count")), (("a", "12345678"), ("longer", "1")))

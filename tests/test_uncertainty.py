@@ -62,6 +62,14 @@ def test_normalised_entropy_stays_within_bounds(logits):
     assert ((values >= 0) & (values <= 1)).all()
 
 
+def information(probabilities):
+    """Mutual information of passes that are all counted."""
+    n_passes, n_texts, _ = probabilities.shape
+    with np.errstate(divide="ignore"):
+        logits = np.maximum(np.log(probabilities), -1e4)
+    return uncertainty.summarise_passes(logits, np.full(n_texts, n_passes))[1]
+
+
 def test_mutual_information_by_hand():
     passes = np.array([[[0.9, 0.1], [0.5, 0.5]], [[0.3, 0.7], [0.5, 0.5]]])
 
@@ -69,12 +77,12 @@ def test_mutual_information_by_hand():
         return -sum(x * math.log(x) for x in p)
 
     expected = [h(0.6, 0.4) - (h(0.9, 0.1) + h(0.3, 0.7)) / 2, 0.0]
-    np.testing.assert_allclose(uncertainty.mutual_information(passes), expected, atol=1e-12)
+    np.testing.assert_allclose(information(passes), expected, atol=1e-12)
 
 
 def test_mutual_information_of_opposite_certainties_is_one_bit():
     passes = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
-    np.testing.assert_allclose(uncertainty.mutual_information(passes), [math.log(2)])
+    np.testing.assert_allclose(information(passes), [math.log(2)])
 
 
 @given(arrays(np.float64, (4, 3, 5), elements=st.floats(-30, 30)))
@@ -82,9 +90,41 @@ def test_mutual_information_is_the_mean_divergence_from_the_mean(logits):
     passes = scipy.special.softmax(logits, axis=-1)
     mean = passes.mean(axis=0)
     expected = scipy.special.rel_entr(passes, mean).sum(axis=-1).mean(axis=0)
-    found = uncertainty.mutual_information(passes)
+    found_mean, found = uncertainty.summarise_passes(logits, np.full(3, 4))
+    np.testing.assert_allclose(found_mean, mean, rtol=1e-12)
     np.testing.assert_allclose(found, expected, atol=1e-9)
     assert (found >= 0).all()
+
+
+@given(
+    arrays(np.float32, (5, 4, 3), elements=st.floats(-40, 40, width=32)),
+    arrays(np.int64, 4, elements=st.integers(1, 5)),
+)
+def test_each_text_counts_its_own_passes_and_no_more(pass_logits, passes):
+    mean, found = uncertainty.summarise_passes(pass_logits, passes)
+    for text, count in enumerate(passes):
+        rows = [scipy.special.softmax(pass_logits[k, text].astype(np.float64)) for k in range(count)]
+        own_mean = sum(rows) / count
+        own_information = scipy.stats.entropy(own_mean) - sum(scipy.stats.entropy(row) for row in rows) / count
+        np.testing.assert_allclose(mean[text], own_mean, rtol=1e-12)
+        assert found[text] == pytest.approx(own_information, abs=1e-9)
+        assert found[text] >= 0
+
+
+@pytest.mark.parametrize("rest", [np.nan, np.inf, -np.inf, 3e38])
+def test_what_lies_beyond_a_texts_passes_has_no_bearing(rest):
+    pass_logits = np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
+    expected = uncertainty.summarise_passes(pass_logits, np.array([2, 6]))
+    pass_logits[2:, 0] = rest
+    for found, wanted in zip(uncertainty.summarise_passes(pass_logits, np.array([2, 6])), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_of_one_pass_the_mean_is_the_pass_and_nothing_is_shared():
+    logits = np.random.default_rng(0).normal(size=(1, 5, 3))
+    mean, found = uncertainty.summarise_passes(logits, np.ones(5, dtype=int))
+    np.testing.assert_allclose(mean, scipy.special.softmax(logits[0], axis=-1), rtol=1e-12)
+    np.testing.assert_allclose(found, np.zeros(5), atol=1e-15)
 
 
 def test_large_logits_do_not_overflow():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def cuda_device_id(device: str) -> int:
 def _providers(device: str) -> list[Any]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
-    if not device.startswith("cuda"):
+    if not re.fullmatch(r"cuda(:\d+)?", device):
         raise AmalgamError(f"--device {device}: onnxruntime runs on cpu, cuda or cuda:N here")
     if CUDA not in onnxruntime.get_available_providers():
         raise AmalgamError(

@@ -90,6 +90,8 @@ class ScoreStore:
             for shard in set(range(self.n_shards)) - set(self.missing()):
                 self._check(shard)
             return
+        if any(self.folder.glob("shard-*.parquet")):
+            raise AmalgamError(f"{self.folder}: shards without a {MANIFEST}; restore it, or name another folder")
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_by_rename(self.folder / MANIFEST, json.dumps(wanted, indent=2, sort_keys=True).encode())
@@ -124,7 +126,7 @@ class ScoreStore:
         for name in ARRAYS:
             columns[name] = _to_arrow(getattr(scores, name))
         content = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns), content, compression="zstd")
+        pq.write_table(pa.table(columns), content, compression="zstd", write_page_checksum=True)
         with self._writing():
             write_by_rename(self._path(shard), content.getvalue())
 
@@ -149,7 +151,7 @@ class ScoreStore:
 
     def _read(self, shard: int) -> TeacherScores:
         try:
-            table = pq.read_table(self._path(shard))
+            table = pq.read_table(self._path(shard), page_checksum_verification=True)
             whole = np.array_equal(_to_numpy(table["text"]), self.rows(shard))
             arrays = {name: _to_numpy(table[name]) for name in ARRAYS}
         except (OSError, pa.ArrowInvalid, KeyError) as error:

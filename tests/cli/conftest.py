@@ -76,6 +76,7 @@ def build_options(inputs: SimpleNamespace) -> list[str]:
     return [
         *("--teacher", inputs.a, "--teacher", inputs.b, "--corpus", inputs.corpus),
         *("--student", inputs.student, "--student-layers", "2", "--passes", "4", "--epochs", "1", "--device", "cpu"),
+        *("--backend", "torch"),
     ]
 
 

@@ -57,7 +57,7 @@ def test_texts_that_are_cut_are_counted(invoke, inputs, tmp_path):
     corpus.write_text("\n".join([*inputs.texts, "word " * 100_000, "🎮"]), "utf-8")
     result = invoke(
         "build", "--teacher", inputs.a, "--corpus", corpus, "--student", inputs.student, "--passes", "2",
-        "--epochs", "1", "--max-disagreement", "1", "--output", tmp_path / "student",
+        "--backend", "torch", "--epochs", "1", "--max-disagreement", "1", "--output", tmp_path / "student",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "; 1 longer than 64 tokens are cut" in result.stderr
@@ -149,7 +149,8 @@ def test_a_teacher_can_be_the_student_and_torch_weights_can_ship(invoke, inputs,
     bundle = tmp_path / "student"
     result = invoke(
         "build", "--teacher", f"first={inputs.a}", "--corpus", inputs.corpus, "--student", "teacher:first",
-        "--passes", "2", "--epochs", "1", "--include-torch", "--max-disagreement", "1", "--output", bundle,
+        "--passes", "2", "--backend", "torch", "--epochs", "1", "--include-torch", "--max-disagreement", "1",
+        "--output", bundle,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     model = AutoModelForSequenceClassification.from_pretrained(bundle)
@@ -235,7 +236,12 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(mistake, inputs, bu
         ([*a, *base, "--method", "magic"], "no method 'magic'"),
         ([*a, *base, "--passes", "1"], "passes"),
         ([*a, *base, "--dropout", "1.5"], "dropout"),
+        ([*a, *base, "--passes", "auto", "--max-passes", "1"], "max_passes"),
         ([*a, *base, "--device", "cuda:7"], "--device cuda:7"),
+        ([*a, *base, "--device", "cuda:7", "--backend", "torch"], "--device cuda:7"),
+        ([*a, *base, "--device", "cuda:7", "--backend", "onnxruntime"], "--device cuda:7"),
+        ([*a, *base, "--threads", "0"], "threads"),
+        ([*a, *base, "--batch-tokens", "0"], "batch_tokens"),
         ([*a, *base, "--report-to", "nonsense"], "--report-to nonsense"),
         ([*a, *base, "--labels", tmp_path / "gone.yaml"], "no such labels file"),
         ([*a, *base, "--recipe", tmp_path / "gone.yaml"], "no such recipe"),
@@ -273,7 +279,7 @@ def test_generic_labels_are_kept_apart_and_said_so_and_can_be_named(invoke, inpu
     generic = make_classifier(tmp_path / "g", ["LABEL_0", "LABEL_1"], seed=3)
     base = [
         "build", "--teacher", inputs.a, "--teacher", generic, "--corpus", inputs.corpus, "--student", inputs.student,
-        "--passes", "2", "--epochs", "1", "--max-disagreement", "1",
+        "--passes", "2", "--backend", "torch", "--epochs", "1", "--max-disagreement", "1",
     ]  # fmt: skip
     apart = invoke(*base, "--output", tmp_path / "apart")
     assert "teacher 'g' has generic label names" in apart.output

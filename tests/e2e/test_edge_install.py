@@ -49,7 +49,12 @@ def test_predict_works_without_torch(edge_python, real):
 
 def test_commands_that_train_say_what_is_missing(edge_python, real):
     script = edge_python.with_name("amalgam-edge")
-    for command in (["build"], ["evaluate", real.bundle, "--data", real.labelled]):
+    for command in (
+        ["build"],
+        ["score"],
+        ["export-teacher", real.folder / "a", "--output", real.folder / "exported"],
+        ["evaluate", real.bundle, "--data", real.labelled],
+    ):
         refused = subprocess.run([script, *command], capture_output=True, text=True, check=False)
         assert refused.returncode == 2
         assert 'pip install "amalgam-edge[train]"' in refused.stderr

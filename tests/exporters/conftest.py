@@ -1,7 +1,8 @@
-"""Exports of tiny students, each made once a test session, whatever the number of workers."""
+"""Exports of tiny students and teachers, each made once a test session, whatever the number of workers."""
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,12 @@ from filelock import FileLock
 from onnx import TensorProto, helper, numpy_helper
 from transformers import AutoModelForSequenceClassification
 
-from amalgam_edge.exporters.onnx_export import export_student
+from amalgam_edge.exporters import teacher_export
+from amalgam_edge.exporters.student_export import export_student
+from amalgam_edge.exporters.teacher_export import export_teacher
+from amalgam_edge.masks import Masks
+from amalgam_edge.models.teacher import Teacher, load_teacher
+from amalgam_edge.scoring.torch_runner import TorchRunner
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,80 @@ class Exported:
     difference: float
 
 
+@dataclass(frozen=True)
+class ExportedTeacher:
+    """A tiny teacher in torch, and the ONNX file that was made of it."""
+
+    teacher: Teacher
+    path: Path
+    passes: int
+    masks: Masks
+    difference: float
+
+    def in_torch(self, seed: int = 0, *, double: bool = False) -> TorchRunner:
+        """The teacher in torch; in float64, what is seen of it is free of rounding."""
+        model = copy.deepcopy(self.teacher.model).double() if double else self.teacher.model
+        return TorchRunner(model, self.teacher.sites, seed=seed, passes=self.passes, masks=self.masks, device="cpu")
+
+
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory, make_classifier):
+def shared(tmp_path_factory):
+    """A folder that is common to all workers of xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if folder.name.startswith("popen-") else folder
+
+
+@pytest.fixture(scope="session")
+def teachers(shared, make_classifier):
+    """``teachers(architecture, passes=…, masks=…, **config)`` → :class:`ExportedTeacher`. Read only.
+
+    Teachers that differ in passes, masks and rates of dropout alone are traced once: their weights are the same.
+    """
+    made = {}
+
+    def exported(architecture, *, passes=16, masks="systematic", **config):
+        name = "-".join([architecture, *(f"{key}={value}" for key, value in config.items())])
+        key = (name, passes, masks)
+        if key in made:
+            return made[key]
+        folder = shared / "teachers" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        path, said = (folder / f"{passes}-{masks}{end}" for end in (".onnx", ".txt"))
+        with FileLock(folder / "lock"):
+            if not (folder / "torch").exists():
+                make_classifier(folder / "torch", ["a", "b", "c"], architecture=architecture, **config)
+            teacher = load_teacher(architecture, str(folder / "torch"))
+            if not said.exists():
+                rates = {key: value > 0 if "drop" in key else value for key, value in config.items()}
+                live = "-".join(
+                    [architecture, *(f"{key}={value}" for key, value in rates.items() if value is not True)]
+                )
+                difference = _export_traced_once(teacher, shared / "traced" / live, path, passes, masks)
+                said.write_text(repr(difference), "utf-8")
+        made[key] = ExportedTeacher(teacher, path, passes, masks, float(said.read_text("utf-8")))
+        return made[key]
+
+    return exported
+
+
+def _export_traced_once(teacher: Teacher, folder: Path, path: Path, passes: int, masks: Masks) -> float:
+    trace, marked = teacher_export.to_onnx, folder / "marked.onnx"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def traced(*args: Any) -> onnx.ModelProto:
+        with FileLock(folder / "lock"):
+            if not marked.exists():
+                onnx.save(trace(*args), marked)
+        return onnx.load(marked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher_export, "to_onnx", traced)
+        return export_teacher(teacher, path, passes=passes, masks=masks)
+
+
+@pytest.fixture(scope="session")
+def exports(shared, make_classifier):
     """``exports(architecture)`` → :class:`Exported`. Read only."""
-    shared = tmp_path_factory.getbasetemp()
-    if shared.name.startswith("popen-"):  # a worker of xdist: its parent folder is common to all
-        shared = shared.parent
     made = {}
 
     def exported(architecture):

@@ -10,8 +10,8 @@ from onnx import numpy_helper
 
 import amalgam_edge
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters import onnx_export
-from amalgam_edge.exporters.onnx_export import export_student
+from amalgam_edge.exporters import student_export
+from amalgam_edge.exporters.student_export import export_student
 
 
 @pytest.fixture(params=tiny.ARCHITECTURES)
@@ -136,7 +136,7 @@ def damaged(bert, monkeypatch):
         tensor = next(t for t in proto.graph.initializer if t.name.endswith("classifier.bias"))
         off = numpy_helper.to_array(tensor) + np.array([value, 0, 0], dtype=np.float32)
         tensor.CopyFrom(numpy_helper.from_array(off, tensor.name))
-        monkeypatch.setattr(onnx_export, "_export", lambda model: proto)
+        monkeypatch.setattr(student_export, "to_onnx", lambda model: proto)
 
     return damage
 
@@ -164,13 +164,13 @@ def test_a_model_in_training_mode_is_exported_without_dropout(bert, damaged, tmp
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_the_attention_implementation_is_restored(bert, tmp_path, monkeypatch, damaged, value):
     damaged(value)
-    inner, seen = onnx_export._export, []
+    inner, seen = student_export.to_onnx, []
 
     def export(model):
         seen.append(model.config._attn_implementation)
         return inner(model)
 
-    monkeypatch.setattr(onnx_export, "_export", export)
+    monkeypatch.setattr(student_export, "to_onnx", export)
     bert.model.set_attn_implementation("sdpa")
     try:
         if value:

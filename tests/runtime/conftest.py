@@ -10,8 +10,8 @@ from filelock import FileLock
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amalgam_edge.exporters.bundle_writer import write_manifest
-from amalgam_edge.exporters.onnx_export import export_student
 from amalgam_edge.exporters.quantization import LADDER, quantize
+from amalgam_edge.exporters.student_export import export_student
 
 LABELS = ("games", "science", "net", "Straße & 猫")
 MAX_LENGTH = 40

@@ -3,25 +3,34 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 import tiny
 import torch
 
 from amalgam_edge.corpus import read_corpus
 from amalgam_edge.dropout import LiveDropout
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.masks import DROPOUT_OFF
 from amalgam_edge.models.teacher import load_teacher
+from amalgam_edge.recipe import Recipe
 from amalgam_edge.scores import ARRAYS
-from amalgam_edge.scoring import score
-from amalgam_edge.scoring.score import ScoringSettings, predict_texts, score_corpus, score_store, score_texts
+from amalgam_edge.scoring.score import ScoringSettings, predict_texts, score_corpus, score_key, score_texts
 from amalgam_edge.scoring.store import ScoreStore
+from amalgam_edge.scoring.summary import summarise
 from amalgam_edge.scoring.torch_runner import TorchRunner
+from amalgam_edge.stages import cached_stores, named_stores
 
-SETTINGS = ScoringSettings(passes=4, batch_size=5, device="cpu")
+SETTINGS = ScoringSettings(passes=4, batch_tokens=60)
 
 
 @pytest.fixture(scope="module")
 def teacher(classifier_folder):
     return load_teacher("t", str(classifier_folder), max_length=32)
+
+
+@pytest.fixture(scope="module")
+def other(other_classifier_folder):
+    return load_teacher("other", str(other_classifier_folder), max_length=24)
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +41,44 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture
-def store(tmp_path, teacher, corpus):
-    return ScoreStore(tmp_path, score_store(tmp_path, teacher, corpus, SETTINGS).key, shard_size=6)
+def new_store(tmp_path, corpus):
+    """``new_store(folder, teacher, settings)``, of three shards."""
+
+    def make(folder, teacher, settings=SETTINGS):
+        return ScoreStore(tmp_path / folder, score_key(teacher, [teacher], corpus, settings), shard_size=6)
+
+    return make
 
 
-def ignore(count):
-    pass
+@pytest.fixture
+def store(new_store, teacher):
+    return new_store("scores", teacher)
 
 
-def assert_same(found, expected, exact=True):
+def on_torch(teacher, settings=SETTINGS):
+    return TorchRunner(
+        teacher.model,
+        teacher.sites,
+        seed=settings.seed,
+        passes=settings.balanced_over,
+        masks=settings.masks,
+        device="cpu",
+    )
+
+
+def score_into(stores, teachers, corpus, advance=lambda count: None, settings=SETTINGS):
+    score_corpus(teachers, stores, corpus, settings, lambda teacher: on_torch(teacher, settings), advance)
+    return [store.read() for store in stores]
+
+
+def scored(teachers, texts, settings=SETTINGS, advance=lambda count: None):
+    return score_texts(teachers, [on_torch(teacher, settings) for teacher in teachers], texts, settings, advance)
+
+
+def assert_same(found, expected, atol=0.0):
+    assert found.teacher == expected.teacher
     for name in ARRAYS:
-        if exact:
-            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
-        else:
-            np.testing.assert_allclose(
-                getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5, err_msg=name
-            )
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=0, atol=atol, err_msg=name)
 
 
 @pytest.fixture
@@ -64,83 +95,97 @@ def runs(monkeypatch):
     return seen
 
 
-def test_scores_are_those_of_single_runs_of_the_model(teacher, corpus, store):
-    found = score_corpus(teacher, corpus, SETTINGS, store, ignore)
-    mode = LiveDropout(SETTINGS.seed, SETTINGS.passes)
+# From the eleventh pass on masks are of a second round of ten.
+@pytest.mark.parametrize(("passes", "round_length"), [(4, 4), (12, 10)])
+def test_scores_are_those_of_single_runs_of_the_model(teacher, corpus, passes, round_length):
+    settings = dataclasses.replace(SETTINGS, passes=passes, seed=3)
+    (found,) = scored([teacher], corpus.texts, settings)
+    mode = LiveDropout(3, round_length, unbatched=[site.number for site in teacher.sites if not site.batched])
     for row, text in enumerate(corpus.texts):
         inputs = teacher.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
         with torch.inference_mode():
             plain = teacher.model(**inputs).logits[0].double().numpy()
             teacher.model.train()
-            passes = []
+            logits = []
             with mode:
-                for number in range(SETTINGS.passes):
+                for number in range(passes):
                     mode.start(number)
-                    passes.append(teacher.model(**inputs).logits[0].double().numpy())
+                    logits.append(teacher.model(**inputs).logits[0].double().numpy())
             teacher.model.eval()
-        mean = scipy.special.softmax(passes, axis=-1).mean(axis=0)
+        each = scipy.special.softmax(logits, axis=-1)
+        mean = each.mean(axis=0)
+        information = scipy.stats.entropy(mean) - scipy.stats.entropy(each, axis=-1).mean()
         np.testing.assert_allclose(found.logits[row], plain, atol=1e-4)
         np.testing.assert_allclose(found.mean_probabilities[row], mean, atol=1e-5)
         assert found.uncertainty[row] == pytest.approx(scipy.stats.entropy(mean) / np.log(3), abs=1e-4)
+        assert found.mutual_information[row] == pytest.approx(information, abs=1e-4)
     assert found.uncertainty.std() > 0.02
-    assert found.passes.tolist() == [4] * len(tiny.TEXTS)
+    assert found.passes.tolist() == [passes] * len(tiny.TEXTS)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_teachers_that_are_scored_together_say_what_they_say_alone(teacher, other, corpus):
+    together = scored([teacher, other], corpus.texts)
+    assert [scores.teacher for scores in together] == ["t", "other"]
+    assert [scores.logits.shape for scores in together] == [(len(corpus), 3), (len(corpus), 2)]
+    for scores, one in zip(together, (teacher, other), strict=True):
+        assert_same(scores, *scored([one], corpus.texts))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
 @pytest.mark.parametrize("masks", ["systematic", "independent"])
-def test_scores_do_not_depend_on_batch_or_order(teacher, batch_size, masks):
+def test_scores_do_not_depend_on_batch_or_order(teacher, batch_tokens, masks):
     settings = dataclasses.replace(SETTINGS, masks=masks)
     order = np.random.default_rng(1).permutation(len(tiny.TEXTS))
+    (expected,) = scored([teacher], tiny.TEXTS, settings)
+    settings = dataclasses.replace(settings, batch_tokens=batch_tokens)
+    assert_same(*scored([teacher], tiny.TEXTS, settings), expected, atol=1e-5)
     shuffled = [tiny.TEXTS[k] for k in order]
+    assert_same(*scored([teacher], shuffled, settings), expected.take(order), atol=1e-5)
 
-    def scored(texts, size):
-        runner = TorchRunner(teacher.model, passes=4, masks=masks, device="cpu")
-        return score_texts(teacher, runner, texts, dataclasses.replace(settings, batch_size=size), ignore)
 
-    expected = scored(tiny.TEXTS, 5)
-    assert_same(scored(tiny.TEXTS, batch_size), expected, exact=False)
-    assert_same(scored(shuffled, batch_size), expected.take(order), exact=False)
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"masks": "independent"}, {"passes": 5}])
+def test_other_masks_are_other_scores(teacher, changes):
+    (first,) = scored([teacher], tiny.TEXTS)
+    (second,) = scored([teacher], tiny.TEXTS, dataclasses.replace(SETTINGS, **changes))
+    np.testing.assert_array_equal(first.logits, second.logits)
+    assert np.abs(first.mean_probabilities - second.mean_probabilities).max() > 0.01
 
 
 def test_a_text_is_cut_to_the_teachers_length(teacher):
-    runner = TorchRunner(teacher.model, passes=4, device="cpu")
     short = dataclasses.replace(teacher, max_length=8)
     long_text = "penguins on ice and snow " * 9
     ids = teacher.tokenizer(long_text)["input_ids"]
     cut = [*ids[:7], teacher.tokenizer.sep_token_id]
-    found = score_texts(short, runner, [long_text], SETTINGS, ignore)
+    (found,) = scored([short], [long_text])
     with torch.inference_mode():
         expected = teacher.model(input_ids=torch.tensor([cut])).logits
     np.testing.assert_allclose(found.logits, expected, atol=1e-5)
 
 
-def test_progress_counts_every_text_once(teacher, corpus, store):
+def test_progress_counts_every_text_once_for_each_teacher(teacher, other, corpus, new_store):
     counts = []
-    score_corpus(teacher, corpus, SETTINGS, store, counts.append)
-    assert sum(counts) == len(corpus)
+    score_into([new_store("a", teacher), new_store("b", other)], [teacher, other], corpus, counts.append)
+    assert sum(counts) == 2 * len(corpus)
 
 
-def test_finished_scores_are_read_without_a_model(teacher, corpus, store, runs, monkeypatch):
-    first = score_corpus(teacher, corpus, SETTINGS, store, ignore)
+def test_finished_scores_are_left_alone_without_a_model(teacher, corpus, store, runs):
+    (first,) = score_into([store], [teacher], corpus)
     assert sum(runs) >= len(corpus)
-    runs.clear()
-    monkeypatch.setattr(score, "TorchRunner", None)
     counts = []
-    again = score_corpus(teacher, corpus, SETTINGS, store, counts.append)
-    assert runs == []
+
+    def refuse(teacher):
+        raise AssertionError("a teacher was made ready")
+
+    score_corpus([teacher], [store], corpus, SETTINGS, refuse, counts.append)
     assert counts == [len(corpus)]
-    assert_same(again, first)
+    assert_same(store.read(), first)
 
 
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 7, 13])
-def test_a_killed_run_goes_on_and_ends_in_the_same_tables(teacher, corpus, store, tmp_path, runs, after):
-    whole = score_corpus(teacher, corpus, SETTINGS, store, ignore)
-    all_runs = sum(runs)
-    other = ScoreStore(tmp_path / "other", store.key, shard_size=6)
+def killed_after(after):
     done = 0
 
     def kill(count):
@@ -149,53 +194,160 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_tables(teacher, corpus, store
         if done >= after:
             raise Killed
 
+    return kill
+
+
+@pytest.mark.parametrize(("after", "missing"), [(1, [0, 1, 2]), (7, [1, 2]), (13, [2])])
+def test_a_killed_run_goes_on_and_ends_in_the_same_tables(teacher, corpus, store, new_store, runs, after, missing):
+    (whole,) = score_into([store], [teacher], corpus)
+    all_runs = sum(runs)
+    broken = new_store("broken", teacher)
     with pytest.raises(Killed):
-        score_corpus(teacher, corpus, SETTINGS, other, kill)
-    missing = other.missing()
-    assert missing == {1: [0, 1, 2], 7: [1, 2], 13: [2]}[after]
+        score_into([broken], [teacher], corpus, killed_after(after))
+    assert broken.missing() == missing
     runs.clear()
     counts = []
-    assert_same(score_corpus(teacher, corpus, SETTINGS, other, counts.append), whole)
+    (found,) = score_into([broken], [teacher], corpus, counts.append)
+    assert_same(found, whole)
     assert sum(counts) == len(corpus)
     assert sum(runs) == all_runs - 6 * (3 - len(missing))
 
 
-def test_a_deleted_shard_is_scored_again(teacher, corpus, store):
-    whole = score_corpus(teacher, corpus, SETTINGS, store, ignore)
-    (store.folder / "shard-000001.parquet").unlink()
-    assert_same(score_corpus(teacher, corpus, SETTINGS, store, ignore), whole)
+@pytest.mark.parametrize("after", [3, 16, 31])
+def test_teachers_together_go_on_together(teacher, other, corpus, new_store, after):
+    teachers = [teacher, other]
+    whole = score_into([new_store("a", teacher), new_store("b", other)], teachers, corpus)
+    stores = [new_store("a2", teacher), new_store("b2", other)]
+    with pytest.raises(Killed):
+        score_into(stores, teachers, corpus, killed_after(after))
+    counts = []
+    for found, expected in zip(score_into(stores, teachers, corpus, counts.append), whole, strict=True):
+        assert_same(found, expected)
+    assert sum(counts) == 2 * len(corpus)
 
 
-def test_the_store_answers_to_all_that_scores_depend_on(tmp_path, teacher, corpus):
-    def folder(**changes):
-        return score_store(tmp_path, teacher, corpus, dataclasses.replace(SETTINGS, **changes)).folder
+def test_a_shard_that_one_of_two_teachers_lacks_is_scored_again(teacher, other, corpus, new_store):
+    stores, teachers = [new_store("a", teacher), new_store("b", other)], [teacher, other]
+    whole = score_into(stores, teachers, corpus)
+    (stores[1].folder / "shard-000001.parquet").unlink()
+    for found, expected in zip(score_into(stores, teachers, corpus), whole, strict=True):
+        assert_same(found, expected)
 
-    same = [folder(), folder(batch_size=1), folder(device="auto")]
-    others = [folder(passes=5), folder(seed=1), folder(masks="independent"), folder(dropout=0.2)]
-    shorter = score_store(tmp_path, dataclasses.replace(teacher, max_length=9), corpus, SETTINGS).folder
-    changed = score_store(tmp_path, dataclasses.replace(teacher, fingerprint="0"), corpus, SETTINGS).folder
-    assert len(set(same)) == 1
-    assert len({*same, *others, shorter, changed}) == 7
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no parquet", None], ids=["an empty shard", "garbage for a shard", "half a shard"]
+)
+def test_damage_is_noticed_before_anything_is_scored(teacher, other, corpus, new_store, runs, content):
+    stores, teachers = [new_store("a", teacher), new_store("b", other)], [teacher, other]
+    score_into(stores, teachers, corpus)
+    (stores[0].folder / "shard-000000.parquet").unlink()
+    shard = stores[1].folder / "shard-000002.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100] if content is None else content)
+    damaged = shard.read_bytes()
+    runs.clear()
+    with pytest.raises(AmalgamError, match=r"b/shard-000002\.parquet: a damaged shard"):
+        score_into(stores, teachers, corpus)
+    assert runs == []
+    assert shard.read_bytes() == damaged
+    assert stores[0].missing() == [0]
 
 
 def test_a_dead_teacher_is_refused_before_anything_is_scored(teacher, corpus, store, random_classifier):
     dead = dataclasses.replace(teacher, model=random_classifier(dropout=0.0))
     with pytest.raises(AmalgamError, match="dropout is off"):
-        score_corpus(dead, corpus, SETTINGS, store, ignore)
+        score_into([store], [dead], corpus)
     assert store.missing() == [0, 1, 2]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_refused(teacher, corpus, store):
-    with pytest.raises(AmalgamError, match="cuda"):
-        score_corpus(teacher, corpus, dataclasses.replace(SETTINGS, device="cuda"), store, ignore)
+def test_a_dead_second_teacher_is_refused_before_the_first_is_scored(
+    teacher, other, corpus, new_store, random_classifier
+):
+    dead = dataclasses.replace(other, model=random_classifier("xy", architecture="roberta", dropout=0.0))
+    stores = [new_store("a", teacher), new_store("b", dead)]
+    with pytest.raises(AmalgamError, match=r"teacher 'other': .*dropout is off"):
+        score_into(stores, [teacher, dead], corpus)
+    assert [store.missing() for store in stores] == [[0, 1, 2]] * 2
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_predictions_come_in_the_order_of_the_texts(teacher, batch_size):
-    runner = TorchRunner(teacher.model, device="cpu")
-    found = predict_texts(runner, teacher.tokenizer, tiny.TEXTS, max_length=32, batch_size=batch_size)
+def key_with(teacher, corpus, teachers=None, **changes):
+    return score_key(teacher, teachers or [teacher], corpus, dataclasses.replace(SETTINGS, **changes))
+
+
+def test_a_key_is_of_all_that_scores_depend_on(teacher, corpus):
+    same = [
+        key_with(teacher, corpus),
+        key_with(teacher, corpus, batch_tokens=1),
+        key_with(teacher, corpus, max_passes=7),
+    ]
+    others = [
+        *(key_with(teacher, corpus, passes=passes) for passes in (5, "auto")),
+        key_with(teacher, corpus, seed=1),
+        key_with(teacher, corpus, masks="independent"),
+        key_with(teacher, corpus, dropout=0.2),
+        key_with(teacher, corpus, precision="fp16"),
+        key_with(dataclasses.replace(teacher, max_length=9), corpus),
+        key_with(dataclasses.replace(teacher, fingerprint="0"), corpus),
+        key_with(dataclasses.replace(teacher, name="u"), corpus),
+        key_with(teacher, dataclasses.replace(corpus, fingerprint="0")),
+    ]
+    assert len({key.fingerprint for key in same}) == 1
+    assert len({key.fingerprint for key in [*same, *others]}) == 1 + len(others)
+
+
+def test_other_teachers_and_the_cap_count_where_passes_are_shared_out(teacher, other, corpus):
+    both = [teacher, other]
+    assert key_with(teacher, corpus) == key_with(teacher, corpus, both)
+    shared_out = key_with(teacher, corpus, both, passes="auto", max_passes=20)
+    assert shared_out != key_with(teacher, corpus, passes="auto", max_passes=20)
+    assert shared_out != key_with(teacher, corpus, both, passes="auto", max_passes=21)
+
+
+def test_stores_of_a_build_lie_apart_where_scores_differ(teacher, other, corpus, tmp_path):
+    def folders(**changes):
+        recipe = Recipe(**{"output": str(tmp_path / "out"), "passes": 4, **changes})
+        return tuple(store.folder for store in cached_stores(recipe, [teacher, other], corpus))
+
+    same = [folders(), folders(batch_tokens=7, device="cuda", backend="torch", threads=3, epochs=9)]
+    apart = [folders(passes=5), folders(seed=1), folders(dropout=0.3), folders(masks="independent")]
+    assert len(set(same)) == 1
+    assert len({folder for pair in [*same, *apart] for folder in pair}) == 2 * 5
+    assert {folder.parent for folder in folders(work=str(tmp_path / "w"))} == {tmp_path / "w" / "scores"}
+
+
+def test_stores_for_people_are_named_by_their_teachers(teacher, other, corpus, tmp_path):
+    stores = named_stores(Recipe(output=str(tmp_path)), [teacher, other], corpus)
+    assert [store.folder for store in stores] == [tmp_path / "t", tmp_path / "other"]
+
+
+def test_scores_are_summed_up_over_the_shards(teacher, other, corpus, new_store):
+    stores = [new_store("a", teacher), new_store("b", other)]
+    scores = score_into(stores, [teacher, other], corpus)
+    summaries = summarise(stores)
+    entropies = [
+        scipy.stats.entropy(each.mean_probabilities.astype(np.float64), axis=1) / np.log(each.logits.shape[1])
+        for each in scores
+    ]
+    first = entropies[0] <= entropies[1]
+    assert [summary.teacher for summary in summaries] == ["t", "other"]
+    assert [summary.n_texts for summary in summaries] == [len(corpus)] * 2
+    assert [summary.mean_passes for summary in summaries] == [4.0, 4.0]
+    assert [summary.mean_uncertainty for summary in summaries] == pytest.approx([u.mean() for u in entropies])
+    assert [summary.picked_share for summary in summaries] == pytest.approx([first.mean(), 1 - first.mean()])
+    assert 0 < first.mean() < 1
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
+def test_predictions_come_in_the_order_of_the_texts(teacher, batch_tokens):
+    runner = on_torch(teacher)
+    found = predict_texts(runner, teacher.tokenizer, tiny.TEXTS, max_length=32, batch_tokens=batch_tokens)
     with torch.inference_mode():
         expected = teacher.model(**tiny.padded(teacher.tokenizer, tiny.TEXTS)).logits
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert (expected[0] - expected[1]).abs().max() > 0.5
+
+
+def test_scores_hold_the_prediction_of_the_pass_without_dropout(teacher):
+    (found,) = scored([teacher], tiny.TEXTS)
+    inputs = tiny.padded(teacher.tokenizer, tiny.TEXTS)
+    alone = on_torch(teacher).run(inputs["input_ids"].numpy(), inputs["attention_mask"].numpy(), [DROPOUT_OFF])
+    np.testing.assert_allclose(found.logits, alone[0], atol=1e-4)

@@ -1,4 +1,10 @@
+import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,17 +15,27 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.scores import ARRAYS, TeacherScores
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore, write_by_rename
 
+SETTINGS = {
+    "passes": 4,
+    "seed": 0,
+    "masks": "systematic",
+    "dropout": None,
+    "precision": "fp32",
+    "max_length": 32,
+}
 KEY = {
     "teacher": "t",
     "teacher_fingerprint": "f" * 64,
     "corpus_fingerprint": "c" * 64,
     "n_texts": 10,
-    "settings": {"passes": 4, "seed": 0, "masks": "systematic", "dropout": None, "max_length": 32},
+    "settings": SETTINGS,
 }
 
 
 def key_of(**changes):
-    return ScoreKey(**{**KEY, **changes})
+    """The key with some of its entries, or of its settings, changed."""
+    settings = {name: value for name, value in changes.items() if name not in KEY}
+    return ScoreKey(**{**KEY, "settings": SETTINGS | settings, **{n: v for n, v in changes.items() if n in KEY}})
 
 
 @pytest.fixture
@@ -39,13 +55,44 @@ def fill(store, scores, shards):
         store.write(shard, scores.take(np.array(store.rows(shard))))
 
 
+def state(folder):
+    """Everything below a folder, to the byte, with the times at which it was written."""
+    return {
+        path.relative_to(folder).as_posix(): (path.read_bytes() if path.is_file() else None, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+    }
+
+
+def refusal(call, *arguments):
+    with pytest.raises(AmalgamError) as refused:
+        call(*arguments)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def refusal_that_touches_nothing(store, call):
+    before = state(store.folder)
+    message = refusal(call)
+    assert state(store.folder) == before
+    return message
+
+
+def assert_same(found, expected):
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+
+
 def test_what_was_written_is_read_to_the_bit(store, scores):
     fill(store, scores, range(3))
-    found = store.read()
-    assert found.teacher == "t"
-    for name in ARRAYS:
-        np.testing.assert_array_equal(getattr(found, name), getattr(scores, name))
-        assert getattr(found, name).dtype == getattr(scores, name).dtype
+    assert store.read().teacher == "t"
+    assert_same(store.read(), scores)
+
+
+def test_shards_are_read_one_by_one(store, scores):
+    fill(store, scores, range(3))
+    assert [len(shard) for shard in store.shards()] == [4, 4, 2]
+    assert_same(TeacherScores.concatenate(list(store.shards())), scores)
 
 
 def test_shards_cover_the_texts_in_order(store):
@@ -58,11 +105,17 @@ def test_missing_shards_are_named_until_written_in_any_order(store, scores):
     assert store.missing() == [0, 1, 2]
     fill(store, scores, [1])
     assert store.missing() == [0, 2]
-    with pytest.raises(AmalgamError, match="2 of 3 shards are missing"):
-        store.read()
+    for read in (store.read, store.shards):
+        assert "2 of 3 shards are missing" in refusal(read)
     fill(store, scores, [2, 0])
     assert store.missing() == []
     np.testing.assert_array_equal(store.read().logits, scores.logits)
+
+
+def test_a_store_is_begun_once_it_was_opened(store):
+    assert not store.begun
+    store.open()
+    assert store.begun
 
 
 def test_a_second_store_on_the_same_folder_goes_on(store, scores, tmp_path):
@@ -73,95 +126,298 @@ def test_a_second_store_on_the_same_folder_goes_on(store, scores, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "named"),
     [
-        {"teacher": "other"},
-        {"teacher_fingerprint": "0" * 64},
-        {"corpus_fingerprint": "0" * 64},
-        {"n_texts": 11},
-        {"settings": {**KEY["settings"], "passes": 5}},
-        {"settings": {**KEY["settings"], "seed": 1}},
-        {"settings": {**KEY["settings"], "masks": "independent"}},
-        {"settings": {**KEY["settings"], "dropout": 0.1}},
-        {"settings": {**KEY["settings"], "max_length": 31}},
+        ({"teacher": "other"}, "teacher t there, other here"),
+        ({"teacher_fingerprint": "0" * 64}, "another teacher fingerprint"),
+        ({"corpus_fingerprint": "0" * 64}, "another corpus fingerprint"),
+        ({"n_texts": 11}, "n texts 10 there, 11 here"),
+        ({"passes": 5}, "passes 4 there, 5 here"),
+        ({"passes": "auto"}, "passes 4 there, auto here"),
+        ({"seed": 1}, "seed 0 there, 1 here"),
+        ({"masks": "independent"}, "masks systematic there, independent here"),
+        ({"dropout": 0.1}, "dropout None there, 0.1 here"),
+        ({"precision": "fp16"}, "precision fp32 there, fp16 here"),
+        ({"max_length": 31}, "max length 32 there, 31 here"),
+        ({"teacher": "a name that is rather long"}, "another teacher"),
     ],
 )
-def test_scores_of_something_else_lie_elsewhere(store, scores, tmp_path, changes):
+def test_scores_of_something_else_are_refused_by_what_differs(store, scores, tmp_path, changes, named):
     fill(store, scores, range(3))
     other = ScoreStore(tmp_path, key_of(**changes), shard_size=4)
-    other.open()
-    assert other.folder != store.folder
-    assert other.missing() == list(range(other.n_shards))
+    message = refusal_that_touches_nothing(store, other.open)
+    assert message.startswith(f"{tmp_path}: holds scores of another run ({named});")
+    assert "name another folder, or delete this one" in message
+
+
+def test_several_differences_are_all_named(store, scores, tmp_path):
+    fill(store, scores, range(3))
+    message = refusal(ScoreStore(tmp_path, key_of(passes=5, seed=2, corpus_fingerprint="0" * 64), shard_size=4).open)
+    for named in ("another corpus fingerprint", "passes 4 there, 5 here", "seed 0 there, 2 here"):
+        assert named in message
 
 
 def test_settings_are_compared_whatever_their_order(store, scores, tmp_path):
     fill(store, scores, range(3))
-    turned = ScoreStore(tmp_path, key_of(settings=dict(reversed(KEY["settings"].items()))), shard_size=4)
+    turned = ScoreStore(tmp_path, ScoreKey(**{**KEY, "settings": dict(reversed(SETTINGS.items()))}), shard_size=4)
     turned.open()
     assert turned.missing() == []
+    assert turned.key.fingerprint == store.key.fingerprint
 
 
 def test_another_shard_size_in_the_same_folder_is_refused(store, scores, tmp_path):
     fill(store, scores, range(3))
-    with pytest.raises(AmalgamError, match="scores of another run"):
-        ScoreStore(tmp_path, key_of(), shard_size=5).open()
+    other = ScoreStore(tmp_path, key_of(), shard_size=5)
+    assert "shard size 4 there, 5 here" in refusal_that_touches_nothing(store, other.open)
 
 
-def test_a_foreign_manifest_is_refused(store):
-    store.open()
+def changed(manifest, **values):
+    content = json.loads(manifest)
+    content["key"]["settings"] |= values
+    return json.dumps(content)
+
+
+def without(manifest, *path):
+    content = inner = json.loads(manifest)
+    for name in path[:-1]:
+        inner = inner[name]
+    del inner[path[-1]]
+    return json.dumps(content)
+
+
+MANIFESTS = {
+    "value changed": (lambda whole: changed(whole, passes=99), "passes 99 there, 4 here"),
+    "value of another type": (lambda whole: changed(whole, passes={"a": 1}), "passes None there, 4 here"),
+    "value added": (lambda whole: changed(whole, colour="red"), "colour red there, None here"),
+    "setting removed": (lambda whole: without(whole, "key", "settings", "seed"), "seed None there, 0 here"),
+    "settings removed": (lambda whole: without(whole, "key", "settings"), "passes None there, 4 here"),
+    "entry removed": (lambda whole: without(whole, "key", "n_texts"), "n texts None there, 10 here"),
+    "shard size removed": (lambda whole: without(whole, "shard_size"), "shard size None there, 4 here"),
+    "key removed": (lambda whole: without(whole, "key"), "manifest.json: damaged"),
+    "not JSON": (lambda whole: "{half", "manifest.json: damaged"),
+    "cut off": (lambda whole: whole[: len(whole) // 2], "manifest.json: damaged"),
+    "empty": (lambda whole: "", "manifest.json: damaged"),
+    "a list": (lambda whole: "[1, 2]", "manifest.json: damaged"),
+    "a word": (lambda whole: '"passes"', "manifest.json: damaged"),
+    "null": (lambda whole: "null", "manifest.json: damaged"),
+    "a list for a key": (lambda whole: '{"key": [1]}', "manifest.json: damaged"),
+    "an empty key": (lambda whole: '{"key": {}}', "n texts None there, 10 here"),
+    "not UTF-8": (lambda whole: b"\xff\xfe{}", "manifest.json: damaged"),
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_edited_by_hand_is_refused_when_the_store_is_opened(store, scores, case):
+    fill(store, scores, [0, 2])
+    edit, named = MANIFESTS[case]
     manifest = store.folder / "manifest.json"
-    content = json.loads(manifest.read_text())
-    content["key"]["settings"]["passes"] = 99
-    manifest.write_text(json.dumps(content))
-    with pytest.raises(AmalgamError, match="scores of another run"):
-        store.open()
+    content = edit(manifest.read_text("utf-8"))
+    manifest.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert named in refusal_that_touches_nothing(store, store.open)
 
 
-def test_a_damaged_manifest_is_refused(store):
-    store.open()
-    (store.folder / "manifest.json").write_text("{half")
-    with pytest.raises(AmalgamError, match="manifest"):
-        store.open()
+def shorter(shard):
+    pq.write_table(pq.read_table(shard).slice(0, 3), shard)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "garbled", "words", "foreign"])
-def test_a_damaged_shard_is_refused_by_name(store, scores, damage):
+def foreign(shard):
+    pq.write_table(pa.table({"something": [1, 2]}), shard)
+
+
+def swallow(shard):
+    shard.write_bytes(b"")
+
+
+def truncate(shard):
+    shard.write_bytes(shard.read_bytes()[:-50])
+
+
+def halve(shard):
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+
+
+def overwrite_with_garbage(shard):
+    shard.write_bytes(np.random.default_rng(0).bytes(len(shard.read_bytes())))
+
+
+def overwrite_with_words(shard):
+    shard.write_bytes(b"no parquet")
+
+
+def garble(shard):
+    whole = shard.read_bytes()
+    middle = len(whole) // 4
+    flipped = bytes(255 - byte for byte in whole[middle : middle + 400])
+    shard.write_bytes(whole[:middle] + flipped + whole[middle + 400 :])
+
+
+def rename_a_column(shard):
+    table = pq.read_table(shard)
+    pq.write_table(table.rename_columns([*table.column_names[:-1], "other"]), shard)
+
+
+def put_rows_of_another(shard):
+    shard.write_bytes(shard.with_name("shard-000000.parquet").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "damage", [shorter, foreign, swallow, truncate, halve, overwrite_with_garbage, overwrite_with_words]
+)
+def test_a_damaged_shard_is_refused_by_name_when_the_store_is_opened(store, scores, damage):
+    fill(store, scores, range(3))
+    damage(store.folder / "shard-000001.parquet")
+    for call in (store.open, store.read):
+        assert "shard-000001.parquet: a damaged shard; delete it" in refusal_that_touches_nothing(store, call)
+
+
+@pytest.mark.parametrize("damage", [garble, rename_a_column, put_rows_of_another])
+def test_a_shard_that_holds_something_else_is_refused_by_name_when_it_is_read(store, scores, damage):
+    fill(store, scores, range(3))
+    damage(store.folder / "shard-000001.parquet")
+    assert "shard-000001.parquet: a damaged shard; delete it" in refusal_that_touches_nothing(store, store.read)
+
+
+def test_a_flipped_bit_is_never_read_as_another_number(store, scores):
     fill(store, scores, range(3))
     shard = store.folder / "shard-000001.parquet"
     whole = shard.read_bytes()
-    if damage == "foreign":
-        pq.write_table(pa.table({"something": [1, 2]}), shard)
-    else:
-        middle = len(whole) // 4
-        garbled = whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 400]) + whole[middle + 400 :]
-        shard.write_bytes({"empty": b"", "cut": whole[:-50], "garbled": garbled, "words": b"no parquet"}[damage])
-    with pytest.raises(AmalgamError, match=r"shard-000001\.parquet"):
-        store.read()
+    for position in np.random.default_rng(0).choice(len(whole), 100, replace=False):
+        flipped = bytearray(whole)
+        flipped[position] ^= 0x10
+        shard.write_bytes(flipped)
+        try:
+            found = store.read()
+        except AmalgamError:
+            continue
+        assert_same(found, scores)
 
 
-def test_a_shard_with_rows_of_another_is_refused(store, scores):
+def test_shards_without_a_manifest_are_not_taken_for_ones_own(store, scores, tmp_path):
     fill(store, scores, range(3))
-    (store.folder / "shard-000001.parquet").write_bytes((store.folder / "shard-000000.parquet").read_bytes())
-    with pytest.raises(AmalgamError, match=r"shard-000001\.parquet"):
-        store.read()
+    (tmp_path / "manifest.json").unlink()
+    refusal_that_touches_nothing(store, ScoreStore(tmp_path, key_of(seed=1), shard_size=4).open)
+
+
+def test_a_damaged_shard_that_is_deleted_can_be_written_again(store, scores):
+    fill(store, scores, range(3))
+    (store.folder / "shard-000001.parquet").write_bytes(b"no parquet")
+    refusal(store.open)
+    (store.folder / "shard-000001.parquet").unlink()
+    fill(store, scores, [1])
+    assert_same(store.read(), scores)
 
 
 def test_half_written_shards_do_not_count(store, scores):
     fill(store, scores, [0])
-    (store.folder / "shard-000001.123.part").write_bytes(b"half")
+    (store.folder / "shard-000001.parquet.123.part").write_bytes(b"half")
     assert store.missing() == [1, 2]
-
-
-def test_a_write_that_fails_leaves_no_shard(store, scores, monkeypatch):
     store.open()
 
-    def fail(table, path, **options):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
 
-    monkeypatch.setattr(pq, "write_table", fail)
-    with pytest.raises(OSError, match="disk full"):
-        store.write(0, scores.take(np.arange(4)))
+@pytest.fixture
+def full_disk(monkeypatch):
+    """``full_disk(named)``: files with that in their name take half of what is written, and no more."""
+
+    def fill_up(named):
+        original = Path.write_bytes
+
+        def write(path, content):
+            if named in path.name:
+                original(path, bytes(content)[: len(content) // 2])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return original(path, content)
+
+        monkeypatch.setattr(Path, "write_bytes", write)
+
+    return fill_up
+
+
+def test_a_full_disk_leaves_what_was_there_and_no_half_shard(store, scores, full_disk, monkeypatch):
+    fill(store, scores, [0])
+    before = state(store.folder)
+    full_disk("shard-000001")
+    message = refusal(store.write, 1, scores.take(np.arange(4, 8)))
+    assert message.startswith(f"{store.folder}: cannot be written to (No space left on device);")
+    after = state(store.folder)
+    assert {name: content for name, (content, _) in after.items()} == {
+        name: content for name, (content, _) in before.items()
+    }
+    monkeypatch.undo()
+    fill(store, scores, [1, 2])
+    assert_same(store.read(), scores)
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_no_manifest(store, full_disk):
+    full_disk("manifest.json")
+    assert "No space left on device" in refusal(store.open)
+    assert not store.begun
+    assert list(store.folder.iterdir()) == []
+
+
+def test_a_rename_that_fails_leaves_no_shard(store, scores, monkeypatch):
+    store.open()
+
+    def fail(source, target):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert "cannot be written to (Permission denied)" in refusal(store.write, 0, scores.take(np.arange(4)))
+    assert [path.name for path in store.folder.iterdir()] == ["manifest.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "scores"):
+        store = ScoreStore(folder, key_of())
+        assert refusal(store.open).startswith(f"{folder}: cannot be written to (")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_the_right_to_write_is_refused(tmp_path, scores):
+    store = ScoreStore(tmp_path / "scores", key_of(), shard_size=4)
+    fill(store, scores, [0])
+    store.folder.chmod(0o500)
+    try:
+        assert "cannot be written to (Permission denied)" in refusal(store.write, 1, scores.take(np.arange(4, 8)))
+    finally:
+        store.folder.chmod(0o700)
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from amalgam_edge.scoring.store import write_by_rename
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+original = Path.write_bytes
+def write_half_and_die(path, content):
+    original(path, content[: len(content) // 2])
+    die()
+
+if sys.argv[2] == "in the middle":
+    Path.write_bytes = write_half_and_die
+else:
+    os.replace = die
+write_by_rename(Path(sys.argv[1]), b"second" * 1000)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
+@pytest.mark.parametrize("moment", ["in the middle", "before the rename"])
+def test_kill_9_while_a_file_is_written_leaves_the_old_one(store, moment):
+    store.open()
+    before = (store.folder / "manifest.json").read_bytes()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, store.folder / "manifest.json", moment], check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(store.folder.glob("*.part"))) == 1
+    assert (store.folder / "manifest.json").read_bytes() == before
+    store.open()
     assert store.missing() == [0, 1, 2]
 
 
@@ -178,3 +434,8 @@ def test_shards_are_plain_parquet_with_the_texts_numbers(store, scores):
     table = pq.read_table(store.folder / "shard-000002.parquet")
     assert table["text"].to_pylist() == [8, 9]
     np.testing.assert_array_equal(table["logits"].to_pylist(), scores.logits[8:].tolist())
+
+
+def test_the_manifest_says_what_scores_depend_on(store):
+    store.open()
+    assert json.loads((store.folder / "manifest.json").read_text("utf-8")) == {"key": KEY, "shard_size": 4}
