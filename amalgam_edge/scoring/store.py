@@ -154,7 +154,7 @@ class ScoreStore:
             table = pq.read_table(self._path(shard), page_checksum_verification=True)
             whole = np.array_equal(_to_numpy(table["text"]), self.rows(shard))
             arrays = {name: _to_numpy(table[name]) for name in ARRAYS}
-        except (OSError, pa.ArrowInvalid, KeyError) as error:
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise self._damaged(shard) from error
         if not whole:
             raise self._damaged(shard)
@@ -164,7 +164,7 @@ class ScoreStore:
         """Look at a shard's end, which a truncated file lacks."""
         try:
             n_rows = pq.read_metadata(self._path(shard)).num_rows
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise self._damaged(shard) from error
         if n_rows != len(self.rows(shard)):
             raise self._damaged(shard)

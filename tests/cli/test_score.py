@@ -189,7 +189,6 @@ def test_help_shows_examples_and_options(invoke):
         (["--seed", "6"], "seed 5 there, 6 here"),
         (["--masks", "independent"], "masks systematic there, independent here"),
         (["--dropout", "0.3"], "dropout None there, 0.3 here"),
-        (["--precision", "fp16"], "precision fp32 there, fp16 here"),
         (["--max-length", "9"], "max length 64 there, 9 here"),
     ],
 )
@@ -331,9 +330,11 @@ def test_an_output_that_cannot_be_a_folder_is_refused(mistake, two, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_half_precision_on_the_cpu_is_refused(mistake, two, tmp_path):
-    message = mistake("score", *two, "--precision", "fp16", "--output", tmp_path / "scores")
-    assert message == "fp16 needs a GPU; use --precision fp32"
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_half_precision_on_the_cpu_is_refused(mistake, two, tmp_path, backend):
+    half = ["--backend", backend, "--precision", "fp16", "--output", tmp_path / "scores"]
+    assert mistake("score", *two, *half) == "fp16 needs a GPU; use --precision fp32"
+    assert not (tmp_path / "scores").exists()
 
 
 def test_the_remedy_for_half_precision_works_in_the_same_folder(invoke, mistake, two, tmp_path):
