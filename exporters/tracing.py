@@ -94,15 +94,21 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
     """Write a model; weights beyond what one file of the format can hold go beside it, into ``NAME.data``.
 
     They then leave ``proto``.
+
+    Raises:
+        AmalgamError: there is no room, or no right, to write it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.data")
-    beside.unlink(missing_ok=True)  # onnx would append to it
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
-    if weights < _LARGEST_FILE:
-        onnx.save(proto, path)
-    else:
-        onnx.save(proto, path, save_as_external_data=True, location=beside.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.unlink(missing_ok=True)  # onnx would append to it
+        if weights < _LARGEST_FILE:
+            onnx.save(proto, path)
+        else:
+            onnx.save(proto, path, save_as_external_data=True, location=beside.name)
+    except OSError as error:
+        raise AmalgamError(f"{path}: cannot be written ({error.strerror or first_line(error)})") from error
 
 
 @contextmanager

@@ -50,12 +50,20 @@ class Teacher:
 
 
 def parse_spec(spec: str) -> tuple[str, str]:
-    """``name=path`` or ``path`` (named by its last part) to name and source."""
+    """``name=path`` or ``path`` (named by its last part) to name and source.
+
+    Raises:
+        AmalgamError: the name is all dots.
+    """
     named = _NAMED.fullmatch(spec)
     if named and not Path(spec).exists():
-        return named[1], named[2]
-    last = re.split(r"[/\\]", spec.rstrip("/\\"))[-1] or spec
-    return re.sub(r"[^A-Za-z0-9._-]", "-", last), spec
+        name, source = named[1], named[2]
+    else:
+        last = re.split(r"[/\\]", spec.rstrip("/\\"))[-1] or spec
+        name, source = re.sub(r"[^A-Za-z0-9._-]", "-", last), spec
+    if not name.strip("."):  # it will be a folder's name
+        raise AmalgamError(f"teacher '{name}': a name has letters or digits; give NAME=PATH")
+    return name, source
 
 
 def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_length: int = 128) -> list[Teacher]:
