@@ -151,7 +151,9 @@ def _slice(node: Node, axis: int) -> _Asked:
 
 def _reduce(node: Node, axis: int) -> _Asked:
     """A mean or a sum over other axes, behind this one unless they are kept."""
-    source, dims, *kept = _args(node)
+    source, dims, *kept = (*_args(node), None)[:3]
+    if not dims:  # over all of them
+        return None
     along = [_positive(dim, _rank(source)) for dim in dims]
     stays = axis not in along and (True in kept or min(along) > axis)
     return {source: axis} if stays else None

@@ -186,6 +186,11 @@ NARROWED = {
     "fewer tokens by a symbol": (1, lambda m, x: m.a(x)[:, : (x.shape[1] + 1) // 2][:, 0]),
     "dropout": (2, lambda m, x: F.dropout(m.b(F.dropout(m.a(x), RATE)), RATE)[:, 0]),
     "dropout of what is broadcast": (1, lambda m, x: F.dropout(m.a(x)[:, :, None] * x[:, None], RATE)[:, 0]),
+    "less the mean of everything": (1, lambda m, x: (m.a(x) - m.b(x).mean(dim=None, keepdim=True))[:, 0]),
+    "less the sum over no axis named": (1, lambda m, x: (m.a(x) - m.b(x).sum(dim=(), keepdim=True))[:, 0]),
+    "sum of a later axis": (1, lambda m, x: heads(m.a(x)).sum(3)[:, :, 0]),
+    "mean of axes on both sides, kept": (1, lambda m, x: heads(m.a(x)).mean((1, 3), keepdim=True)[:, :, 0]),
+    "mean of texts, kept": (1, lambda m, x: m.a(x).mean(0, keepdim=True)[:, 0]),
     "number of tokens": (1, lambda m, x: m.a(x)[:, 0] * x.shape[1]),
 }
 LEFT = {
@@ -199,6 +204,9 @@ LEFT = {
     "one part of a split read whole": lambda m, x: let(
         m.a(x).split(4, -1), lambda y: torch.relu(y[0])[:, 0] + y[1].sum(1)
     ),
+    "mean of axes on both sides": lambda m, x: heads(m.a(x)).mean((1, 3))[:, 0],
+    "sum of an earlier axis": lambda m, x: heads(m.a(x)).sum(1)[:, 0],
+    "mean of tokens, kept": lambda m, x: m.a(x).mean(1, keepdim=True)[:, 0],
     "cumulated": lambda m, x: m.a(x).cumsum(1)[:, 0],
     "flipped": lambda m, x: m.a(x).flip(1)[:, 0],
     "rolled": lambda m, x: m.a(x).roll(1, 1)[:, 0],

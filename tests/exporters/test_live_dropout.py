@@ -123,6 +123,9 @@ def opened(request):
     return RUNTIMES[request.param]
 
 
+optimised = pytest.mark.parametrize("opened", ["onnxruntime", "openvino"], indirect=True)
+
+
 def assert_same(run, sites, sizes, passes, masks, mc_pass, seed):
     found = run({**ones(sites, sizes), **scalars(mc_pass, seed)})
     for site in sites:
@@ -142,6 +145,7 @@ def test_masks_are_those_of_torch(opened, passes, masks):
             assert_same(run, MANY, {"L": 9, "R": 4}, passes, masks, mc_pass, seed)
 
 
+@optimised
 @pytest.mark.parametrize("masks", KINDS)
 @pytest.mark.parametrize("length", [1, 2, 31, 128, 511, 512])
 def test_masks_are_those_of_torch_at_any_length(opened, length, masks):
@@ -157,6 +161,7 @@ def test_lengths_may_change_from_run_to_run(opened):
         assert_same(run, MANY, {"L": length, "R": length + 1}, 10, "systematic", 3, 11)
 
 
+@optimised
 @pytest.mark.parametrize("passes", [2, 3, 7, 10, 16, 41])
 def test_every_pass_of_many_rounds_is_that_of_torch(opened, passes):
     # Quotients and remainders of the pass' number are where a runtime that divides in float32 would go wrong.
@@ -167,6 +172,7 @@ def test_every_pass_of_many_rounds_is_that_of_torch(opened, passes):
         assert_same(run, sites, {}, passes, "systematic", mc_pass, 5)
 
 
+@optimised
 @pytest.mark.parametrize("p", [1e-6, 0.05, 0.1, 0.15, 0.25, 1 / 3, 0.5, 0.75, 0.999, 1.0])
 def test_any_probability(opened, p):
     sites = (Site(0, p, ("L", 32)), Site(1, p, (48,)), Site(2, p, (2, "L", 5), batched=False))
