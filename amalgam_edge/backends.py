@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from typing import Literal
 import torch
 
 from amalgam_edge.devices import resolve_device
-from amalgam_edge.environment import execution_providers
+from amalgam_edge.environment import CUDA_DEVICE, CUDA_PROVIDER, execution_providers
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.scoring.runner import TeacherRunner
@@ -20,7 +19,6 @@ from amalgam_edge.scoring.score import ScoringSettings
 from amalgam_edge.scoring.torch_runner import TorchRunner
 
 BackendName = Literal["auto", "onnxruntime", "torch"]
-_CUDA = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,10 @@ def resolve_backend(name: BackendName, device: str, threads: int | None = None) 
     if name == "torch":
         return Backend(name, str(resolve_device(device)), threads)
     if device == "auto":
-        device = "cuda" if _CUDA in providers else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        device = "cuda" if CUDA_PROVIDER in providers else "cpu"
+    if device != "cpu" and not CUDA_DEVICE.fullmatch(device):
         raise AmalgamError(f"--device {device}: onnxruntime runs on cpu, cuda or cuda:N; use --device cpu")
-    if device != "cpu" and _CUDA not in providers:
+    if device != "cpu" and CUDA_PROVIDER not in providers:
         raise AmalgamError(
             f"--device {device}: this onnxruntime has no CUDA provider; install amalgam-edge[gpu], or give "
             "--backend torch or --device cpu"
@@ -109,4 +107,4 @@ def _automatic(providers: tuple[str, ...], device: str) -> Literal["onnxruntime"
     if not providers:
         return "torch"
     wants_cuda = device not in ("auto", "cpu") or (device == "auto" and torch.cuda.is_available())
-    return "torch" if wants_cuda and _CUDA not in providers else "onnxruntime"
+    return "torch" if wants_cuda and CUDA_PROVIDER not in providers else "onnxruntime"

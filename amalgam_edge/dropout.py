@@ -7,7 +7,7 @@ still sees independent Bernoulli masks over its own units, and its score no long
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -38,6 +38,11 @@ class DropoutSite:
     p: float
     batched: bool
     shape: tuple[int, ...]
+
+
+def unbatched_sites(sites: Iterable[DropoutSite]) -> frozenset[int]:
+    """Numbers of the sites whose first axis is not the batch."""
+    return frozenset(site.number for site in sites if not site.batched)
 
 
 class EveryDropout(TorchFunctionMode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -21,6 +22,8 @@ _PACKAGES = (
     "datasets",
 )
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+CUDA_PROVIDER = "CUDAExecutionProvider"
+CUDA_DEVICE = re.compile(r"cuda(:\d+)?")
 # numpy's names of the CPU features that decide how fast, and how exactly, int8 runs.
 _FEATURES = {
     "AVX2": "AVX2",
@@ -71,7 +74,7 @@ def problems() -> tuple[str, ...]:
         )
     if not runtimes:
         found.append('no ONNX Runtime is installed: pip install "amalgam-edge[cpu]" (or [gpu])')
-    if runtimes == ["onnxruntime-gpu"] and "CUDAExecutionProvider" not in execution_providers():
+    if runtimes == ["onnxruntime-gpu"] and CUDA_PROVIDER not in execution_providers():
         found.append("onnxruntime-gpu is installed but finds no CUDA here; [cpu] is smaller and does the same")
     return tuple(found)
 

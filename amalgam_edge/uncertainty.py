@@ -33,6 +33,22 @@ def normalised_entropy(probabilities: np.ndarray) -> np.ndarray:
     return np.clip(entropy(probabilities) / np.log(probabilities.shape[-1]), 0.0, 1.0)
 
 
+def mean_prediction(pass_logits: np.ndarray, passes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each pass' prediction, whether it counts, and the mean of those that do.
+
+    Args:
+        pass_logits: ``(n_passes, n_texts, n_classes)``.
+        passes: how many of them, from the first, count for each text, ``(n_texts,)``; at least one.
+
+    Returns:
+        Probabilities ``(n_passes, n_texts, n_classes)``, of no meaning where they do not count; ``(n_passes, n_texts)``
+        of bool; and ``(n_texts, n_classes)``.
+    """
+    counts = np.arange(len(pass_logits))[:, None] < passes
+    probabilities = softmax(np.where(counts[..., None], pass_logits, 0.0).astype(np.float64))
+    return probabilities, counts, (probabilities * counts[..., None]).sum(axis=0) / passes[:, None]
+
+
 def summarise_passes(pass_logits: np.ndarray, passes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean prediction over a text's passes, and what mask and prediction share.
 
@@ -44,9 +60,7 @@ def summarise_passes(pass_logits: np.ndarray, passes: np.ndarray) -> tuple[np.nd
         Mean probabilities ``(n_texts, n_classes)``, and in nats the mutual information H(mean p) − mean H(p) (BALD,
         arXiv 1112.5745), ``(n_texts,)``, never below zero.
     """
-    counts = np.arange(len(pass_logits))[:, None] < passes
-    probabilities = softmax(np.where(counts[..., None], pass_logits, 0.0).astype(np.float64))
-    mean = (probabilities * counts[..., None]).sum(axis=0) / passes[:, None]
+    probabilities, counts, mean = mean_prediction(pass_logits, passes)
     mean_entropy = (entropy(probabilities) * counts).sum(axis=0) / passes
     return mean, np.maximum(entropy(mean) - mean_entropy, 0.0)
 

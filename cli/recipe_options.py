@@ -39,7 +39,7 @@ def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Calla
     elif get_origin(kind) is Literal:
         options["type"] = click.Choice(get_args(kind))
     elif get_origin(kind) is Union:
-        options |= {"type": _NumberOr(*get_args(kind))}
+        options |= {"type": _NumberOr(get_args(get_args(kind)[1]))}
     else:
         options["type"] = kind
     return click.option(flag, name, **options)
@@ -48,9 +48,9 @@ def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Calla
 class _NumberOr(click.ParamType):
     """A number, or one of a few words."""
 
-    def __init__(self, number: Any, words: Any) -> None:
-        self._words = get_args(words)
-        self.name = "|".join(["number", *self._words])
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self._words = words
+        self.name = "|".join(["number", *words])
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the value."""

@@ -61,7 +61,7 @@ def _ask(graph: torch.fx.Graph) -> dict[Node, int]:
         wanted = _inputs(node, axis)
         if wanted is None:
             asked[node] = _ALL
-            wanted = _inputs(node, _ALL) or dict.fromkeys(node.all_input_nodes, _ALL)
+            wanted = _inputs(node, _ALL) or {}
         for source in node.all_input_nodes:
             source_axis = wanted.get(source, _ALL)
             asked[source] = source_axis if asked.get(source, source_axis) == source_axis else _ALL

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from amalgam_edge.dropout import training_mode
+from amalgam_edge.dropout import training_mode, unbatched_sites
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.live_dropout import place_live_dropout
 from amalgam_edge.exporters.tracing import PROBES, TOLERANCE, probe_inputs, save, to_onnx
@@ -43,9 +43,8 @@ def export_teacher(
     Raises:
         AmalgamError: the teacher cannot be exported, or the exported one answers differently.
     """
-    unbatched = [site.number for site in teacher.sites if not site.batched]
     with training_mode(teacher.model):
-        proto = to_onnx(teacher.model, unbatched)
+        proto = to_onnx(teacher.model, unbatched_sites(teacher.sites))
     place_live_dropout(proto, {site.number: site.p for site in teacher.sites}, passes, masks)
     del proto.graph.value_info[:]
     save(proto, path)

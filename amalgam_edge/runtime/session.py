@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
+from amalgam_edge.environment import CUDA_DEVICE, CUDA_PROVIDER
 from amalgam_edge.errors import AmalgamError, MissingExtraError, first_line
 
 try:
     import onnxruntime
 except ImportError as error:
     raise MissingExtraError("running a model", "cpu", error) from error
-
-CUDA = "CUDAExecutionProvider"
 
 
 def open_session(
@@ -40,7 +38,7 @@ def open_session(
     except Exception as error:  # onnxruntime raises a class of its own for each status, with no common base
         name = "model" if isinstance(model, bytes) else str(model)
         raise AmalgamError(f"{name}: onnxruntime cannot load it ({first_line(error)})") from error
-    if device != "cpu" and CUDA not in session.get_providers():
+    if device != "cpu" and CUDA_PROVIDER not in session.get_providers():
         raise AmalgamError(f"--device {device}: onnxruntime found no usable CUDA here; use --device cpu")
     return session
 
@@ -53,10 +51,10 @@ def cuda_device_id(device: str) -> int:
 def _providers(device: str) -> list[Any]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
-    if not re.fullmatch(r"cuda(:\d+)?", device):
+    if not CUDA_DEVICE.fullmatch(device):
         raise AmalgamError(f"--device {device}: onnxruntime runs on cpu, cuda or cuda:N here")
-    if CUDA not in onnxruntime.get_available_providers():
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         raise AmalgamError(
             f"--device {device}: this onnxruntime has no CUDA provider; install amalgam-edge[gpu], or use --device cpu"
         )
-    return [(CUDA, {"device_id": cuda_device_id(device)}), "CPUExecutionProvider"]
+    return [(CUDA_PROVIDER, {"device_id": cuda_device_id(device)}), "CPUExecutionProvider"]

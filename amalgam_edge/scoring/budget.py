@@ -18,11 +18,11 @@ import numpy as np
 
 from amalgam_edge import uncertainty
 
+ROUND = 10  # passes over which masks are balanced: about 1 / p for the usual p of 0.1
 FIRST_PASSES = 3
 Z = 1.25
 
-_SECOND_PASSES = 5
-_ROUND = 10  # and then by whole rounds of balanced masks
+_SECOND_PASSES = 5  # and then by whole rounds
 _PRIOR_PASSES = 4
 _BINS = 8
 
@@ -48,7 +48,7 @@ def next_passes(pass_logits: Sequence[np.ndarray], passes: np.ndarray, most: int
     errors = np.sqrt(variances + variances[first, texts])
     rivals = means - means[first, texts] <= Z * errors
     rivals[:, rivals.sum(axis=0) == 1] = False  # the first itself, alone
-    more = np.where(passes < _SECOND_PASSES, _SECOND_PASSES, (passes // _ROUND + 1) * _ROUND)
+    more = np.where(passes < _SECOND_PASSES, _SECOND_PASSES, (passes // ROUND + 1) * ROUND)
     return np.where(rivals, np.minimum(more, most), passes)
 
 
@@ -62,9 +62,7 @@ def estimate(pass_logits: np.ndarray, passes: np.ndarray) -> tuple[np.ndarray, n
     Returns:
         Both ``(n_texts,)``.
     """
-    counts = np.arange(len(pass_logits))[:, None] < passes
-    probabilities = uncertainty.softmax(np.where(counts[..., None], pass_logits, 0.0).astype(np.float64))
-    mean = (probabilities * counts[..., None]).sum(axis=0) / passes[:, None]
+    probabilities, counts, mean = uncertainty.mean_prediction(pass_logits, passes)
     u = uncertainty.normalised_entropy(mean)
     logs = np.log(np.maximum(mean, np.finfo(float).tiny)) / np.log(mean.shape[-1])
     influence = -(probabilities * logs).sum(axis=-1)

@@ -15,7 +15,7 @@ from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
 from amalgam_edge.scores import TeacherScores
 from amalgam_edge.scoring.batches import batches_by_length, encode
-from amalgam_edge.scoring.budget import FIRST_PASSES, next_passes
+from amalgam_edge.scoring.budget import FIRST_PASSES, ROUND, next_passes
 from amalgam_edge.scoring.runner import TeacherRunner, prove_dropout_alive
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 
@@ -24,7 +24,6 @@ Precision = Literal["fp32", "fp16"]
 OpenRunner = Callable[[Teacher], TeacherRunner]
 
 _PROBE_TEXTS = 4
-_ROUND = 10
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class ScoringSettings:
 
     @property
     def balanced_over(self) -> int:
-        """The passes of a round, over which systematic masks are balanced: about 1 / p for the usual p of 0.1."""
-        return min(self.most_passes, _ROUND)
+        """The passes of a round, over which systematic masks are balanced."""
+        return min(self.most_passes, ROUND)
 
 
 def score_key(teacher: Teacher, teachers: Sequence[Teacher], corpus: Corpus, settings: ScoringSettings) -> ScoreKey:

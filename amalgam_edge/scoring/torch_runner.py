@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from amalgam_edge.devices import resolve_device
-from amalgam_edge.dropout import DropoutSite, LiveDropout, training_mode
+from amalgam_edge.dropout import DropoutSite, LiveDropout, training_mode, unbatched_sites
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.masks import DROPOUT_OFF, Masks
 
@@ -47,8 +47,7 @@ class TorchRunner:
             raise AmalgamError("fp16 needs a GPU; use --precision fp32")
         self._model = copy.deepcopy(model).half().to(self._device) if half else model.to(self._device)
         self._model.eval()
-        unbatched = [site.number for site in sites if not site.batched]
-        self._dropout = LiveDropout(seed, passes, masks, device=self._device, unbatched=unbatched)
+        self._dropout = LiveDropout(seed, passes, masks, device=self._device, unbatched=unbatched_sites(sites))
 
     @property
     def n_classes(self) -> int:
