@@ -38,6 +38,11 @@ class Backend:
     def __str__(self) -> str:
         return f"{self.name} on {self.device}"
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens that run together best: on a CPU what its caches hold, on a GPU enough to keep it busy."""
+        return ScoringSettings.batch_tokens if self.device == "cpu" else 16 * ScoringSettings.batch_tokens
+
     def open(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
         """Make a teacher ready to be scored with.
 

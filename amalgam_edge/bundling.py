@@ -156,7 +156,6 @@ def evaluate_teacher(
         teacher.tokenizer,
         [texts[int(row)] for row in own],
         max_length=teacher.max_length,
-        batch_tokens=recipe.batch_tokens,
     )
     predicted = np.array(labels.columns[teacher.name])[logits.argmax(axis=1)]
     return {"accuracy": evaluation.accuracy(gold[own], predicted), "n_texts": len(own)}

@@ -48,7 +48,10 @@ class Recipe(BaseModel):
     threads: Count | None = Field(
         default=None, description="Threads that teachers compute with.  [default: one a core]"
     )
-    batch_tokens: Count = Field(default=4096, description="Tokens that a teacher reads at once, padding included.")
+    batch_tokens: Count | None = Field(
+        default=None,
+        description="Tokens that a teacher reads at once, padding included.  [default: 1024 on a CPU, 16384 on a GPU]",
+    )
 
     method: str = Field(default="muka-soft", description="How teachers become supervision.")
     reweight: bool = Field(default=True, description="Weight each text by the margin between its two surest teachers.")
@@ -94,7 +97,8 @@ class Recipe(BaseModel):
 
     def fingerprint(self) -> str:
         """SHA-256 of what the result depends on; where it is put and what computes it are left out."""
-        return of_mapping({k: v for k, v in self.model_dump().items() if k not in _NOT_OF_THE_RESULT})
+        unused = _NOT_OF_THE_RESULT if self.passes == "auto" else _NOT_OF_THE_RESULT | {"max_passes"}
+        return of_mapping({k: v for k, v in self.model_dump().items() if k not in unused})
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""

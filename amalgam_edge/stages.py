@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,6 @@ def scoring_settings(recipe: Recipe) -> ScoringSettings:
         masks=recipe.masks,
         dropout=recipe.dropout,
         precision=recipe.precision,
-        batch_tokens=recipe.batch_tokens,
     )
 
 
@@ -150,8 +149,8 @@ def score(
     recipe: Recipe, teachers: Sequence[Teacher], stores: Sequence[ScoreStore], corpus: Corpus, progress: Progress
 ) -> None:
     """Score the corpus with each teacher, as far as the stores lack it."""
-    settings = scoring_settings(recipe)
     backend = backend_of(recipe)
+    settings = replace(scoring_settings(recipe), batch_tokens=recipe.batch_tokens or backend.batch_tokens)
     together = len(teachers) // n_scoring_steps(recipe)
     for first in range(0, len(teachers), together):
         group, their_stores = teachers[first : first + together], stores[first : first + together]

@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from amalgam_edge.cli.extras import load_training_part, quiet_libraries
+from amalgam_edge.errors import MissingExtraError
+
+try:
+    from amalgam_edge.cli.recipe_options import given, recipe_options
+except ModuleNotFoundError as error:  # the Recipe needs pydantic, which the edge alone does not have
+    raise MissingExtraError("exporting a teacher", "train", error) from error
 
 
 @click.command("export-teacher", context_settings={"max_content_width": 110})
 @click.argument("teacher", metavar="TEACHER")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the exported teacher.")
-@click.option(
-    "--passes", type=click.IntRange(min=1), default=10, show_default=True, help="Passes that masks are balanced over."
-)
-@click.option(
-    "--masks",
-    type=click.Choice(["systematic", "independent"]),
-    default="systematic",
-    show_default=True,
-    help="Dropout masks: balanced over rounds of passes, or drawn anew for each.",
-)
-@click.option(
-    "--dropout", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Probability for dropouts at zero."
-)
-@click.option(
-    "--max-length", type=click.IntRange(min=4), default=128, show_default=True, help="Longest text in tokens."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="fp16 is half the size, for GPUs.",
-)
+@recipe_options("passes", "masks", "dropout", "max_length", "precision", "output")
 @click.option("--overwrite", is_flag=True, help="Replace the export that stands in the output folder.")
-def command(
-    teacher: str,
-    output: Path,
-    passes: int,
-    masks: str,
-    dropout: float | None,
-    max_length: int,
-    precision: str,
-    overwrite: bool,
-) -> None:
+def command(teacher: str, overwrite: bool, **fields: Any) -> None:
     """Write a teacher as one ONNX file whose dropout stays alive in any runtime.
 
     Its inputs are input_ids, attention_mask, mc_pass and mc_seed; mc_pass -1 is the prediction without dropout, 0, 1
@@ -59,17 +33,11 @@ def command(
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
     writer = load_training_part("amalgam_edge.exporters.teacher_folder", "exporting a teacher")
-    manifest = writer.write_teacher(
-        teacher,
-        output,
-        passes=passes,
-        masks=masks,
-        dropout=dropout,
-        max_length=max_length,
-        half=precision == "fp16",
-        overwrite=overwrite,
-    )
+    from amalgam_edge.recipe import read_recipe
+
+    recipe = read_recipe(None, {"teachers": [teacher], **given(fields)})
+    manifest = writer.write_teacher(recipe, overwrite=overwrite)
     click.echo(
-        f"{output}: {len(manifest['dropout_sites'])} dropouts live, {manifest['bytes'] / 1e6:.1f} MB; "
-        f"logits differ from torch by at most {manifest['difference']:.1e}"
+        f"{recipe.output}: {len(manifest['dropout_sites'])} dropouts live, {manifest['bytes'] / 1e6:.1f} MB; "
+        f"logits differ from torch's by at most {manifest['difference']:.1e} of the largest"
     )

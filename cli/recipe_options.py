@@ -54,7 +54,12 @@ class _NumberOr(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the value."""
-        return value if value in self._words else click.INT.convert(value, param, ctx)
+        if value in self._words or isinstance(value, int):
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor {' or '.join(self._words)}", param, ctx)
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:

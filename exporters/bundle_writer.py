@@ -16,16 +16,17 @@ from amalgam_edge.fingerprints import of_file
 from amalgam_edge.runtime.bundle import FORMAT_VERSION, MANIFEST
 
 
-def check_output(output: Path, *, overwrite: bool, resume: bool | None = None) -> None:
+def check_output(output: Path, *, overwrite: bool, resume: bool | None = None, kind: str | None = None) -> None:
     """Refuse an output folder that holds something, unless told that it may be replaced.
 
     Args:
         output: the folder.
         overwrite: it may be replaced.
         resume: it may be gone on with; None where that cannot be asked for.
+        kind: what may be replaced, as its manifest calls itself; None for a bundle.
 
     Raises:
-        AmalgamError: the folder is not empty, or no folder.
+        AmalgamError: the folder is not empty, or no folder, or holds something of another kind.
     """
     if output.resolve() == Path.cwd():
         raise AmalgamError(f"{output}: the current folder cannot be replaced; name another for --output")
@@ -37,8 +38,19 @@ def check_output(output: Path, *, overwrite: bool, resume: bool | None = None) -
     if not (overwrite or resume):
         going_on = "" if resume is None else ", --resume goes on with a build that was cut off"
         raise AmalgamError(f"{output}: not empty; --overwrite replaces it{going_on}")
-    if not (output / MANIFEST).is_file():
-        raise AmalgamError(f"{output}: holds something that is no bundle and will not be replaced; name another folder")
+    if not (output / MANIFEST).is_file() or (overwrite and _kind(output / MANIFEST) != kind):
+        expected = "bundle" if kind is None else f"exported {kind}"
+        raise AmalgamError(
+            f"{output}: holds something that is no {expected} and will not be replaced; name another folder"
+        )
+
+
+def _kind(manifest: Path) -> str | None:
+    """What a manifest calls itself; a damaged one is taken for a bundle's, which has no name."""
+    try:
+        return json.loads(manifest.read_text("utf-8")).get("kind")
+    except (ValueError, AttributeError):
+        return None
 
 
 @contextmanager

@@ -2,14 +2,18 @@
 
 ONNX's own Dropout is deleted from graphs that are run for inference. Here each mark that tracing left becomes the
 arithmetic of :mod:`amalgam_edge.masks`, word for word: integers that wrap around, a comparison, and a product with the
-values. The small part of it, the hashes of rows and columns, is computed at once for all the sites of one shape.
+values. With short texts it is nodes that cost, more than what they compute. So words are mixed for all sites at once
+that have an axis in common, and masks of one shape are made together; except where two axes grow with the text, as in
+attention: there one mask at a time is as much as memory should hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -36,13 +40,19 @@ class _Site:
     batched: bool
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Names of one site's words, each broadcast over the other's axes; see :class:`amalgam_edge.masks.UnitHashes`."""
+class _Words(NamedTuple):
+    """Names of what is drawn for the rows of some sites, or for their columns; the sites are the first axis.
 
-    odd: tuple[str, str]
-    factor: tuple[str, str]
-    shift: tuple[str, str] | None = None
+    See :func:`amalgam_edge.masks.unit_hashes`; ``move`` is how far each has moved by this pass, nothing where masks
+    are independent.
+    """
+
+    base: str
+    factor: str
+    move: str = ""
+
+    def each(self, change: Callable[[str], str]) -> _Words:
+        return _Words(*(change(name) if name else "" for name in self))
 
 
 def place_live_dropout(model: onnx.ModelProto, probabilities: Mapping[int, float], passes: int, masks: Masks) -> None:
@@ -57,18 +67,14 @@ def place_live_dropout(model: onnx.ModelProto, probabilities: Mapping[int, float
     graph = model.graph
     dims = {info.name: _dims(info) for info in [*graph.value_info, *graph.input]}
     sites = {node.output[0]: _site(node, dims) for node in graph.node if node.domain == DOMAIN}
+    axes = {dim: (info.name, axis) for info in graph.input for axis, dim in enumerate(dims[info.name])}
     builder = _Builder()
-    masker = _Masker(builder, passes, masks)
-    drawn: dict[int, _Drawn] = {}
+    masker = _Masker(builder, list(sites.values()), probabilities, axes, passes, masks)
     for node in graph.node:
-        site = sites.get(node.output[0])
-        if site is None:
+        if node.domain == DOMAIN:
+            masker.drop(sites[node.output[0]])
+        else:
             builder.nodes.append(node)
-            continue
-        if site.number not in drawn:
-            alike = [other for other in sites.values() if (other.dims, other.batched) == (site.dims, site.batched)]
-            drawn |= masker.draw(alike)
-        masker.drop(site, drawn[site.number], probabilities[site.number])
     del graph.node[:]
     graph.node.extend(builder.nodes)
     graph.initializer.extend(builder.constants)
@@ -92,12 +98,20 @@ class _Builder:
         self.nodes.append(helper.make_node(op_type, inputs, [output], f"live_dropout/{len(self.nodes)}", **attributes))
         return output
 
-    def split(self, stacked: str, n: int) -> list[str]:
-        """The ``n`` entries of the first axis, that axis kept."""
-        if n == 1:
+    def once(self, op_type: str, *inputs: str) -> str:
+        """As :meth:`add`, but the same node on the same inputs is there once."""
+        key = (op_type, *inputs)
+        if key not in self._known:
+            self._known[key] = self.add(op_type, *inputs)
+        return self._known[key]
+
+    def split(self, stacked: str, sizes: Sequence[int]) -> list[str]:
+        """Parts of the first axis."""
+        if len(sizes) == 1:
             return [stacked]
-        outputs = [f"{stacked}_{part}" for part in range(n)]
-        self.nodes.append(helper.make_node("Split", [stacked], outputs, f"{stacked}_split", axis=0, num_outputs=n))
+        outputs = [f"{stacked}_{part}" for part in range(len(sizes))]
+        inputs = [stacked, self.constant(sizes, np.int64)]
+        self.nodes.append(helper.make_node("Split", inputs, outputs, f"{stacked}_split", axis=0))
         return outputs
 
     def constant(self, value: Any, dtype: Any = np.int32) -> str:
@@ -111,10 +125,30 @@ class _Builder:
 
 
 class _Masker:
-    """The arithmetic of :mod:`amalgam_edge.masks` as nodes; each method says which part of it."""
+    """The arithmetic of :mod:`amalgam_edge.masks` as nodes; each method says which part of it.
 
-    def __init__(self, builder: _Builder, passes: int, masks: Masks) -> None:
+    Args:
+        builder: takes the nodes.
+        sites: all that there are.
+        probabilities: p of each.
+        axes: where a size known only at run time can be read, a value and its axis; what lacks is read off the sites.
+        passes: K.
+        masks: ``systematic`` or ``independent``.
+    """
+
+    def __init__(
+        self,
+        builder: _Builder,
+        sites: Sequence[_Site],
+        probabilities: Mapping[int, float],
+        axes: dict[int | str, tuple[str, int]],
+        passes: int,
+        masks: Masks,
+    ) -> None:
         self._to = builder
+        self._sites = sites
+        self._probabilities = probabilities
+        self._axes = axes
         number = builder.add("Cast", MC_PASS, to=TensorProto.INT32)
         self._live = builder.add("GreaterOrEqual", number, builder.constant(0))
         seed = builder.add("Cast", MC_SEED, to=TensorProto.INT32)
@@ -125,42 +159,123 @@ class _Masker:
         round_word = self._mix(builder.add("Mul", after, builder.constant(words.GOLDEN)))
         self._word = self._mix(builder.add("Add", seed_word, round_word))
         self._strides = words.strides(length)
-        self._tables = (self._shifts(number, length), builder.constant(self._strides)) if length > 1 else ()
+        self._tables = (self._shifts(number, length), builder.constant(self._strides)) if length > 1 else ("", "")
         self._coordinates: dict[int | str, str] = {}
-        self._levels: dict[float, tuple[str, str]] = {}
+        self._drawn: dict[int, tuple[_Words, _Words]] = {}
+        self._made: dict[int, str] = {}
 
-    def draw(self, sites: Sequence[_Site]) -> dict[int, _Drawn]:
-        """``unit_hashes`` of sites whose masks have one shape, stacked along a first axis."""
-        to, dims, n = self._to, sites[0].dims, len(sites)
-        offsets = to.constant([words.site_offset(site.number) for site in sites])
-        stacked = self._mix(to.add("Add", self._word, offsets))
-        apart = to.add("Reshape", stacked, to.constant([n] + [1] * len(dims), np.int64))
-        *row_axes, last = range(len(dims))
-        rows = apart
-        for axis in row_axes:
-            rows = self._mix(to.add("Add", rows, self._coordinate(sites[0], axis)))
-        columns = to.add("BitwiseXor", apart, to.constant(words.COLUMN_SALT))
-        columns = self._mix(to.add("Add", columns, self._coordinate(sites[0], last)))
-        factors = [self._mix(to.add("BitwiseXor", axis, to.constant(words.FACTOR_SALT))) for axis in (rows, columns)]
-        odd = [to.add("BitwiseOr", rows, to.constant(1)), to.add("BitwiseAnd", columns, to.constant(-2))]
-        parts = [odd, factors]
-        if self._tables:
-            parts.append([self._choose(*pair) for pair in zip(factors, self._tables, strict=True)])
-        split = [list(zip(*(to.split(name, n) for name in pair), strict=True)) for pair in parts]
-        return {site.number: _Drawn(*pairs) for site, *pairs in zip(sites, *split, strict=True)}
-
-    def drop(self, site: _Site, drawn: _Drawn, p: float) -> None:
-        """``DropoutPass.mask`` and the product with the values."""
+    def drop(self, site: _Site) -> None:
+        """The product of a site's values with its mask."""
         to = self._to
-        moved = to.add("Mul", to.add("Add", *drawn.odd), to.add("Add", *drawn.factor))
-        if drawn.shift:
-            moved = to.add("Add", moved, to.add("Mul", *drawn.shift))
-        threshold, scale = self._level(p)
-        kept = to.add("Cast", to.add("GreaterOrEqual", moved, threshold), to=TensorProto.FLOAT)
-        mask = to.add("Mul", kept, scale)
+        for axis, size in enumerate(site.dims):
+            self._axes.setdefault(size, (site.source, axis + site.batched))
+        if site.number not in self._drawn:
+            self._draw([other for other in self._sites if self._can_be_drawn(other)])
+        mask = self._made.get(site.number) or self._mask([site], *self._drawn[site.number])
         if not site.batched:
             mask = to.add("Squeeze", mask, to.constant([0], np.int64))
         to.add("Mul", site.source, mask, output=site.target)
+
+    def _can_be_drawn(self, site: _Site) -> bool:
+        return site.number not in self._drawn and all(isinstance(d, int) or d in self._axes for d in site.dims)
+
+    def _draw(self, sites: Sequence[_Site]) -> None:
+        """``unit_hashes`` of some sites, up to what needs rows and columns both."""
+        to, shapes = self._to, list(dict.fromkeys(site.dims for site in sites))
+        sites = sorted(sites, key=lambda site: shapes.index(site.dims))
+        offsets = to.constant([words.site_offset(site.number) for site in sites])
+        drawn = self._mix(to.add("Add", self._word, offsets))
+        rows = {dims: _widest(dims[:-1], [other[:-1] for other in shapes]) for dims in shapes}
+        columns = {dims: dims[-1:] for dims in shapes}
+        rows_of = self._shared(sites, drawn, rows, self._rows)
+        columns_of = self._shared(sites, drawn, columns, self._columns)
+        for dims in shapes:
+            cut = [axis + 1 for axis, pair in enumerate(zip(dims, rows[dims], strict=False)) if pair[0] != pair[1]]
+            own_rows = rows_of[dims].each(lambda name, cut=cut: self._first(name, cut))
+            behind = list(range(1, len(dims)))
+            own_columns = columns_of[dims].each(lambda name, behind=behind: self._unsqueezed(name, behind))
+            self._keep([site for site in sites if site.dims == dims], own_rows, own_columns)
+
+    def _keep(self, sites: Sequence[_Site], rows: _Words, columns: _Words) -> None:
+        """Keep what was drawn for sites of one shape, and their masks, if these do not grow too large."""
+        each = [1] * len(sites)
+        parts = zip(self._split(rows, each), self._split(columns, each), strict=True)
+        if sum(isinstance(size, str) for size in sites[0].dims) < 2:
+            masks = self._to.split(self._mask(sites, rows, columns), each)
+            self._made |= {site.number: mask for site, mask in zip(sites, masks, strict=True)}
+            parts = ((rows, columns) for _ in sites)
+        self._drawn |= {site.number: pair for site, pair in zip(sites, parts, strict=True)}
+
+    def _shared(
+        self,
+        sites: Sequence[_Site],
+        drawn: str,
+        kinds: Mapping[_Dims, _Dims],
+        draw: Callable[[str, _Dims], _Words],
+    ) -> dict[_Dims, _Words]:
+        """Draw for all sites of a kind together; what belongs to each shape of sites, which stand in its order."""
+        found: dict[_Dims, _Words] = {}
+        for kind in dict.fromkeys(kinds.values()):
+            chosen = [number for number, site in enumerate(sites) if kinds[site.dims] == kind]
+            word = drawn
+            if len(chosen) < len(sites):
+                word = self._to.add("Gather", drawn, self._to.constant(chosen, np.int64))
+            counts = Counter(sites[number].dims for number in chosen)
+            found |= zip(counts, self._split(draw(word, kind), list(counts.values())), strict=True)
+        return found
+
+    def _rows(self, word: str, dims: _Dims) -> _Words:
+        """Of all sites that have rows of this shape: ``(n_sites, *dims, 1)``."""
+        to = self._to
+        rows = self._unsqueezed(word, list(range(1, len(dims) + 2)))
+        for axis, size in enumerate(dims):
+            coordinate = self._unsqueezed(self._coordinate(size), list(range(1, len(dims) + 1 - axis)))
+            rows = self._mix(to.add("Add", rows, coordinate))
+        return self._words(to.add("BitwiseOr", rows, to.constant(1)), rows, self._tables[0])
+
+    def _columns(self, word: str, dims: _Dims) -> _Words:
+        """Of all sites that have this many columns: ``(n_sites, n_columns)``."""
+        to = self._to
+        salted = to.add("BitwiseXor", self._unsqueezed(word, [1]), to.constant(words.COLUMN_SALT))
+        columns = self._mix(to.add("Add", salted, self._coordinate(dims[0])))
+        return self._words(to.add("BitwiseAnd", columns, to.constant(-2)), columns, self._tables[1])
+
+    def _words(self, base: str, word: str, table: str) -> _Words:
+        factor = self._mix(self._to.add("BitwiseXor", word, self._to.constant(words.FACTOR_SALT)))
+        return _Words(base, factor, self._choose(factor, table) if table else "")
+
+    def _mask(self, sites: Sequence[_Site], rows: _Words, columns: _Words) -> str:
+        """``DropoutPass.mask`` of sites of one shape, ``(n_sites, *dims)``."""
+        to = self._to
+        moved = to.add("Mul", to.add("Add", rows.base, columns.base), to.add("Add", rows.factor, columns.factor))
+        if rows.move:
+            moved = to.add("Add", moved, to.add("Mul", rows.move, columns.move))
+        rates = [self._probabilities[site.number] for site in sites]
+        shape = [len(sites)] + [1] * len(sites[0].dims) if len(set(rates)) > 1 else []
+        thresholds, scales = (
+            np.array([function(rate) for rate in rates][: math.prod(shape)], dtype).reshape(shape)
+            for function, dtype in ((words.threshold, np.int32), (words.scale, np.float32))
+        )
+        threshold = self._if_live(to.constant(thresholds), to.constant(words.LOWEST))
+        scale = self._if_live(to.constant(scales, np.float32), to.constant(1.0, np.float32))
+        return to.add("Where", to.add("GreaterOrEqual", moved, threshold), scale, to.constant(0.0, np.float32))
+
+    def _if_live(self, one: str, other: str) -> str:
+        return self._to.once("Where", self._live, one, other)
+
+    def _split(self, drawn: _Words, sizes: Sequence[int]) -> list[_Words]:
+        parts = (self._to.split(name, sizes) if name else [""] * len(sizes) for name in drawn)
+        return [_Words(*each) for each in zip(*parts, strict=True)]
+
+    def _first(self, name: str, axes: Sequence[int]) -> str:
+        """The first entry of some axes, which are kept."""
+        if not axes:
+            return name
+        begin, end = ([value] * len(axes) for value in (0, 1))
+        return self._to.add("Slice", name, *(self._to.constant(each, np.int64) for each in (begin, end, axes)))
+
+    def _unsqueezed(self, name: str, axes: Sequence[int]) -> str:
+        return self._to.once("Unsqueeze", name, self._to.constant(axes, np.int64)) if axes else name
 
     def _shifts(self, number: str, length: int) -> str:
         """How far each stride has moved by this pass of its round."""
@@ -192,34 +307,22 @@ class _Masker:
         index = self._shifted(to.add("Mul", choice, to.constant(len(self._strides))), words.CHOICE_BITS)
         return to.add("Gather", table, index)
 
-    def _coordinate(self, site: _Site, axis: int) -> str:
-        """``coordinate_words`` of one axis of the mask, all other axes at one."""
-        to, size = self._to, site.dims[axis]
+    def _coordinate(self, size: int | str) -> str:
+        """``coordinate_words`` of an axis."""
         if size not in self._coordinates:
             self._coordinates[size] = (
-                to.constant(words.coordinate_words(size).numpy())
+                self._to.constant(words.coordinate_words(size).numpy())
                 if isinstance(size, int)
-                else self._coordinates_of(site.source, axis + site.batched)
+                else self._coordinates_along(*self._axes[size])
             )
-        shape = [-1 if other == axis else 1 for other in range(len(site.dims))]
-        return to.add("Reshape", self._coordinates[size], to.constant(shape, np.int64))
+        return self._coordinates[size]
 
-    def _coordinates_of(self, source: str, axis: int) -> str:
+    def _coordinates_along(self, source: str, axis: int) -> str:
         to = self._to
         size = to.add("Squeeze", to.add("Shape", source, start=axis, end=axis + 1), to.constant([0], np.int64))
         after = to.add("Add", to.add("Cast", size, to=TensorProto.INT32), to.constant(1))
         numbers = to.add("Range", to.constant(1), after, to.constant(1))
         return self._mix(to.add("Mul", numbers, to.constant(words.GOLDEN)))
-
-    def _level(self, p: float) -> tuple[str, str]:
-        """The word from which units stay, and what they are multiplied with."""
-        to = self._to
-        if p not in self._levels:
-            self._levels[p] = (
-                to.add("Where", self._live, to.constant(words.threshold(p)), to.constant(words.LOWEST)),
-                to.add("Where", self._live, to.constant(words.scale(p), np.float32), to.constant(1.0, np.float32)),
-            )
-        return self._levels[p]
 
 
 def _site(mark: NodeProto, dims: Mapping[str, _Dims]) -> _Site:
@@ -229,3 +332,11 @@ def _site(mark: NodeProto, dims: Mapping[str, _Dims]) -> _Site:
 
 def _dims(info: ValueInfoProto) -> _Dims:
     return tuple(dim.dim_param or dim.dim_value for dim in info.type.tensor_type.shape.dim)
+
+
+def _widest(dims: _Dims, others: Sequence[_Dims]) -> _Dims:
+    """What these rows are the first of: a size of one gives way to that of others that agree in all else."""
+    for other in others:
+        if len(other) == len(dims) and all(size in (1, there) for size, there in zip(dims, other, strict=True)):
+            dims = other
+    return dims

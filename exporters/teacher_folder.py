@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from amalgam_edge import environment
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.bundle_writer import check_output, staged, write_manifest
 from amalgam_edge.exporters.teacher_export import export_teacher
-from amalgam_edge.masks import Masks
-from amalgam_edge.models.teacher import load_teacher, parse_spec
+from amalgam_edge.masks import Masks, round_length
+from amalgam_edge.models.teacher import Teacher, load_teachers
+from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import TEACHER_KIND
+from amalgam_edge.scoring.score import ScoringSettings
 
 MODEL = "model.onnx"
 
@@ -40,27 +43,13 @@ Classes: {classes}.
 """
 
 
-def write_teacher(
-    spec: str,
-    output: Path,
-    *,
-    passes: int,
-    masks: Masks,
-    dropout: float | None,
-    max_length: int,
-    half: bool,
-    overwrite: bool,
-) -> dict[str, Any]:
-    """Export a teacher into a folder, whole or not at all; see :func:`export_teacher`.
+def write_teacher(recipe: Recipe, *, overwrite: bool) -> dict[str, Any]:
+    """Export a recipe's one teacher into its output folder, whole or not at all; see :func:`export_teacher`.
+
+    The exported teacher's passes are those that scoring with the same recipe runs.
 
     Args:
-        spec: ``name=path`` or ``path``, a folder or a Hub name.
-        output: the folder.
-        passes: K, the length of a round, over which systematic masks are balanced.
-        masks: ``systematic`` or ``independent``.
-        dropout: the probability for dropouts at zero; None for none.
-        max_length: in tokens, cut to what the teacher can take.
-        half: compute in float16.
+        recipe: what to export; what it says of texts and students is ignored.
         overwrite: replace an export that stands there.
 
     Returns:
@@ -69,35 +58,33 @@ def write_teacher(
     Raises:
         AmalgamError: there is no such teacher, it has no dropout, it cannot be exported, or the folder is taken.
     """
-    check_output(output, overwrite=overwrite)
-    teacher = load_teacher(*parse_spec(spec), dropout=dropout, max_length=max_length)
+    if not recipe.output:
+        raise AmalgamError("no output given: name one with --output")
+    output = Path(recipe.output)
+    check_output(output, overwrite=overwrite, kind=TEACHER_KIND)
+    (teacher,) = load_teachers(recipe.teachers, dropout=recipe.dropout, max_length=recipe.max_length)
+    settings = ScoringSettings(passes=recipe.passes, max_passes=recipe.max_passes)
     with staged(output) as folder:
-        difference = export_teacher(teacher, folder / MODEL, passes=passes, masks=masks, half=half)
+        difference = export_teacher(
+            teacher,
+            folder / MODEL,
+            passes=settings.balanced_over,
+            masks=recipe.masks,
+            half=recipe.precision == "fp16",
+        )
         teacher.model.config.name_or_path = teacher.tokenizer.name_or_path = ""
         teacher.model.config.save_pretrained(folder)
         teacher.tokenizer.save_pretrained(folder)
-        balanced = f"Masks are balanced over each {passes} passes in turn." if masks == "systematic" else ""
-        readme = _README.format(
-            name=teacher.name,
-            model=MODEL,
-            n_classes=len(teacher.class_names),
-            masks=balanced,
-            pad_id=teacher.tokenizer.pad_token_id,
-            pad_token=teacher.tokenizer.pad_token,
-            max_length=teacher.max_length,
-            passes=passes,
-            classes=", ".join(teacher.class_names),
-        )
-        (folder / "README.md").write_text(readme, "utf-8")
+        (folder / "README.md").write_text(_readme(teacher, settings, recipe.masks), "utf-8")
         manifest = {
             "kind": TEACHER_KIND,
             "name": teacher.name,
             "fingerprint": teacher.fingerprint,
             "classes": list(teacher.class_names),
             "max_length": teacher.max_length,
-            "passes": passes,
-            "masks": masks,
-            "precision": "fp16" if half else "fp32",
+            "round": round_length(settings.balanced_over, recipe.masks),
+            "masks": recipe.masks,
+            "precision": recipe.precision,
             "dropout_sites": [{"number": s.number, "module": s.module, "p": s.p} for s in teacher.sites],
             "difference": difference,
             "bytes": sum(file.stat().st_size for file in folder.glob(f"{MODEL}*")),
@@ -105,3 +92,18 @@ def write_teacher(
         }
         write_manifest(folder, manifest)
     return manifest
+
+
+def _readme(teacher: Teacher, settings: ScoringSettings, masks: Masks) -> str:
+    length = round_length(settings.balanced_over, masks)
+    return _README.format(
+        name=teacher.name,
+        model=MODEL,
+        n_classes=len(teacher.class_names),
+        masks=f"Masks are balanced over each {length} passes in turn." if length > 1 else "",
+        pad_id=teacher.tokenizer.pad_token_id,
+        pad_token=teacher.tokenizer.pad_token,
+        max_length=teacher.max_length,
+        passes=settings.most_passes,
+        classes=", ".join(teacher.class_names),
+    )

@@ -15,17 +15,14 @@ from transformers import PreTrainedModel
 
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.exporters.first_token import first_token_only
+from amalgam_edge.exporters.fusible import order_gelu
 from amalgam_edge.exporters.marks import MARK, MarkDropout, translate
 
 OPSET = 18
-TOLERANCE = 1e-4
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "logits"
 
 _LARGEST_FILE = 2_000_000_000  # bytes; protobuf ends at 2 GiB
-
-# (texts, tokens, padding of the first text): one text, a token alone, padded and not, short and long.
-PROBES = ((1, 1, 0), (1, 16, 0), (2, 5, 3), (3, 9, 4), (4, 33, 20))
 
 
 class _Logits(torch.nn.Module):
@@ -74,7 +71,9 @@ def to_onnx(model: PreTrainedModel, unbatched_sites: Collection[int] = ()) -> on
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         raise AmalgamError(f"a {model.config.model_type} cannot be exported ({first_line(error)})") from error
     assert program is not None  # noqa: S101  (None only without dynamo)
-    return _stripped(program.model_proto)
+    proto = _stripped(program.model_proto)
+    order_gelu(proto.graph)
+    return proto
 
 
 def probe_inputs(model: PreTrainedModel, texts: int, tokens: int, padding: int) -> tuple[torch.Tensor, torch.Tensor]:

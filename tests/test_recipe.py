@@ -29,7 +29,7 @@ def test_defaults_are_those_of_the_method():
     recipe = read_recipe(None, {})
     assert recipe == Recipe()
     assert (recipe.passes, recipe.masks, recipe.method) == (10, "systematic", "muka-soft")
-    assert (recipe.backend, recipe.precision, recipe.threads, recipe.batch_tokens) == ("auto", "fp32", None, 4096)
+    assert (recipe.backend, recipe.precision, recipe.threads, recipe.batch_tokens) == ("auto", "fp32", None, None)
     assert (recipe.score_temperature, recipe.warmup_ratio, recipe.reweight) == (0.2, 0.1, True)
     assert (recipe.teachers, recipe.corpus, recipe.student, recipe.output) == ([], "", "", "")
     assert (recipe.dropout, recipe.student_layers, recipe.evaluate, recipe.work) == (None, None, None, None)
@@ -171,12 +171,12 @@ def test_yaml_and_back_is_the_same_recipe(write):
 
 
 def test_the_fingerprint_is_of_what_the_result_depends_on():
-    recipe = Recipe(teachers=["a"], output="x")
+    recipe = Recipe(teachers=["a"], output="x", passes="auto")
     unrelated = {
         "output": "y", "work": "z", "device": "cuda:1", "report_to": "wandb", "backend": "torch", "threads": 2,
         "batch_tokens": 99,
     }  # fmt: skip
-    assert recipe.fingerprint() == Recipe(teachers=["a"], **unrelated).fingerprint()
+    assert recipe.fingerprint() == recipe.model_copy(update=unrelated).fingerprint()
     changed = {
         "teachers": ["b"], "corpus": "c", "text_column": "c", "split": "test", "labels": "l", "passes": 4,
         "max_passes": 40, "masks": "independent", "dropout": 0.5, "max_length": 64, "precision": "fp16",
@@ -189,6 +189,10 @@ def test_the_fingerprint_is_of_what_the_result_depends_on():
     assert set(changed) | set(unrelated) == set(Recipe.model_fields)
     prints = {recipe.model_copy(update={field: value}).fingerprint() for field, value in changed.items()}
     assert len(prints | {recipe.fingerprint()}) == len(changed) + 1
+
+
+def test_the_cap_of_passes_counts_where_they_are_adaptive_alone():
+    assert Recipe(passes=5).fingerprint() == Recipe(passes=5, max_passes=40).fingerprint()
 
 
 @pytest.mark.parametrize(

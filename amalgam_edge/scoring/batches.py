@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from amalgam_edge.padding import pad_batch
 
+_RUNS_TO_A_BATCH = 16  # a run of one token costs a sixteenth of a run of a full batch, or so
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -43,9 +45,41 @@ def batches_by_length(
         rows: the texts to run; all of them by default.
     """
     rows = np.arange(len(encoded)) if rows is None else rows
-    rows = rows[np.argsort([-len(encoded[row]) for row in rows.tolist()], kind="stable")]
-    while len(rows):
-        fitting = max(1, batch_tokens // max(1, len(encoded[int(rows[0])])))
-        input_ids, attention_mask = pad_batch([encoded[row] for row in rows[:fitting].tolist()], pad_token_id)
-        yield Batch(rows[:fitting], input_ids, attention_mask)
-        rows = rows[fitting:]
+    lengths = np.array([len(encoded[row]) for row in rows.tolist()], dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    for end in cheapest_cuts(lengths[order], batch_tokens):
+        chosen = rows[order[start:end]]
+        input_ids, attention_mask = pad_batch([encoded[row] for row in chosen.tolist()], pad_token_id)
+        yield Batch(chosen, input_ids, attention_mask)
+        start = end
+
+
+def cheapest_cuts(lengths: np.ndarray, batch_tokens: int) -> list[int]:
+    """Where to cut texts into batches so that they cost the least, by dynamic programming.
+
+    A batch costs its tokens, padding included, and what any run costs beside, put at a sixteenth of the budget.
+
+    Args:
+        lengths: of the texts in tokens, longest first, ``(n_texts,)``.
+        batch_tokens: the most tokens a batch of several texts may have.
+
+    Returns:
+        The end of each batch.
+    """
+    widths = np.maximum(lengths, 1)
+    costs = np.zeros(len(lengths) + 1)
+    begins = np.zeros(len(lengths) + 1, dtype=np.int64)
+    begin = 0
+    for end in range(1, len(lengths) + 1):
+        while begin < end - 1 and (end - begin) * widths[begin] > batch_tokens:
+            begin += 1
+        counts = np.arange(1, end - begin + 1)  # texts of a last batch
+        cost = (costs[begin:end] + counts[::-1] * widths[begin:end])[::-1]
+        cheapest = int(cost.argmin())
+        costs[end] = cost[cheapest] + batch_tokens / _RUNS_TO_A_BATCH
+        begins[end] = end - counts[cheapest]
+    ends = [len(lengths)] if len(lengths) else []
+    while ends and begins[ends[-1]]:
+        ends.append(int(begins[ends[-1]]))
+    return ends[::-1]

@@ -46,7 +46,7 @@ class ScoringSettings:
     masks: Masks = "systematic"
     dropout: float | None = None
     precision: Precision = "fp32"
-    batch_tokens: int = 4096
+    batch_tokens: int = 1024
 
     @property
     def most_passes(self) -> int:

@@ -82,13 +82,15 @@ class ScoreStore:
 
         Raises:
             AmalgamError: the folder holds scores of something else, something in it is damaged, or it cannot be
-                written to. Nothing that is there is touched.
+                written to. Nothing that was scored is touched.
         """
         wanted = {"key": self.key.as_dict(), "shard_size": self.shard_size}
         if self.begun:
             self._check_manifest(json.loads(json.dumps(wanted)))
             for shard in set(range(self.n_shards)) - set(self.missing()):
                 self._check(shard)
+            for stale in self.folder.glob("*.part"):  # what a killed run was writing
+                stale.unlink(missing_ok=True)
             return
         if any(self.folder.glob("shard-*.parquet")):
             raise AmalgamError(f"{self.folder}: shards without a {MANIFEST}; restore it, or name another folder")
@@ -220,7 +222,9 @@ def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def _change(name: str, was: Any, now: Any) -> str:
     short = all(len(str(value)) <= _LONGEST_SHOWN for value in (was, now))
-    return f"{name} {was} there, {now} here" if short else f"another {name}"
+    if short:
+        return f"{name} {was} there, {now} here"
+    return f"other {name}" if isinstance(now, list) else f"another {name}"
 
 
 def _to_arrow(values: np.ndarray) -> pa.Array:

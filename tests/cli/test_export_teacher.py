@@ -108,12 +108,12 @@ def test_the_manifest_describes_the_teacher_and_its_files(exported, inputs):
     assert manifest["kind"] == "teacher"
     assert (manifest["name"], manifest["classes"]) == ("fun", ["games", "net"])
     assert manifest["fingerprint"] == teacher.fingerprint
-    assert (manifest["passes"], manifest["masks"], manifest["precision"]) == (PASSES, "systematic", "fp32")
+    assert (manifest["round"], manifest["masks"], manifest["precision"]) == (PASSES, "systematic", "fp32")
     assert manifest["max_length"] == MAX_LENGTH
     assert [(site["number"], site["p"]) for site in manifest["dropout_sites"]] == [
         (site.number, 0.1) for site in teacher.sites
     ]
-    assert 0 < manifest["difference"] < 1e-3
+    assert 0 < manifest["difference"] < 1e-4
     assert manifest["bytes"] == (exported.folder / "model.onnx").stat().st_size
     assert manifest["files"] == {
         name: hashlib.sha256(content).hexdigest()
@@ -126,7 +126,7 @@ def test_what_was_done_is_told_in_a_line(exported):
     (line,) = exported.stdout.splitlines()
     n_sites = len(manifest_of(exported.folder)["dropout_sites"])
     assert line.startswith(f"{exported.folder}: {n_sites} dropouts live, ")
-    assert "differ from torch by at most" in line
+    assert "differ from torch's by at most" in line
 
 
 def test_nothing_tells_where_the_teacher_lay(exported, inputs):
@@ -184,7 +184,7 @@ def test_an_export_is_kept_unless_told_and_then_replaced_whole(exported, invoke,
     shutil.copytree(exported.folder, folder)
     (folder / "left over").touch()
     still = make_classifier(tmp_path / "still", ["x", "y", "z"], architecture="distilbert", dropout=0.0, layers=1)
-    again = ["export-teacher", still, "--output", folder, "--passes", "1", "--masks", "independent"]
+    again = ["export-teacher", still, "--output", folder, "--passes", "2", "--masks", "independent"]
     before = contents(folder)
     assert mistake(*again) == f"{folder}: not empty; --overwrite replaces it"
     assert "give --dropout P" in mistake(*again, "--overwrite")
@@ -194,16 +194,27 @@ def test_an_export_is_kept_unless_told_and_then_replaced_whole(exported, invoke,
     assert {path.name for path in folder.iterdir()} == FILES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["still", "teacher"]
     manifest = manifest_of(folder)
-    assert (manifest["name"], manifest["precision"], manifest["passes"]) == ("still", "fp16", 1)
+    assert (manifest["name"], manifest["precision"], manifest["round"]) == ("still", "fp16", 1)
+    assert 1e-5 < manifest["difference"] < 0.05  # of what ships, not of the float32 that it was made from
     assert {site["p"] for site in manifest["dropout_sites"]} == {0.3}
     assert "balanced" not in (folder / "README.md").read_text("utf-8")
     found = run_snippet(folder, tmp_path)
     teacher = load_teacher("still", str(still), dropout=0.3)
-    mode_of_one = [
-        scipy.stats.entropy(scipy.special.softmax(logits_by_torch(teacher, text, [0], 1)[0])) / np.log(3)
-        for text in TEXTS
-    ]
-    np.testing.assert_allclose(found, mode_of_one, atol=0.02)
+    logits = [logits_by_torch(teacher, text, range(2), 1) for text in TEXTS]  # each pass a round of its own
+    expected = [scipy.stats.entropy(scipy.special.softmax(each, axis=-1).mean(axis=0)) / np.log(3) for each in logits]
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_passes_are_those_that_scoring_runs(invoke, make_classifier, tmp_path):
+    """More than ten come in rounds of ten, and so does what auto runs."""
+    folder = make_classifier(tmp_path / "one", ["x", "y"], layers=1)
+    for passes, runs in (("16", 16), ("auto", 10)):
+        output = tmp_path / passes
+        result = invoke("export-teacher", folder, "--output", output, "--passes", passes)
+        assert result.exit_code == 0, result.output
+        assert manifest_of(output)["round"] == 10
+        assert f"for k in range({runs})" in snippet_of(output)
+        assert "balanced over each 10 passes" in (output / "README.md").read_text("utf-8")
 
 
 def test_a_teacher_without_dropout_is_refused_with_the_remedy(mistake, make_classifier, tmp_path):
@@ -266,19 +277,19 @@ def test_an_output_that_cannot_be_a_folder_is_refused(mistake, inputs, tmp_path,
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--passes", "0"], "--passes"),
-        (["--passes", "auto"], "--passes"),
-        (["--dropout", "0"], "--dropout"),
-        (["--dropout", "1"], "--dropout"),
+        (["--passes", "1"], "passes: "),
+        (["--passes", "many"], "'many' is neither a whole number nor auto"),
+        (["--dropout", "0"], "dropout: "),
+        (["--dropout", "1"], "dropout: "),
         (["--masks", "random"], "'systematic', 'independent'"),
         (["--precision", "int8"], "'fp32', 'fp16'"),
-        (["--max-length", "3"], "--max-length"),
+        (["--max-length", "3"], "max_length: "),
     ],
 )
-def test_values_that_are_none_are_refused_by_click(invoke, inputs, tmp_path, options, named):
+def test_values_that_are_none_are_refused(invoke, inputs, tmp_path, options, named):
     result = invoke("export-teacher", inputs.a, "--output", tmp_path / "exported", *options)
-    assert result.exit_code == 2
-    assert named in result.output
+    assert result.exit_code == 2 or isinstance(result.exception, AmalgamError)
+    assert named in f"{result.output} {result.exception}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -287,7 +298,7 @@ def test_teachers_that_are_none_are_refused(mistake, invoke, tmp_path):
     assert "no such folder" in mistake("export-teacher", tmp_path / "nowhere", *output)
     assert "not a transformers model folder" in mistake("export-teacher", tmp_path, *output)
     assert invoke("export-teacher", *output).exit_code == 2
-    assert invoke("export-teacher", tmp_path).exit_code == 2
+    assert mistake("export-teacher", tmp_path) == "no output given: name one with --output"
 
 
 def test_help_shows_examples(invoke):

@@ -44,6 +44,27 @@ def test_a_bundle_is_replaced_only_on_demand(output):
     check_output(output, overwrite=False, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("manifest", "kind", "replaced"),
+    [
+        ('{"kind": "teacher"}', "teacher", True),
+        ('{"kind": "teacher"}', None, False),
+        ("{}", "teacher", False),
+        ("{}", None, True),
+        ("half a mani", None, True),
+        ("half a mani", "teacher", False),
+        ("[]", None, True),
+    ],
+)
+def test_a_folder_is_replaced_by_its_own_kind_alone(output, manifest, kind, replaced):
+    fill(output, amalgam_json=manifest)
+    if replaced:
+        check_output(output, overwrite=True, kind=kind)
+        return
+    with pytest.raises(AmalgamError, match=f"no {'bundle' if kind is None else 'exported teacher'} and will not be"):
+        check_output(output, overwrite=True, kind=kind)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("resume", [False, True])
 def test_what_is_no_bundle_is_never_replaced(output, overwrite, resume):

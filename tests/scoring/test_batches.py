@@ -1,10 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amalgam_edge.scoring.batches import batches_by_length, encode
+from amalgam_edge.scoring.batches import batches_by_length, cheapest_cuts, encode
 
 PAD = 1
 ENCODED = st.lists(st.lists(st.integers(2, 99), max_size=20), min_size=1, max_size=30)
@@ -39,12 +41,21 @@ def test_no_batch_of_several_texts_is_above_the_budget(encoded, batch_tokens):
         assert batch.input_ids.size <= batch_tokens or len(batch.rows) == 1
 
 
-@given(ENCODED, st.integers(1, 80))
-def test_no_batch_has_room_for_the_text_that_comes_next(encoded, batch_tokens):
-    batches = list(batches_by_length(encoded, pad_token_id=PAD, batch_tokens=batch_tokens))
-    for batch in batches[:-1]:
-        n_texts, width = batch.input_ids.shape
-        assert (n_texts + 1) * width > batch_tokens
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=9), st.integers(1, 80))
+def test_no_other_cut_costs_less(lengths, batch_tokens):
+    """All ways to cut, one by one."""
+    lengths = np.array(sorted(lengths, reverse=True))
+
+    def cost(ends):
+        batches = [lengths[start:end] for start, end in itertools.pairwise([0, *ends])]
+        sizes = [len(batch) * max(1, batch[0]) for batch in batches]
+        if any(size > batch_tokens and len(batch) > 1 for size, batch in zip(sizes, batches, strict=True)):
+            return np.inf
+        return sum(sizes) + len(batches) * batch_tokens / 16
+
+    inner = range(1, len(lengths))
+    every = [[*cuts, len(lengths)] for count in range(len(lengths)) for cuts in itertools.combinations(inner, count)]
+    assert cost(cheapest_cuts(lengths, batch_tokens)) == pytest.approx(min(map(cost, every)))
 
 
 @given(ENCODED, st.integers(1, 80))

@@ -150,6 +150,18 @@ def test_scores_of_something_else_are_refused_by_what_differs(store, scores, tmp
     assert "name another folder, or delete this one" in message
 
 
+def test_other_companions_are_named_in_the_plural(tmp_path):
+    ScoreStore(tmp_path, key_of(teachers=["a" * 64, "b" * 64])).open()
+    assert "(other teachers)" in refusal(ScoreStore(tmp_path, key_of(teachers=["a" * 64, "c" * 64])).open)
+
+
+def test_what_a_killed_run_was_writing_is_swept_away(store, scores, tmp_path):
+    fill(store, scores, [0])
+    (tmp_path / "shard-000001.parquet.4711.part").write_bytes(b"half a sha")
+    store.open()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "shard-000000.parquet"]
+
+
 def test_several_differences_are_all_named(store, scores, tmp_path):
     fill(store, scores, range(3))
     message = refusal(ScoreStore(tmp_path, key_of(passes=5, seed=2, corpus_fingerprint="0" * 64), shard_size=4).open)
