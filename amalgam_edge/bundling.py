@@ -36,6 +36,7 @@ class Made:
     Attributes:
         gold: labels of the labelled texts, positions in the label space; None without such texts.
         n_truncated: corpus texts longer than the student's input.
+        vocabulary: how many tokens were left out, and what that changed; None where all stayed.
     """
 
     recipe: Recipe
@@ -48,6 +49,7 @@ class Made:
     history: History
     gold: np.ndarray | None
     n_truncated: int
+    vocabulary: dict[str, Any] | None = None
 
 
 def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -194,6 +196,7 @@ def _describe(made: Made) -> dict[str, Any]:
         "recipe_fingerprint": made.recipe.fingerprint(),
         "supervision": made.supervision.digest(),
         "training": made.history,
+        "vocabulary": made.vocabulary,
         "max_length": made.student.tokenizer.model_max_length,
         "pad_token_id": made.student.tokenizer.pad_token_id,
     }

@@ -45,7 +45,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         progress.say(f"{output}: finished already, nothing to do")
         return manifest
 
-    progress.begin(6 + stages.n_scoring_steps(recipe) + bool(recipe.evaluate))
+    progress.begin(6 + stages.n_scoring_steps(recipe) + recipe.trim_vocabulary + bool(recipe.evaluate))
     with progress.step("reading texts"):
         texts = stages.read_texts(recipe)
     with progress.step("loading teachers and student"):
@@ -75,7 +75,23 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
             advance,
             resume=resume,
         )
-    made = Made(recipe, texts, teachers, labels, scores, supervision, student, history, gold, tokenized.n_truncated)
+    vocabulary = None
+    if recipe.trim_vocabulary:
+        with progress.step("trimming the vocabulary"):
+            student, vocabulary = stages.trim_vocabulary(student, texts, tokenized, recipe.max_disagreement, progress)
+    made = Made(
+        recipe,
+        texts,
+        teachers,
+        labels,
+        scores,
+        supervision,
+        student,
+        history,
+        gold,
+        tokenized.n_truncated,
+        vocabulary,
+    )
     with staged(output) as folder:
         manifest = write_bundle(made, folder, progress)
     shutil.rmtree(training_folder, ignore_errors=True)

@@ -75,6 +75,9 @@ class Recipe(BaseModel):
     max_disagreement: Share = Field(
         default=0.01, description="Share of held-out texts whose label int8 may change before it is refused."
     )
+    trim_vocabulary: bool = Field(
+        default=False, description="Leave out the tokens that the corpus does not use, as far as held-out texts allow."
+    )
     evaluate: str | None = Field(default=None, description="Labelled texts to measure teachers and student on.")
     evaluate_split: str = Field(default="test", description="Split of a Hub data set, for --evaluate.")
     label_column: str = Field(default="label", description="Column that holds the gold label, for --evaluate.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from amalgam_edge.backends import Backend, resolve_backend
 from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.exporters.trimming import trim_through_gate
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.models.student import build_student, resolve_student
 from amalgam_edge.models.teacher import Teacher, load_teachers
@@ -231,6 +232,23 @@ def distil(
     return fit(
         student.model, student.tokenizer, train, held_out, loss, settings, folder=folder, advance=advance, resume=resume
     )
+
+
+def trim_vocabulary(
+    student: Student, texts: Texts, tokenized: Tokenized, budget: float, progress: Progress
+) -> tuple[Student, dict[str, Any] | None]:
+    """The student without the tokens that the training texts do not use, and the manifest's account of it.
+
+    Where held-out texts do not allow it, it is the student as it was, and None.
+    """
+    used = {token for ids in tokenized.dataset.select(texts.train)["input_ids"] for token in ids}
+    held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
+    trimmed = trim_through_gate(student.model, student.tokenizer, used, held_out, budget=budget, say=progress.say)
+    if trimmed is None:
+        progress.say("the whole vocabulary stays")
+        return student, None
+    account = {"n_tokens": trimmed.n_tokens, "n_before": trimmed.n_before, "fidelity": asdict(trimmed.fidelity)}
+    return Student(trimmed.model, trimmed.tokenizer), account
 
 
 def tokenize(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Tokenized:

@@ -31,6 +31,12 @@ def command(bundle: str, as_json: bool) -> None:
     click.echo(
         f"built with amalgam-edge {manifest['versions']['amalgam-edge']} on {manifest['machine']['architecture']}"
     )
+    vocabulary = manifest.get("vocabulary")
+    if vocabulary:
+        click.echo(
+            f"{vocabulary['n_tokens']} of {vocabulary['n_before']} tokens, {vocabulary['fidelity']['agreement']:.2%} "
+            "agreement with the student that knew them all"
+        )
     click.echo("\nlabels")
     for label in manifest["labels"]:
         sources = ", ".join(f"{source['teacher']}:{source['class']}" for source in label["sources"])

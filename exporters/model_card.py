@@ -41,8 +41,11 @@ that built the bundle. The starred one is the default.
 ## Limits
 
 The student knows what its teachers knew, on texts like those it was distilled from ({n_texts} texts). It gives one of
-its labels to every text, also to one that belongs to none of them. Texts are cut to {max_length} tokens.
+its labels to every text, also to one that belongs to none of them. Texts are cut to {max_length} tokens.{vocabulary}
 """
+
+_VOCABULARY = """ It
+knows {n_tokens} of its encoder's {n_before} tokens; words that its corpus did not use are read in smaller pieces."""
 
 
 def render_model_card(manifest: dict[str, Any], folder: str) -> str:
@@ -67,4 +70,5 @@ def render_model_card(manifest: dict[str, Any], folder: str) -> str:
         evaluation=measured,
         n_texts=manifest["corpus"]["n_texts"],
         max_length=manifest["max_length"],
+        vocabulary=_VOCABULARY.format(**manifest["vocabulary"]) if manifest.get("vocabulary") else "",
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,11 @@ def to_onnx(model: PreTrainedModel, unbatched_sites: Collection[int] = ()) -> on
     try:
         with _quiet(), torch.no_grad():
             with MarkDropout(unbatched_sites):
-                module = (
-                    torch.export.export(_Logits(model), **options).run_decompositions({}).module(check_guards=False)
-                )
-            _drop_assertions(module)
-            first_token_only(module)
+                traced = torch.export.export(_Logits(model), **options).run_decompositions({})
+            _drop_assertions(traced.graph_module)
+            first_token_only(traced.graph_module)
             program = torch.onnx.export(
-                torch.export.export(module, **options),
+                traced,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(INPUTS),
@@ -139,13 +138,13 @@ def _stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks on its own internals from users."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    """Keep the exporter's remarks on its own internals from users; where it fails, it also prints the whole graph."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

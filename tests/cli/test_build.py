@@ -64,6 +64,24 @@ def test_texts_that_are_cut_are_counted(invoke, inputs, tmp_path):
     assert manifest_of(tmp_path / "student")["corpus"]["n_truncated"] == 1
 
 
+def test_a_trimmed_vocabulary_is_told_and_works(invoke, inputs, build_options, tmp_path):
+    bundle = tmp_path / "student"
+    options = ["--output", bundle, "--max-disagreement", "1", "--trim-vocabulary"]
+    result = invoke("build", *build_options, *options)
+    assert result.exit_code == 0, result.output
+    assert "trimming the vocabulary" in result.output
+    vocabulary = manifest_of(bundle)["vocabulary"]
+    assert vocabulary["n_tokens"] < vocabulary["n_before"]
+    config = json.loads((bundle / "config.json").read_text("utf-8"))
+    assert config["vocab_size"] == vocabulary["n_tokens"]
+    shown = f"{vocabulary['n_tokens']} of {vocabulary['n_before']} tokens"
+    assert shown in invoke("inspect", bundle).output
+    assert f"{vocabulary['n_tokens']} of its encoder's {vocabulary['n_before']}" in (bundle / "README.md").read_text(
+        "utf-8"
+    )
+    assert EdgeClassifier.from_pretrained(bundle)(["never seen: Ünïcødé 漢字 🐧"])[0].label
+
+
 def test_the_tables_are_printed(built):
     for word in ("teacher", "own accuracy", "precision", "agreement", "macro-F1", "int8", "fp32"):
         assert word in built.output

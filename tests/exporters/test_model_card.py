@@ -72,3 +72,10 @@ def test_braces_in_names_are_only_text():
     card = render_model_card(make_manifest(labels=labels), "{folder}")
     assert "# {folder}" in card
     assert "`{title}`, `{0}`" in card
+
+
+def test_a_trimmed_vocabulary_is_said_to_be_one():
+    trimmed = {"n_tokens": 512, "n_before": 30522, "fidelity": {"agreement": 0.99, "mean_kl": 0.01, "n_texts": 100}}
+    card = render_model_card(make_manifest(vocabulary=trimmed), "s").replace("\n", " ")
+    assert "It knows 512 of its encoder's 30522 tokens" in card
+    assert "tokens; words" not in render_model_card(make_manifest(), "s")

@@ -7,11 +7,13 @@ import pytest
 import tiny
 import torch
 from onnx import numpy_helper
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import amalgam_edge
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters import student_export
 from amalgam_edge.exporters.student_export import export_student
+from amalgam_edge.exporters.tracing import to_onnx
 
 
 @pytest.fixture(params=tiny.ARCHITECTURES)
@@ -194,3 +196,13 @@ def test_a_model_that_cannot_be_exported_is_refused_in_one_line(bert, tmp_path, 
     assert "bert" in str(refused.value)
     assert "no such operator" in str(refused.value)
     assert "advice" not in str(refused.value)
+
+
+def test_a_failing_export_prints_nothing(capfd):
+    """FlauBERT drops whole layers by the throw of a die, which no graph can hold."""
+    config = AutoConfig.for_model("flaubert", emb_dim=8, n_layers=1, n_heads=2, n_words=40, layerdrop=0.2, num_labels=2)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").train()
+    with pytest.raises(AmalgamError, match="a flaubert cannot be exported"):
+        to_onnx(model)
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
