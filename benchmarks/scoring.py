@@ -2,7 +2,8 @@
 
     python benchmarks/scoring.py runs/teacher-a runs/teacher-b --corpus runs/unlabeled.jsonl --output runs/scoring
 
-after `make demo`, or with teachers and texts of your own; about half an hour on 2 cores. Ways to score:
+after `make demo`, or with teachers and texts of your own; 40 minutes on 2 cores. Each part's results are kept in the
+output folder, so that `--parts masks` alone, say, can be measured again. Part `ways` compares ways to score:
 
   a  the paper's: torch, eager attention, train mode, 16 independent passes, batches of 32, all padded to 128 tokens
   b  torch, well tuned: the same passes, sorted by length, padded per batch; the fastest of several batch sizes and
@@ -51,7 +52,8 @@ from amalgam_edge.tables import Column, Table
 from amalgam_edge.uncertainty import normalised_entropy
 
 PAPER_PASSES, PAPER_LENGTH, PAPER_BATCH = 16, 128, 32
-OVERHEAD_SHAPES = ((8, 16), (8, 128), (32, 64), (64, 12), (256, 16))
+OVERHEAD_SHAPES = ((8, 16), (8, 128), (32, 64), (64, 12))
+PARTS = ("ways", "masks", "growth")
 
 
 class TorchLoop:
@@ -160,7 +162,6 @@ def find_truth(teachers: Sequence[Teacher], texts: Sequence[str], passes: int, f
             export_teacher(teacher, model, passes=1, masks="independent")
             runner = OnnxRunner(model, seed=settings.seed)
             found.append(score_texts([teacher], [runner], texts, settings, lambda count: None)[0].uncertainty)
-    folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"key": key, "u": np.stack(found).tolist()}), "utf-8")
     return np.stack(found)
 
@@ -290,18 +291,17 @@ def measure_command(command: Sequence[str]) -> None:
 
 
 def tables(found: dict) -> str:
-    """All results as Markdown."""
-    rows = found["ways"]
-    main = Table(
-        (
-            Column("way", numeric=False),
-            Column("passes"),
-            Column("texts/s"),
-            Column("over a"),
-            Column("over b"),
-            Column("RMSE of u"),
-            Column("other pick"),
-        ),
+    """All results that there are, as Markdown."""
+    shown = {"ways": ways_table, "masks": masks_table, "growth": growth_table}
+    return "\n\n".join(shown[part](found[part]) for part in PARTS if part in found)
+
+
+def ways_table(found: dict) -> str:
+    """Speed and error of each way."""
+    rows = found["rows"]
+    columns = ("way", "passes", "texts/s", "over a", "over b", "RMSE of u", "other pick")
+    table = Table(
+        tuple(Column(name, numeric=name != "way") for name in columns),
         tuple(
             (
                 row["way"],
@@ -314,19 +314,24 @@ def tables(found: dict) -> str:
             for row in rows
         ),
     )
-    masks = Table(
-        (Column("texts × tokens", numeric=False), Column("masked pass over plain pass")),
-        tuple((f"{row['texts']} × {row['tokens']}", f"{row['ratio']:.2f}") for row in found["mask_overhead"]),
-    )
-    grown = Table(
-        (Column("texts"), Column("seconds"), Column("peak MB")),
-        tuple((str(row["texts"]), f"{row['seconds']:.0f}", f"{row['peak_mb']:.0f}") for row in found["growth"]),
-    )
     about = (
         f"{found['texts']} texts of {found['mean_tokens']:.1f} tokens on average, {found['teachers']} teachers, "
         f"{found['repeats']} rounds, medians."
     )
-    return "\n\n".join([about, main.to_markdown(), masks.to_markdown(), grown.to_markdown()])
+    return f"{about}\n\n{table.to_markdown()}"
+
+
+def masks_table(rows: list[dict]) -> str:
+    """What masks add to a pass."""
+    cells = tuple((f"{row['texts']} × {row['tokens']}", f"{row['ratio']:.2f}") for row in rows)
+    columns = (Column("texts × tokens", numeric=False), Column("masked pass over plain pass"))
+    return Table(columns, cells).to_markdown()
+
+
+def growth_table(rows: list[dict]) -> str:
+    """Seconds and memory by the number of texts."""
+    cells = tuple((str(row["texts"]), f"{row['seconds']:.0f}", f"{row['peak_mb']:.0f}") for row in rows)
+    return Table((Column("texts"), Column("seconds"), Column("peak MB")), cells).to_markdown()
 
 
 def main() -> None:
@@ -342,29 +347,41 @@ def main() -> None:
     parser.add_argument("--paper-texts", type=int, default=64, help="texts that way a is timed on")
     parser.add_argument("--truth", type=int, default=512, help="passes taken for the truth")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--growth", type=int, nargs="*", default=[1000, 4000, 16000])
+    parser.add_argument("--growth", type=int, nargs="*", default=[1000, 4000, 16000], help="texts of the part growth")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
 
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    results = arguments.output / "scoring.json"
+    found = json.loads(results.read_text("utf-8")) if results.exists() else {}
     teachers = [load_teacher(f"teacher-{k}", source) for k, source in enumerate(arguments.teachers)]
     corpus = list(read_corpus(arguments.corpus).texts)
+    for part in arguments.parts:
+        if part == "ways":
+            found[part] = measure_ways(teachers, corpus, arguments)
+        elif part == "masks":
+            found[part] = mask_overhead(teachers[0])
+        else:
+            found[part] = growth(arguments.teachers[0], corpus, arguments.growth)
+        results.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    (arguments.output / "scoring.md").write_text(tables(found) + "\n", "utf-8")
+    print(tables(found))
+
+
+def measure_ways(teachers: Sequence[Teacher], corpus: Sequence[str], arguments: argparse.Namespace) -> dict:
+    """The main table's rows, and on what they were measured."""
     texts = corpus[: arguments.texts]
     few = texts[:: max(1, len(texts) // arguments.paper_texts)][: arguments.paper_texts]
     truth = find_truth(teachers, texts, arguments.truth, arguments.output)
     with tempfile.TemporaryDirectory() as folder:
-        products = our_ways(teachers, Path(folder))
-        ways = compare(teachers, texts, few, arguments.repeats, truth, products)
-    found = {
+        rows = compare(teachers, texts, few, arguments.repeats, truth, our_ways(teachers, Path(folder)))
+    return {
         "texts": len(texts),
         "mean_tokens": float(np.mean([len(ids) for ids in encode(texts, teachers[0].tokenizer, PAPER_LENGTH)])),
         "teachers": len(teachers),
         "repeats": arguments.repeats,
-        "ways": ways,
-        "mask_overhead": mask_overhead(teachers[0]),
-        "growth": growth(arguments.teachers[0], corpus, arguments.growth),
+        "rows": rows,
     }
-    (arguments.output / "scoring.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-    (arguments.output / "scoring.md").write_text(tables(found) + "\n", "utf-8")
-    print(tables(found))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ v_k = −Σ_c p_kc · log p̄_c / log |Y|: what n passes leave if masks are inde
 choice is settled when no other teacher comes within ``Z`` standard errors of the most certain one; until then these
 teachers, and no others, run more passes over the text.
 
-From three passes a variance is hardly known, so it is drawn towards that of texts of like uncertainty, by as much as if
+From two passes a variance is hardly known, so it is drawn towards that of texts of like uncertainty, by as much as if
 they had been ``_PRIOR_PASSES`` more passes of the text's own.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 from amalgam_edge import uncertainty
 
 ROUND = 10  # passes over which masks are balanced: about 1 / p for the usual p of 0.1
-FIRST_PASSES = 3
-Z = 1.25
+FIRST_PASSES = 2
+Z = 0.75
 
 _SECOND_PASSES = 5  # and then by whole rounds
 _PRIOR_PASSES = 4
