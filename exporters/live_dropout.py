@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,15 +170,18 @@ class _Masker:
         to = self._to
         for axis, size in enumerate(site.dims):
             self._axes.setdefault(size, (site.source, axis + site.batched))
-        if site.number not in self._drawn:
-            self._draw([other for other in self._sites if self._can_be_drawn(other)])
+        if not self._is_drawn(site):
+            self._draw([other for other in self._sites if not self._is_drawn(other) and self._is_known(other.dims)])
         mask = self._made.get(site.number) or self._mask([site], *self._drawn[site.number])
         if not site.batched:
             mask = to.add("Squeeze", mask, to.constant([0], np.int64))
         to.add("Mul", site.source, mask, output=site.target)
 
-    def _can_be_drawn(self, site: _Site) -> bool:
-        return site.number not in self._drawn and all(isinstance(d, int) or d in self._axes for d in site.dims)
+    def _is_drawn(self, site: _Site) -> bool:
+        return site.number in self._drawn or site.number in self._made
+
+    def _is_known(self, dims: _Dims) -> bool:
+        return all(isinstance(size, int) or size in self._axes for size in dims)
 
     def _draw(self, sites: Sequence[_Site]) -> None:
         """``unit_hashes`` of some sites, up to what needs rows and columns both."""
@@ -191,20 +195,19 @@ class _Masker:
         columns_of = self._shared(sites, drawn, columns, self._columns)
         for dims in shapes:
             cut = [axis + 1 for axis, pair in enumerate(zip(dims, rows[dims], strict=False)) if pair[0] != pair[1]]
-            own_rows = rows_of[dims].each(lambda name, cut=cut: self._first(name, cut))
-            behind = list(range(1, len(dims)))
-            own_columns = columns_of[dims].each(lambda name, behind=behind: self._unsqueezed(name, behind))
+            own_rows = rows_of[dims].each(partial(self._first, axes=cut))
+            own_columns = columns_of[dims].each(partial(self._unsqueezed, axes=list(range(1, len(dims)))))
             self._keep([site for site in sites if site.dims == dims], own_rows, own_columns)
 
     def _keep(self, sites: Sequence[_Site], rows: _Words, columns: _Words) -> None:
-        """Keep what was drawn for sites of one shape, and their masks, if these do not grow too large."""
+        """Keep what was drawn for sites of one shape: their masks, or if these would grow too large, their words."""
         each = [1] * len(sites)
-        parts = zip(self._split(rows, each), self._split(columns, each), strict=True)
+        numbers = [site.number for site in sites]
         if sum(isinstance(size, str) for size in sites[0].dims) < 2:
-            masks = self._to.split(self._mask(sites, rows, columns), each)
-            self._made |= {site.number: mask for site, mask in zip(sites, masks, strict=True)}
-            parts = ((rows, columns) for _ in sites)
-        self._drawn |= {site.number: pair for site, pair in zip(sites, parts, strict=True)}
+            self._made |= zip(numbers, self._to.split(self._mask(sites, rows, columns), each), strict=True)
+        else:
+            pairs = zip(self._split(rows, each), self._split(columns, each), strict=True)
+            self._drawn |= zip(numbers, pairs, strict=True)
 
     def _shared(
         self,

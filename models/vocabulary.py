@@ -39,7 +39,8 @@ def with_tokens(
     small_tokenizer._tokenizer = Tokenizer.from_str(json.dumps(trimmed))
     table = small_model.get_input_embeddings()
     rows = table.weight.detach()[torch.from_numpy(kept)].clone()
-    small_model.set_input_embeddings(torch.nn.Embedding(*rows.shape, padding_idx=table.padding_idx, _weight=rows))
+    small_table = torch.nn.Embedding(len(rows), rows.shape[1], padding_idx=table.padding_idx, _weight=rows)
+    small_model.set_input_embeddings(small_table)
     new = {int(old): position for position, old in enumerate(kept)}
     config = small_model.config
     config.vocab_size = len(kept)
