@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from amalgam_edge.evaluation import agreement, mean_divergence
+from amalgam_edge.evaluation import mean_divergence
+from amalgam_edge.exporters.fidelity import Fidelity, compare
 from amalgam_edge.exporters.quantization import LADDER, Quantization, quantizable_products, quantize, with_float_nodes
 from amalgam_edge.runtime.text_model import TextModel
 
@@ -21,26 +22,6 @@ _SENSITIVITY_TEXTS = 200
 
 OpenModel = Callable[[Path], TextModel]
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """How far a model is from the float model on held-out texts.
-
-    Attributes:
-        agreement: share of texts with the same likeliest label.
-        mean_kl: mean KL(float ‖ model) in nats.
-        n_texts: how many texts.
-    """
-
-    agreement: float
-    mean_kl: float
-    n_texts: int
-
-    @property
-    def disagreement(self) -> float:
-        """Share of texts with another likeliest label."""
-        return round((1.0 - self.agreement) * self.n_texts) / self.n_texts
 
 
 @dataclass(frozen=True)
@@ -125,12 +106,6 @@ def pass_gate(
     target.unlink(missing_ok=True)
     best = min((fidelity for _, fidelity in attempts), key=lambda fidelity: fidelity.disagreement)
     return GateResult(None, best, tuple(attempts))
-
-
-def compare(reference: np.ndarray, other: np.ndarray) -> Fidelity:
-    """Fidelity of logits ``(n_texts, n_labels)`` to the float model's."""
-    divergence = np.maximum(0.0, mean_divergence(reference, other))  # unlike max, it keeps NaN
-    return Fidelity(agreement(reference, other), float(divergence), len(reference))
 
 
 def measure_latency(models: Mapping[str, TextModel], texts: Sequence[str]) -> dict[str, dict[str, float]]:

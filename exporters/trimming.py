@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from amalgam_edge.exporters.gate import Fidelity, compare
+from amalgam_edge.exporters.fidelity import Fidelity, compare
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
 from amalgam_edge.scoring.score import predict_texts
 from amalgam_edge.scoring.torch_runner import TorchRunner

@@ -205,16 +205,24 @@ def test_an_export_is_kept_unless_told_and_then_replaced_whole(exported, invoke,
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
-def test_passes_are_those_that_scoring_runs(invoke, make_classifier, tmp_path):
+def test_passes_are_those_that_scoring_runs(invoke, inputs, tmp_path, monkeypatch):
     """More than ten come in rounds of ten, and so does what auto runs."""
-    folder = make_classifier(tmp_path / "one", ["x", "y"], layers=1)
+    lengths = []
+
+    def export(teacher, path, *, passes, **options):
+        lengths.append(passes)
+        path.write_bytes(b"a model")
+        return 0.0
+
+    monkeypatch.setattr(teacher_folder, "export_teacher", export)
     for passes, runs in (("16", 16), ("auto", 10)):
         output = tmp_path / passes
-        result = invoke("export-teacher", folder, "--output", output, "--passes", passes)
+        result = invoke("export-teacher", inputs.a, "--output", output, "--passes", passes)
         assert result.exit_code == 0, result.output
         assert manifest_of(output)["round"] == 10
         assert f"for k in range({runs})" in snippet_of(output)
         assert "balanced over each 10 passes" in (output / "README.md").read_text("utf-8")
+    assert lengths == [10, 10]
 
 
 def test_a_teacher_without_dropout_is_refused_with_the_remedy(mistake, make_classifier, tmp_path):
