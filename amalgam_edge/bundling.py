@@ -12,6 +12,7 @@ import numpy as np
 from amalgam_edge import environment, evaluation
 from amalgam_edge.exporters import gate
 from amalgam_edge.exporters.bundle_writer import write_manifest
+from amalgam_edge.exporters.fidelity import Fidelity
 from amalgam_edge.exporters.model_card import render_model_card
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.labels import LabelSpace
@@ -105,7 +106,7 @@ def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
         budget=made.recipe.max_disagreement,
         say=progress.say,
     )
-    exact = gate.Fidelity(agreement=1.0, mean_kl=0.0, n_texts=len(texts))
+    exact = Fidelity(agreement=1.0, mean_kl=0.0, n_texts=len(texts))
     made_by = {"fp32": ("float", exact)}
     if result.accepted is not None:
         made_by["int8"] = (result.accepted.name, result.fidelity)

@@ -12,6 +12,7 @@ import yaml
 from amalgam_edge import pipeline
 from amalgam_edge.cli.main import cli
 from amalgam_edge.exporters import gate
+from amalgam_edge.exporters.fidelity import Fidelity
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 
@@ -177,7 +178,7 @@ def test_a_teacher_can_be_the_student_and_torch_weights_can_ship(invoke, inputs,
 
 
 def test_a_miss_of_the_gate_ships_float_only_and_exits_3(invoke, build_options, inputs, tmp_path, monkeypatch):
-    worst = gate.Fidelity(agreement=0.5, mean_kl=1.0, n_texts=8)
+    worst = Fidelity(agreement=0.5, mean_kl=1.0, n_texts=8)
     monkeypatch.setattr(gate, "compare", lambda *_: worst)
     bundle = tmp_path / "student"
     result = invoke("build", *build_options, "--output", bundle)

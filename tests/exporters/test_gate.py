@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amalgam_edge.exporters import gate
-from amalgam_edge.exporters.gate import Fidelity, compare, measure_latency, pass_gate
+from amalgam_edge.exporters.fidelity import Fidelity, compare
+from amalgam_edge.exporters.gate import measure_latency, pass_gate
 from amalgam_edge.exporters.quantization import LADDER, quantize
 from amalgam_edge.runtime.text_model import TextModel
 
