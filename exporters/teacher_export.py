@@ -50,14 +50,15 @@ def export_teacher(
     place_live_dropout(proto, {site.number: site.p for site in teacher.sites}, passes, masks)
     del proto.graph.value_info[:]
     save(proto, path)
-    difference = _compare(teacher, path, passes, masks, TOLERANCE)
+    difference = _compare(teacher, path, passes, masks, half=False)
     if half:
         save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
-        difference = _compare(teacher, path, passes, masks, HALF_TOLERANCE)
+        difference = _compare(teacher, path, passes, masks, half=True)
     return difference
 
 
-def _compare(teacher: Teacher, path: Path, passes: int, masks: Masks, tolerance: float) -> float:
+def _compare(teacher: Teacher, path: Path, passes: int, masks: Masks, *, half: bool) -> float:
+    tolerance = HALF_TOLERANCE if half else TOLERANCE
     exported = OnnxRunner(path, seed=_PROBE_SEED)
     original = TorchRunner(
         in_float64(teacher.model), teacher.sites, seed=_PROBE_SEED, passes=passes, masks=masks, device="cpu"
@@ -68,7 +69,6 @@ def _compare(teacher: Teacher, path: Path, passes: int, masks: Masks, tolerance:
         lambda ids, mask: exported.run(ids, mask, _PROBE_PASSES),
     )
     if not difference <= tolerance:
-        half = tolerance == HALF_TOLERANCE
         remedy = "use --precision fp32" if half else "score with --backend torch, and please report this architecture"
         raise AmalgamError(
             f"teacher '{teacher.name}': the exported {teacher.model.config.model_type} differs from torch by "
