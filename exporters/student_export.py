@@ -9,20 +9,24 @@ from transformers import PreTrainedModel
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.comparison import TOLERANCE, in_float64, largest_difference
+from amalgam_edge.exporters.head import add_probabilities, divide_logits
 from amalgam_edge.exporters.tracing import INPUTS, OUTPUT, eager_attention, save, to_onnx
 from amalgam_edge.masks import DROPOUT_OFF
 from amalgam_edge.runtime.session import open_session
 from amalgam_edge.scoring.torch_runner import TorchRunner
 
 
-def export_student(model: PreTrainedModel, path: Path) -> float:
+def export_student(model: PreTrainedModel, path: Path, temperature: float = 1.0) -> float:
     """Write the model as ONNX with dynamic batch and sequence, and compare it with torch.
+
+    It answers with ``logits``, divided by the temperature, and with ``probabilities``, their softmax.
 
     The file holds no recorded shapes: those of the exporter contradict the ones that ONNX Runtime's quantizer infers.
 
     Args:
         model: a classifier in evaluation mode, on the CPU.
         path: of the .onnx file.
+        temperature: what the logits are divided by.
 
     Returns:
         The largest difference of any logit from torch's in float64, over several shapes, padded and not, as a share of
@@ -35,8 +39,10 @@ def export_student(model: PreTrainedModel, path: Path) -> float:
     with eager_attention(model):
         proto = to_onnx(model)
         del proto.graph.value_info[:]
+        divide_logits(proto.graph, temperature)
+        add_probabilities(proto.graph)
         save(proto, path)
-        difference = _difference(model, path)
+        difference = _difference(model, path, temperature)
     if not difference <= TOLERANCE:
         raise AmalgamError(
             f"{path}: the exported {model.config.model_type} differs from torch by {difference:.2g} of the largest "
@@ -45,11 +51,14 @@ def export_student(model: PreTrainedModel, path: Path) -> float:
     return difference
 
 
-def _difference(model: PreTrainedModel, path: Path) -> float:
+def _difference(model: PreTrainedModel, path: Path, temperature: float) -> float:
     session = open_session(path)
     original = TorchRunner(in_float64(model), sites=(), device="cpu")
 
     def exported(*inputs: np.ndarray) -> np.ndarray:
         return session.run([OUTPUT], dict(zip(INPUTS, inputs, strict=True)))[0]
 
-    return largest_difference(model, lambda ids, mask: original.run(ids, mask, [DROPOUT_OFF])[0], exported)
+    def expected(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return original.run(ids, mask, [DROPOUT_OFF])[0] / temperature
+
+    return largest_difference(model, expected, exported)

@@ -66,6 +66,25 @@ def test_onnx_runs_at_the_longest_length(exported):
     )
 
 
+def test_probabilities_are_the_softmax_of_the_logits(exported):
+    ids, mask = draw(exported.model, 3, 9, [0, 2, 5])
+    session = onnxruntime.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
+    logits, probabilities = session.run(
+        ["logits", "probabilities"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+    )
+    weights = np.exp(logits.astype(np.float64))
+    np.testing.assert_allclose(probabilities, weights / weights.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.5])
+def test_logits_are_divided_by_the_temperature(bert, tmp_path, temperature):
+    ids, mask = draw(bert.model, 3, 9, [0, 2, 5])
+    assert export_student(bert.model, tmp_path / "model.onnx", temperature) <= 1e-4
+    divided = run_onnx(tmp_path / "model.onnx", ids, mask)
+    np.testing.assert_allclose(divided, run_torch(bert.model, ids, mask) / temperature, atol=1e-4)
+    assert [n.op_type for n in onnx.load(tmp_path / "model.onnx").graph.node][-2:] == ["Gemm", "Softmax"]
+
+
 def test_masked_tokens_do_not_matter_and_others_do(exported):
     ids, mask = draw(exported.model, 3, 11, [4, 4, 4])
     before = run_onnx(exported.path, ids, mask)
@@ -91,7 +110,7 @@ def test_a_text_does_not_depend_on_its_batch(exported):
 def test_inputs_and_outputs_have_the_names_that_others_expect(exported):
     graph = onnx.load(exported.path).graph
     assert [value.name for value in graph.input] == ["input_ids", "attention_mask"]
-    assert [value.name for value in graph.output] == ["logits"]
+    assert [value.name for value in graph.output] == ["logits", "probabilities"]
     for value in graph.input:
         assert value.type.tensor_type.elem_type == onnx.TensorProto.INT64
         dims = value.type.tensor_type.shape.dim
@@ -135,6 +154,7 @@ def damaged(bert, monkeypatch):
 
     def damage(value):
         proto = onnx.load(bert.path)
+        del proto.graph.output[1:], proto.graph.node[-1]  # the probabilities, which are added anew
         tensor = next(t for t in proto.graph.initializer if t.name.endswith("classifier.bias"))
         off = numpy_helper.to_array(tensor) + np.array([value, 0, 0], dtype=np.float32)
         tensor.CopyFrom(numpy_helper.from_array(off, tensor.name))
