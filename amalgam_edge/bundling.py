@@ -29,6 +29,8 @@ from amalgam_edge.stages import Student, Texts
 from amalgam_edge.supervision import Supervision, certainty
 from amalgam_edge.training import History
 
+_CALIBRATION_TEXTS = 500
+
 
 @dataclass(frozen=True)
 class Made:
@@ -96,7 +98,10 @@ def _open(made: Made, folder: Path, model: Path) -> TextModel:
 
 def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
     """Quantize through the gate and measure what passed: the manifest's ``precisions`` and ``gate``."""
-    texts = [made.texts.corpus.texts[int(row)] for row in made.texts.held_out]
+    texts, calibration = (
+        [made.texts.corpus.texts[int(row)] for row in rows]
+        for rows in (made.texts.held_out, made.texts.train[:_CALIBRATION_TEXTS])
+    )
     files = {name: folder / file for name, file in MODEL_FILES.items()}
     result = gate.pass_gate(
         files["fp32"],
@@ -104,6 +109,7 @@ def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
         texts,
         lambda model: _open(made, folder, model),
         budget=made.recipe.max_disagreement,
+        calibration=calibration,
         say=progress.say,
     )
     exact = Fidelity(agreement=1.0, mean_kl=0.0, n_texts=len(texts))

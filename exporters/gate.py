@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import onnx
 
 from amalgam_edge.evaluation import mean_divergence
 from amalgam_edge.exporters.fidelity import Fidelity, compare
 from amalgam_edge.exporters.quantization import LADDER, Quantization, quantizable_products, quantize, with_float_nodes
+from amalgam_edge.exporters.smoothing import range_outputs
 from amalgam_edge.runtime.text_model import TextModel
 
 _TIMED_TEXTS = 200
@@ -69,6 +72,7 @@ def pass_gate(
     open_model: OpenModel,
     *,
     budget: float,
+    calibration: Sequence[str],
     ladder: Sequence[Quantization] = LADDER,
     say: Say = lambda message: None,
 ) -> GateResult:
@@ -80,6 +84,7 @@ def pass_gate(
         texts: held out from training.
         open_model: opens a model with the bundle's tokenizer.
         budget: the share of texts that may change their label.
+        calibration: other texts, which tell how large activations are.
         ladder: ways to quantize, the least careful first; after the last, the one nearest the float model is tried
             with its worst products in float.
         say: told of each miss.
@@ -93,11 +98,14 @@ def pass_gate(
         say("ranking products by the harm that quantizing them does")
         few = slice(_SENSITIVITY_TEXTS)
         yield from with_float_nodes(
-            nearest, _most_harmful(source, target, texts[few], reference[few], open_model, nearest)
+            nearest, _most_harmful(source, target, texts[few], reference[few], open_model, nearest, ranges)
         )
 
+    ranges: dict[str, np.ndarray] = {}
     for how in careful():
-        quantize(source, target, how)
+        if how.smoothed and not ranges:
+            ranges = _ranges(source, target, calibration, open_model)
+        quantize(source, target, how, ranges)
         fidelity = compare(reference, open_model(target).run(texts)[0])
         attempts.append((how, fidelity))
         if fidelity.disagreement <= budget:
@@ -136,14 +144,32 @@ def _most_harmful(
     reference: np.ndarray,
     open_model: OpenModel,
     how: Quantization,
+    ranges: Mapping[str, np.ndarray],
 ) -> list[str]:
     """Quantizable products by how much nearer the float model comes when that one alone is left in float."""
-    trial = scratch.with_name(f"{scratch.stem}.{os.getpid()}.trial.onnx")
     divergence: dict[str, float] = {}
-    try:
+    with _scratch_model(scratch, "trial") as trial:
         for node in quantizable_products(source):
-            quantize(source, trial, replace(how, float_nodes=(node,)))
+            quantize(source, trial, replace(how, float_nodes=(node,)), ranges)
             divergence[node] = mean_divergence(reference, open_model(trial).run(texts)[0])
-    finally:
-        trial.unlink(missing_ok=True)
     return sorted(divergence, key=lambda node: divergence[node])
+
+
+def _ranges(source: Path, scratch: Path, texts: Sequence[str], open_model: OpenModel) -> dict[str, np.ndarray]:
+    """The largest magnitude that each channel of each multiplied value takes on these texts."""
+    model = onnx.load(source)
+    outputs = range_outputs(model.graph)
+    with _scratch_model(scratch, "ranges") as observed:
+        onnx.save(model, observed)
+        seen = list(open_model(observed).outputs(texts, list(outputs.values())))
+    return dict(zip(outputs, (np.max(values, axis=0) for values in zip(*seen, strict=True)), strict=True))
+
+
+@contextmanager
+def _scratch_model(beside: Path, purpose: str) -> Iterator[Path]:
+    """A file beside the one that ships, for a model that does not."""
+    path = beside.with_name(f"{beside.stem}.{os.getpid()}.{purpose}.onnx")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)

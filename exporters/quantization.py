@@ -8,14 +8,19 @@ travels to CPUs other than the one that built it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import onnx
+from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from amalgam_edge.exporters.embeddings import quantize_embeddings
+from amalgam_edge.exporters.fused_attention import fuse_attention
+from amalgam_edge.exporters.smoothing import products, smooth
 
 
 @dataclass(frozen=True)
@@ -26,27 +31,47 @@ class Quantization:
         name: for the manifest and the report.
         per_channel: a scale for each output of a weight matrix rather than one for all.
         unsigned: unsigned 8-bit weights rather than signed 7-bit ones.
+        smoothed: activations are made alike in size first; see :mod:`amalgam_edge.exporters.smoothing`.
         float_nodes: products left in float.
     """
 
     name: str
     per_channel: bool = False
     unsigned: bool = False
+    smoothed: bool = False
     float_nodes: tuple[str, ...] = ()
 
 
 LADDER = (
-    Quantization("signed 7-bit weights"),
-    Quantization("signed 7-bit weights per channel", per_channel=True),
-    Quantization("unsigned 8-bit weights per channel", per_channel=True, unsigned=True),
+    Quantization("signed 7-bit weights", per_channel=True),
+    Quantization("signed 7-bit weights, smoothed activations", per_channel=True, smoothed=True),
+    Quantization("unsigned 8-bit weights, smoothed activations", per_channel=True, unsigned=True, smoothed=True),
 )
 
 
-def quantize(source: Path, target: Path, how: Quantization) -> None:
-    """Write a quantized copy of an ONNX model: embedding tables by row, products with weights as ``how`` says."""
+def quantize(
+    source: Path, target: Path, how: Quantization, ranges: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> None:
+    """Write a quantized copy of an ONNX model: embedding tables by row, products with weights as ``how`` says.
+
+    Attention becomes one node where ONNX Runtime has a kernel for it. Weights that are multiplied head by head, once a
+    text, stay float.
+
+    Args:
+        source: the float model.
+        target: the quantized one.
+        how: in which way.
+        ranges: what :func:`smooth` asks for; read only where ``how`` is smoothed.
+    """
     model = onnx.load(source)
-    del model.graph.value_info[:]
+    graph = model.graph
+    del graph.value_info[:]
+    if how.smoothed:
+        smooth(graph, ranges)
     quantize_embeddings(model)
+    fuse_attention(model)
+    matrices = {product.node for product in products(graph)}
+    float_nodes = {*how.float_nodes, *(n.name for n in graph.node if n.op_type == "MatMul" and n.name not in matrices)}
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # the quantizer recommends a preprocessing that the exporter has done
@@ -59,7 +84,8 @@ def quantize(source: Path, target: Path, how: Quantization) -> None:
             reduce_range=not how.unsigned,
             weight_type=QuantType.QUInt8 if how.unsigned else QuantType.QInt8,
             # The quantizer turns Gemm into MatMul under a new name before it looks at the excluded ones.
-            nodes_to_exclude=[name for node in how.float_nodes for name in (node, f"{node}_MatMul")],
+            nodes_to_exclude=[name for node in float_nodes for name in (node, f"{node}_MatMul")],
+            extra_options={"DefaultTensorType": TensorProto.FLOAT},  # shapes end at an operator that ONNX does not know
         )
     finally:
         logger.setLevel(level)
@@ -67,9 +93,7 @@ def quantize(source: Path, target: Path, how: Quantization) -> None:
 
 def quantizable_products(source: Path) -> list[str]:
     """Names of the nodes that :func:`quantize` makes int8 products of: those with a constant matrix."""
-    graph = onnx.load(source, load_external_data=False).graph
-    constants = {initializer.name for initializer in graph.initializer if len(initializer.dims) == 2}
-    return [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in constants]
+    return [product.node for product in products(onnx.load(source, load_external_data=False).graph)]
 
 
 def with_float_nodes(how: Quantization, ranked: Sequence[str]) -> Iterator[Quantization]:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.comparison import TOLERANCE, in_float64, largest_difference
+from amalgam_edge.exporters.first_token_attention import shorten_first_token_attention
 from amalgam_edge.exporters.head import add_probabilities, divide_logits
 from amalgam_edge.exporters.tracing import INPUTS, OUTPUT, eager_attention, save, to_onnx
 from amalgam_edge.masks import DROPOUT_OFF
@@ -39,6 +40,7 @@ def export_student(model: PreTrainedModel, path: Path, temperature: float = 1.0)
     with eager_attention(model):
         proto = to_onnx(model)
         del proto.graph.value_info[:]
+        shorten_first_token_attention(proto.graph)
         divide_logits(proto.graph, temperature)
         add_probabilities(proto.graph)
         save(proto, path)

@@ -15,9 +15,11 @@ import torch
 from transformers import PreTrainedModel
 
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.exporters.constant_rows import fold_constant_rows
 from amalgam_edge.exporters.first_token import first_token_only
 from amalgam_edge.exporters.fusible import order_gelu
 from amalgam_edge.exporters.marks import MARK, MarkDropout, translate
+from amalgam_edge.exporters.plain_mask import make_mask_plain
 
 OPSET = 18
 INPUTS = ("input_ids", "attention_mask")
@@ -72,6 +74,8 @@ def to_onnx(model: PreTrainedModel, unbatched_sites: Collection[int] = ()) -> on
     assert program is not None  # noqa: S101  (None only without dynamo)
     proto = _stripped(program.model_proto)
     order_gelu(proto.graph)
+    fold_constant_rows(proto.graph)
+    make_mask_plain(proto.graph, OPSET)
     return proto
 
 

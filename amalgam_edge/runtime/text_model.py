@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.padding import pad_batch
@@ -41,24 +41,34 @@ class TextModel:
 
         Texts run in batches of like length.
         """
+        encodings = self._encode(texts)
+        truncated = np.array([bool(encoding.overflowing) for encoding in encodings])
+        rows, answered = zip(*self._batches(encodings, ["logits"], batch_size), strict=True)
+        sorted_logits = np.concatenate([logits for (logits,) in answered])
+        logits = np.empty_like(sorted_logits)
+        logits[np.concatenate(rows)] = sorted_logits
+        return logits, truncated
+
+    def outputs(
+        self, texts: Sequence[str], names: Sequence[str], *, batch_size: int = 32
+    ) -> Iterator[list[np.ndarray]]:
+        """What the model puts out under these names, batch by batch, texts of like length together."""
+        for _, values in self._batches(self._encode(texts), names, batch_size):
+            yield values
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         # Half a surrogate pair, which JSON may hold, is no text: it becomes a question mark.
         encodings = self._tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])
         if not encodings:
             raise AmalgamError("no texts given")
-        lengths = np.array([len(encoding.ids) for encoding in encodings])
-        truncated = np.array([bool(encoding.overflowing) for encoding in encodings])
-        order = np.argsort(lengths, kind="stable")
-        answered = [
-            self._session.run(
-                ["logits"], self._feed([encodings[row].ids for row in order[start : start + batch_size]])
-            )[0]
-            for start in range(0, len(order), batch_size)
-        ]
-        sorted_logits = np.concatenate(answered)
-        logits = np.empty_like(sorted_logits)
-        logits[order] = sorted_logits
-        return logits, truncated
+        return encodings
 
-    def _feed(self, ids: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-        input_ids, attention_mask = pad_batch(ids, self._pad_token_id)
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+    def _batches(
+        self, encodings: Sequence[Encoding], names: Sequence[str], batch_size: int
+    ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """The rows of each batch, and what the model puts out for them."""
+        order = np.argsort([len(encoding.ids) for encoding in encodings], kind="stable")
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            input_ids, attention_mask = pad_batch([encodings[row].ids for row in rows], self._pad_token_id)
+            yield rows, self._session.run(names, {"input_ids": input_ids, "attention_mask": attention_mask})

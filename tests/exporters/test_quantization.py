@@ -14,6 +14,7 @@ from amalgam_edge.exporters.quantization import (
     quantize,
     with_float_nodes,
 )
+from amalgam_edge.exporters.smoothing import products
 
 PRODUCTS = ("MatMulInteger", "DynamicQuantizeMatMul")
 
@@ -51,10 +52,25 @@ def run(path, n_texts=16):
     return session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
 
 
+def ranges_of(path, feed):
+    """The largest magnitude of each channel that is multiplied, as ONNX Runtime puts the values out."""
+    model = onnx.load(path)
+    sources = sorted({product.source for product in products(model.graph)})
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in sources)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = session.run(sources, feed)
+    return {
+        name: np.abs(value.reshape(-1, value.shape[-1])).max(axis=0)
+        for name, value in zip(sources, values, strict=True)
+    }
+
+
 @pytest.mark.parametrize("how", LADDER, ids=lambda how: how.name)
 def test_weights_never_have_eight_signed_bits(exported, tmp_path, how):
     target = tmp_path / "q.onnx"
-    quantize(exported.path, target, how)
+    rng = np.random.default_rng(1)
+    feed = {"input_ids": rng.integers(5, 390, (16, 12)), "attention_mask": np.ones((16, 12), np.int64)}
+    quantize(exported.path, target, how, ranges_of(exported.path, feed) if how.smoothed else {})
     weights = int8_weights(target)
     assert len(weights) == len(quantizable_products(exported.path))
     assert len(weights) >= 7
@@ -89,19 +105,19 @@ def test_weights_are_the_float_ones_within_half_a_step(toy, tmp_path):
 
 
 def test_float_nodes_stay_float(exported, tmp_path):
-    products = quantizable_products(exported.path)
-    assert len(set(products)) == len(products)
-    for node in (products[0], products[-1]):
+    nodes = quantizable_products(exported.path)
+    assert len(set(nodes)) == len(nodes)
+    for node in (nodes[0], nodes[-1]):
         quantize(exported.path, tmp_path / "q.onnx", Quantization("some", float_nodes=(node,)))
         assert len(float_products(tmp_path / "q.onnx")) == 1
-        assert len(int8_weights(tmp_path / "q.onnx")) == len(products) - 1
+        assert len(int8_weights(tmp_path / "q.onnx")) == len(nodes) - 1
 
 
 def test_all_nodes_in_float_leave_only_the_tables_quantized(exported, tmp_path):
-    products = quantizable_products(exported.path)
-    quantize(exported.path, tmp_path / "q.onnx", Quantization("none", float_nodes=tuple(products)))
+    nodes = quantizable_products(exported.path)
+    quantize(exported.path, tmp_path / "q.onnx", Quantization("none", float_nodes=tuple(nodes)))
     assert not int8_weights(tmp_path / "q.onnx")
-    assert len(float_products(tmp_path / "q.onnx")) == len(products)
+    assert len(float_products(tmp_path / "q.onnx")) == len(nodes)
     found, expected = run(tmp_path / "q.onnx"), run(exported.path)
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
 
@@ -126,13 +142,13 @@ def gemm_model(path):
 def test_what_is_called_quantizable_is_quantized(tmp_path):
     source, target = tmp_path / "m.onnx", tmp_path / "q.onnx"
     gemm_model(source)
-    products = quantizable_products(source)
-    assert "matmul" in products
+    nodes = quantizable_products(source)
+    assert "matmul" in nodes
     quantize(source, target, LADDER[0])
-    assert len(int8_weights(target)) == len(products)
-    for node in products:
+    assert len(int8_weights(target)) == len(nodes)
+    for node in nodes:
         quantize(source, target, Quantization("one in float", float_nodes=(node,)))
-        assert len(int8_weights(target)) == len(products) - 1
+        assert len(int8_weights(target)) == len(nodes) - 1
 
 
 def test_recorded_shapes_that_contradict_are_ignored(toy, tmp_path):
