@@ -11,10 +11,11 @@ from amalgam_edge.bundling import Made, write_bundle
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.bundle_writer import check_output, staged
+from amalgam_edge.exporters.bundle_writer import check_output
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
+from amalgam_edge.staging import staged
 from amalgam_edge.training import check_logger
 
 
