@@ -27,8 +27,8 @@ tests/web/node_modules: tests/web/package.json
 test: install web
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term -m "not interop"
 
-# Bundles in Optimum, transformers.js, OpenVINO and plain onnxruntime: about 2 minutes, and 1.5 GB in .venv-interop that
-# stay for the next time. Where a registry cannot be reached, its runtime is skipped.
+# Bundles in Optimum, transformers.js, OpenVINO and plain onnxruntime: a few minutes, and 1.5 GB in .venv-interop that stay
+# for the next time (more where pip's torch is CUDA's). Where a registry cannot be reached, its runtime is skipped.
 test-interop: install
 	$(BIN)/python -m pytest tests/interop -rs
 

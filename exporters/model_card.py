@@ -44,7 +44,8 @@ that built the bundle. The starred one is the default.
 ## Limits
 
 The student knows what its teachers knew, on texts like those it was distilled from ({n_texts} texts). It gives one of
-its labels to every text, also to one that belongs to none of them. Texts are cut to {max_length} tokens.{vocabulary}
+its labels to every text{answered}, also to one that belongs to none of them. Texts are cut to {max_length}
+tokens.{vocabulary}
 """
 
 _VOCABULARY = """ It
@@ -73,6 +74,7 @@ def render_model_card(manifest: dict[str, Any], folder: str) -> str:
         teachers=teacher_table(manifest).to_markdown(),
         evaluation=measured,
         scores=f"\n## Scores\n\n{_sentence(calibration_line(manifest))}\n" if calibration_line(manifest) else "",
+        answered=" that it answers" if manifest.get("abstain") else "",
         n_texts=manifest["corpus"]["n_texts"],
         max_length=manifest["max_length"],
         vocabulary=_VOCABULARY.format(**manifest["vocabulary"]) if manifest.get("vocabulary") else "",

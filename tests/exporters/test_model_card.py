@@ -130,4 +130,6 @@ def test_what_scores_mean_is_said():
     card = render_model_card(manifest, "s")
     assert "## Scores\n\nTemperature 1.23, calibration error on supervision 10.0% → 1.2%" in card
     assert "no label below a score of 0.5." in card
+    assert "to every text that it answers, also" in card
+    assert "to every text, also" in render_model_card(make_manifest(), "s")
     assert "## Scores" not in render_model_card(make_manifest(), "s")
