@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := build/installed
 
-.PHONY: install web demo test lint format clean
+.PHONY: install web demo test test-interop lint format clean
 
 install: $(VENV)/.installed
 
@@ -25,7 +25,12 @@ tests/web/node_modules: tests/web/package.json
 	if command -v npm > /dev/null; then npm install --prefix tests/web --ignore-scripts --no-audit --no-fund --silent; fi
 
 test: install web
-	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term -m "not interop"
+
+# Bundles in Optimum, transformers.js, OpenVINO and plain onnxruntime: a few minutes, and 1.5 GB in .venv-interop that stay
+# for the next time (more where pip's torch is CUDA's). Where a registry cannot be reached, its runtime is skipped.
+test-interop: install
+	$(BIN)/python -m pytest tests/interop -rs
 
 # mypy and import-linter read a copy that is installed as a user would have it, since the folders cli, exporters and
 # models are imported as amalgam_edge.cli and so on.
@@ -42,4 +47,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) tests/web/node_modules build runs .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-interop tests/web/node_modules build runs .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

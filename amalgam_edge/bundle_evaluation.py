@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from amalgam_edge.corpus import read_corpus
-from amalgam_edge.evaluation import measure
+from amalgam_edge.evaluation import measure, measure_answered
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 
@@ -20,6 +20,7 @@ def evaluate_bundle(
     split: str = "test",
     precisions: Sequence[str] = (),
     threads: int | None = None,
+    abstain: float | None = None,
 ) -> dict[str, Any]:
     """Accuracy and macro-F1 of each precision of a bundle, in the form of the manifest's ``evaluation``.
 
@@ -31,6 +32,7 @@ def evaluate_bundle(
         split: of a Hub data set.
         precisions: by default all that the bundle carries.
         threads: to compute with.
+        abstain: give no label below this score; by default the bundle's own threshold, and 0 never abstains.
 
     Raises:
         AmalgamError: the data cannot be read or names a label that the bundle does not know.
@@ -40,7 +42,9 @@ def evaluate_bundle(
     texts = list(labelled.texts)
     student = {}
     for precision in precisions or bundle.precisions:
-        logits = EdgeClassifier(bundle, precision=precision, threads=threads).logits(texts)
+        classifier = EdgeClassifier(bundle, precision=precision, threads=threads, abstain=abstain)
+        logits = classifier.logits(texts)
         measured, confusion = measure(gold, logits.argmax(axis=1), len(bundle.labels))
-        student[precision] = {**measured, "confusion": confusion.tolist()}
+        answered = measure_answered(gold, logits, classifier.abstain) if classifier.abstain else {}
+        student[precision] = {**measured, **answered, "confusion": confusion.tolist()}
     return {"data": data, "n_texts": len(texts), "student": student}

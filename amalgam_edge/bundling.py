@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from amalgam_edge import environment, evaluation
+from amalgam_edge.calibration import Calibration, Reliability, reliability
 from amalgam_edge.exporters import gate
 from amalgam_edge.exporters.bundle_writer import write_manifest
 from amalgam_edge.exporters.fidelity import Fidelity
@@ -40,6 +41,7 @@ class Made:
         gold: labels of the labelled texts, positions in the label space; None without such texts.
         n_truncated: corpus texts longer than the student's input.
         vocabulary: how many tokens were left out, and what that changed; None where all stayed.
+        calibration: the student's temperature; None where none was wanted.
     """
 
     recipe: Recipe
@@ -53,25 +55,45 @@ class Made:
     gold: np.ndarray | None
     n_truncated: int
     vocabulary: dict[str, Any] | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def temperature(self) -> float:
+        """What the student's logits are divided by."""
+        return self.calibration.temperature if self.calibration else 1.0
 
 
 def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
     """Export, quantize, measure and describe the student in ``folder``; returns the manifest."""
     with progress.step("exporting to ONNX"):
         _save_student(made, folder)
-        export_student(made.student.model, folder / MODEL_FILES["fp32"])
+        export_student(made.student.model, folder / MODEL_FILES["fp32"], made.temperature)
     with progress.step("quantizing and measuring"):
         measured = _quantize(made, folder, progress)
     evaluated: dict[str, Any] = {}
     confusion = None
+    curves: dict[str, Reliability] = {}
+    calibration = made.calibration.as_dict() if made.calibration else None
     if made.gold is not None:
         with progress.step("evaluating on labelled texts"):
-            evaluated, confusion = _evaluate(made, made.gold, folder, list(measured["precisions"]))
+            evaluated, logits = _evaluate(made, made.gold, folder, list(measured["precisions"]))
+            shipped = logits[measured["default_precision"]]
+            confusion = evaluation.confusion_matrix(made.gold, shipped.argmax(axis=1), len(made.labels))
+            curves = _reliability(made, made.gold, shipped)
+        if calibration is not None:
+            before, after = (curve.error for curve in curves.values())
+            calibration["gold"] = {"n_texts": len(made.gold), "ece_before": before, "ece_after": after}
     with progress.step("writing the bundle"):
-        manifest = {**_describe(made), **measured, "evaluation": evaluated}
+        manifest = {
+            **_describe(made),
+            **measured,
+            "calibration": calibration,
+            "abstain": made.recipe.abstain,
+            "evaluation": evaluated,
+        }
         (folder / RECIPE).write_text(made.recipe.to_yaml(), "utf-8")
         (folder / CARD).write_text(render_model_card(manifest, Path(made.recipe.output).name), "utf-8")
-        report = render_report(manifest, ReportData(made.scores, made.history, confusion))
+        report = render_report(manifest, ReportData(made.scores, made.history, confusion, curves))
         (folder / REPORT).write_text(report, "utf-8")
         write_manifest(folder, manifest)
     return manifest
@@ -138,19 +160,32 @@ def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
 
 def _evaluate(
     made: Made, gold: np.ndarray, folder: Path, precisions: Sequence[str]
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Teachers on the labelled texts of their own labels, the student on all; and the default's confusion matrix."""
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Teachers on the labelled texts of their own labels, the student on all; and its logits by precision."""
     assert made.texts.labelled is not None  # noqa: S101  (the caller has checked)
     texts = list(made.texts.labelled.texts)
-    student: dict[str, Any] = {}
-    confusion = np.zeros((0, 0))
-    for precision in precisions:  # the default precision is the last one
-        predicted = _open(made, folder, folder / MODEL_FILES[precision]).run(texts)[0].argmax(axis=1)
-        student[precision], confusion = evaluation.measure(gold, predicted, len(made.labels))
+    abstain = made.recipe.abstain
+    logits = {name: _open(made, folder, folder / MODEL_FILES[name]).run(texts)[0] for name in precisions}
+    student = {
+        name: {
+            **evaluation.measure(gold, answered.argmax(axis=1), len(made.labels))[0],
+            **(evaluation.measure_answered(gold, answered, abstain) if abstain else {}),
+        }
+        for name, answered in logits.items()
+    }
     teachers = {
         teacher.name: evaluate_teacher(teacher, made.labels, texts, gold, made.recipe) for teacher in made.teachers
     }
-    return {"data": made.recipe.evaluate, "n_texts": len(texts), "student": student, "teachers": teachers}, confusion
+    return {"data": made.recipe.evaluate, "n_texts": len(texts), "student": student, "teachers": teachers}, logits
+
+
+def _reliability(made: Made, gold: np.ndarray, logits: np.ndarray) -> dict[str, Reliability]:
+    """Confidence against gold labels before the student's logits were divided by its temperature, and after."""
+    truth = np.eye(len(made.labels))[gold]
+    curves = {"as trained": reliability(logits, truth, temperature=1 / made.temperature)}
+    if made.calibration is not None:
+        curves["calibrated"] = reliability(logits, truth)
+    return curves
 
 
 def evaluate_teacher(
@@ -183,6 +218,7 @@ def _describe(made: Made) -> dict[str, Any]:
             {
                 "name": teacher.name,
                 "source": teacher.source,
+                "from_hub": not Path(teacher.source).exists(),
                 "fingerprint": teacher.fingerprint,
                 "labels": [made.labels.names[column] for column in made.labels.columns[teacher.name]],
                 "dropout_sites": len(teacher.sites),

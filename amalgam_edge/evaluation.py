@@ -31,6 +31,19 @@ def measure(gold: np.ndarray, predicted: np.ndarray, n_labels: int) -> tuple[dic
     return {"accuracy": accuracy(gold, predicted), "macro_f1": macro_f1(confusion)}, confusion
 
 
+def measure_answered(gold: np.ndarray, logits: np.ndarray, abstain: float) -> dict[str, float | None]:
+    """Share of texts whose score is not below ``abstain``, and the accuracy on those, None where there are none.
+
+    Args:
+        gold: ``(n_texts,)``.
+        logits: ``(n_texts, n_labels)``.
+        abstain: threshold on the likeliest label's probability.
+    """
+    answered = np.exp(_log_softmax(logits.astype(np.float64))).max(axis=-1) >= abstain
+    right = (logits.argmax(axis=-1) == gold)[answered]
+    return {"answered": float(answered.mean()), "answered_accuracy": float(right.mean()) if len(right) else None}
+
+
 def agreement(reference: np.ndarray, other: np.ndarray) -> float:
     """Share of texts on which two sets of logits ``(n_texts, n_labels)`` name the same class; NaN names none."""
     same = reference.argmax(axis=-1) == other.argmax(axis=-1)

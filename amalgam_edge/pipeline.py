@@ -11,10 +11,11 @@ from amalgam_edge.bundling import Made, write_bundle
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.bundle_writer import check_output, staged
+from amalgam_edge.exporters.bundle_writer import check_output
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
+from amalgam_edge.staging import staged
 from amalgam_edge.training import check_logger
 
 
@@ -45,7 +46,8 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         progress.say(f"{output}: finished already, nothing to do")
         return manifest
 
-    progress.begin(6 + stages.n_scoring_steps(recipe) + recipe.trim_vocabulary + bool(recipe.evaluate))
+    steps = 6 + stages.n_scoring_steps(recipe) + recipe.trim_vocabulary + recipe.calibrate + bool(recipe.evaluate)
+    progress.begin(steps)
     with progress.step("reading texts"):
         texts = stages.read_texts(recipe)
     with progress.step("loading teachers and student"):
@@ -79,6 +81,10 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     if recipe.trim_vocabulary:
         with progress.step("trimming the vocabulary"):
             student, vocabulary = stages.trim_vocabulary(student, texts, tokenized, recipe.max_disagreement, progress)
+    calibration = None
+    if recipe.calibrate:
+        with progress.step("calibrating"):
+            calibration = stages.calibrate_student(recipe, student, texts, scores, labels)
     made = Made(
         recipe,
         texts,
@@ -91,6 +97,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         gold,
         tokenized.n_truncated,
         vocabulary,
+        calibration,
     )
     with staged(output) as folder:
         manifest = write_bundle(made, folder, progress)

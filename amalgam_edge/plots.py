@@ -9,6 +9,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from amalgam_edge.calibration import N_BINS, Reliability
 
 _COLOURS = ("#2f6db3", "#d9822b", "#3a9a6e", "#8e5bb0", "#c8504f", "#6b7785")
 _INK = "#27313d"
@@ -107,6 +110,29 @@ def confusion_heatmap(labels: Sequence[str], confusion: np.ndarray) -> str:
                 if count:
                     ink = "white" if shares[row, column] > 0.55 else _INK
                     panel.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
+        return _svg(figure)
+
+
+def reliability_diagram(curves: Mapping[str, Reliability]) -> str:
+    """Accuracy over confidence, a line a curve, above how many texts have which confidence."""
+    edges = np.linspace(0, 1, N_BINS + 1)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        above.plot((0, 1), (0, 1), ":", color=_COLOURS[5])
+        for (name, curve), colour in zip(curves.items(), _COLOURS, strict=False):
+            filled = curve.share > 0
+            label = f"{name}: calibration error {curve.error:.1%}"
+            above.plot(curve.confidence[filled], curve.accuracy[filled], "o-", color=colour, label=label, markersize=4)
+            below.stairs(curve.share, edges, color=colour)
+        _grid(above)
+        above.set_ylim(0, 1.03)
+        above.set_ylabel("accuracy")
+        above.legend(frameon=False, loc="upper left")
+        below.set_ylabel("texts")
+        below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        below.set_xlim(0, 1)
+        below.set_xlabel("confidence: the likeliest label's probability")
         return _svg(figure)
 
 

@@ -78,6 +78,10 @@ class Recipe(BaseModel):
     trim_vocabulary: bool = Field(
         default=False, description="Leave out the tokens that the corpus does not use, as far as held-out texts allow."
     )
+    calibrate: bool = Field(
+        default=True, description="Fit a temperature to held-out supervision, so that scores are probabilities."
+    )
+    abstain: Share = Field(default=0.0, description="Give no label where the score is below this; kept in the bundle.")
     evaluate: str | None = Field(default=None, description="Labelled texts to measure teachers and student on.")
     evaluate_split: str = Field(default="test", description="Split of a Hub data set, for --evaluate.")
     label_column: str = Field(default="label", description="Column that holds the gold label, for --evaluate.")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
 import numpy as np
 
 from amalgam_edge import plots
+from amalgam_edge.calibration import Reliability
 from amalgam_edge.scores import TeacherScores
 from amalgam_edge.supervision import certainty, margin
-from amalgam_edge.tables import Table, evaluation_table, precision_table, teacher_table
+from amalgam_edge.tables import Table, calibration_line, evaluation_table, precision_table, teacher_table
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#27313d;background:#f4f6f9;margin:0}
@@ -36,11 +37,13 @@ class ReportData:
         scores: each teacher's, over the whole corpus.
         history: the training curve.
         confusion: counts by gold and predicted class, ``(n_labels, n_labels)``; None without gold labels.
+        reliability: name → confidence against gold labels; empty without them.
     """
 
     scores: Sequence[TeacherScores]
     history: Sequence[dict[str, float]]
     confusion: np.ndarray | None
+    reliability: Mapping[str, Reliability] = field(default_factory=dict)
 
 
 def render_report(manifest: dict[str, Any], data: ReportData) -> str:
@@ -60,6 +63,8 @@ def render_report(manifest: dict[str, Any], data: ReportData) -> str:
     ]
     if manifest["evaluation"]:
         sections.append(_section("Accuracy on labelled texts", _table(evaluation_table(manifest))))
+    if calibration_line(manifest):
+        sections.append(_section("Calibration", f"<p>{escape(calibration_line(manifest))}</p>"))
     figures = [
         _section(
             "Uncertainty of each teacher",
@@ -79,6 +84,14 @@ def render_report(manifest: dict[str, Any], data: ReportData) -> str:
     figures.append(_section("Training", plots.training_curve(data.history)))
     if data.confusion is not None:
         figures.append(_section("Confusion", plots.confusion_heatmap(labels, data.confusion)))
+    if data.reliability:
+        figures.append(
+            _section(
+                "Reliability",
+                plots.reliability_diagram(data.reliability),
+                "Where the line runs along the diagonal, a score is the probability of being right.",
+            )
+        )
     title = f"{len(labels)} labels from {len(uncertainty)} teacher(s)"
     summary = (
         f"{manifest['recipe']['method']} · {corpus['n_texts']} texts "

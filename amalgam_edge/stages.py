@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.backends import Backend, resolve_backend
+from amalgam_edge.calibration import Calibration, calibrate
 from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.trimming import trim_through_gate
@@ -22,8 +23,10 @@ from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.objectives import METHODS, Method, MethodSettings
 from amalgam_edge.progress import Advance, Progress
 from amalgam_edge.recipe import Recipe, read_renames
-from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_key
+from amalgam_edge.scores import TeacherScores
+from amalgam_edge.scoring.score import ScoringSettings, predict_texts, score_corpus, score_key
 from amalgam_edge.scoring.store import ScoreStore
+from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.supervision import Supervision
 from amalgam_edge.training import History, LossFunction, SupervisedTexts, TrainingSettings, fit
 
@@ -249,6 +252,25 @@ def trim_vocabulary(
         return student, None
     account = {"n_tokens": trimmed.n_tokens, "n_before": trimmed.n_before, "fidelity": asdict(trimmed.fidelity)}
     return Student(trimmed.model, trimmed.tokenizer), account
+
+
+def calibrate_student(
+    recipe: Recipe, student: Student, texts: Texts, scores: Sequence[TeacherScores], labels: LabelSpace
+) -> Calibration:
+    """Fit the student's temperature to the supervision of the held-out texts.
+
+    Supervision that a method softens by a temperature of its own is taken as it is without it.
+    """
+    method, settings = method_of(recipe)
+    supervision = method.supervise(scores, labels, replace(settings, distillation_temperature=1.0))
+    held_out = supervision.take(texts.held_out)
+    logits = predict_texts(
+        TorchRunner(student.model, sites=(), device="cpu"),
+        student.tokenizer,
+        [texts.corpus.texts[int(row)] for row in texts.held_out],
+        max_length=student.tokenizer.model_max_length,
+    )
+    return calibrate(logits, held_out.target, held_out.weight)
 
 
 def tokenize(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Tokenized:

@@ -123,15 +123,36 @@ def score_table(summaries: Sequence[ScoreSummary]) -> Table:
 
 
 def evaluation_table(manifest: dict[str, Any]) -> Table:
-    """Accuracy and macro-F1 of the student over the union, each precision."""
+    """Accuracy and macro-F1 of the student over the union, each precision; and what it answers where it may abstain."""
     evaluation = manifest["evaluation"]
+    columns = {"accuracy": "accuracy", "macro-F1": "macro_f1"}
+    if any("answered" in row for row in evaluation["student"].values()):
+        columns |= {"answered": "answered", "accuracy on those": "answered_accuracy"}
     return Table(
-        (Column("model", numeric=False), Column("texts"), Column("accuracy"), Column("macro-F1")),
+        (Column("model", numeric=False), Column("texts"), *map(Column, columns)),
         tuple(
-            (f"student {name}", str(evaluation["n_texts"]), _share(row["accuracy"]), _share(row["macro_f1"]))
+            (f"student {name}", str(evaluation["n_texts"]), *(_share(row.get(key)) for key in columns.values()))
             for name, row in evaluation["student"].items()
         ),
     )
+
+
+def calibration_line(manifest: dict[str, Any]) -> str:
+    """What the temperature changes, and below which score there is no label; empty where neither is set."""
+    calibration, abstain = manifest.get("calibration"), manifest.get("abstain")
+    parts = []
+    if calibration:
+        parts.append(f"temperature {calibration['temperature']:.3g}")
+        parts.append(f"calibration error on supervision {_change(calibration, 'held-out texts')}")
+        if calibration.get("gold"):
+            parts.append(f"on gold labels {_change(calibration['gold'], 'texts')}")
+    if abstain:
+        parts.append(f"no label below a score of {abstain:g}")
+    return ", ".join(parts)
+
+
+def _change(measured: dict[str, Any], texts: str) -> str:
+    return f"{measured['ece_before']:.1%} → {measured['ece_after']:.1%} ({measured['n_texts']} {texts})"
 
 
 def _share(value: float | None) -> str:

@@ -43,7 +43,7 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
     from amalgam_edge.cli.progress import ConsoleProgress
     from amalgam_edge.recipe import read_recipe
     from amalgam_edge.runtime.bundle import REPORT
-    from amalgam_edge.tables import evaluation_table, precision_table, teacher_table
+    from amalgam_edge.tables import calibration_line, evaluation_table, precision_table, teacher_table
 
     recipe = read_recipe(recipe_file, given(fields))
     manifest = pipeline.build(recipe, ConsoleProgress(), overwrite=overwrite, resume=resume)
@@ -51,6 +51,8 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
     click.echo(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
     if manifest["evaluation"]:
         click.echo(f"\n{evaluation_table(manifest).to_text()}")
+    if calibration_line(manifest):
+        click.echo(f"\n{calibration_line(manifest)}")
     click.echo(f"\nbundle: {recipe.output}   report: {recipe.output.rstrip('/')}/{REPORT}")
     click.echo(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")
     if not manifest["gate"]["passed"]:

@@ -17,6 +17,9 @@ from amalgam_edge.cli.extras import load_training_part, quiet_libraries
 @click.option("--split", default="test", show_default=True, help="Split of a Hub data set.")
 @click.option("--precision", "precisions", multiple=True, help="Measure this precision.  [default: all]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one a core]")
+@click.option(
+    "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's own]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, with the confusion matrix.")
 def command(
     bundle: str,
@@ -26,9 +29,13 @@ def command(
     split: str,
     precisions: tuple[str, ...],
     threads: int | None,
+    abstain: float | None,
     as_json: bool,
 ) -> None:
     """Measure a bundle on labelled texts.
+
+    Accuracy and macro-F1 are of the likeliest label of every text. Under a threshold, the share of texts that get a
+    label and the accuracy on those stand beside them.
 
     \b
     Examples:
@@ -48,5 +55,6 @@ def command(
         split=split,
         precisions=precisions,
         threads=threads,
+        abstain=abstain,
     )
     click.echo(json.dumps(measured, indent=2) if as_json else evaluation_table({"evaluation": measured}).to_text())

@@ -20,6 +20,7 @@ _COMMANDS = {
     "predict": ("predict", "Classify texts with a bundle."),
     "evaluate": ("evaluate", "Measure a bundle on labelled texts."),
     "inspect": ("inspect", "Show what a bundle holds, and verify its files."),
+    "push": ("push", "Publish a bundle on the Hugging Face Hub."),
     "doctor": ("doctor", "Show versions, runtimes and CPU features, and what is wrong with them."),
 }
 

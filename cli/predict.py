@@ -16,6 +16,7 @@ from amalgam_edge.runtime.classifier import EdgeClassifier, Prediction
 
 _CHUNK = 1024
 _SHOWN_CHARACTERS = 60
+_NO_LABEL = "–"
 
 
 @click.command("predict")
@@ -33,6 +34,9 @@ _SHOWN_CHARACTERS = 60
     help="How to write the answers.",
 )
 @click.option("--all-scores", is_flag=True, help="Write the probability of every label (jsonl and csv).")
+@click.option(
+    "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's own]"
+)
 @click.option("--precision", help="fp32 or int8.  [default: the bundle's own choice]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one a core]")
 @click.option(
@@ -44,6 +48,7 @@ def command(
     file: str | None,
     output_format: str,
     all_scores: bool,
+    abstain: float | None,
     precision: str | None,
     threads: int | None,
     batch_size: int,
@@ -51,6 +56,7 @@ def command(
     """Classify texts with a bundle: arguments, a file, or standard input, a line a text.
 
     Answers come in the order of the texts. Texts longer than the model's input are cut, and counted on standard error.
+    Where the score is below the threshold, the label is null (jsonl), empty (csv) or a dash (table).
 
     \b
     Examples:
@@ -60,7 +66,7 @@ def command(
     """  # noqa: D301  (click reads \b as "do not rewrap")
     if texts and file:
         raise AmalgamError("texts given both as arguments and with --file: give one of them")
-    classifier = EdgeClassifier.from_pretrained(bundle, precision=precision, threads=threads)
+    classifier = EdgeClassifier.from_pretrained(bundle, precision=precision, threads=threads, abstain=abstain)
     write = _WRITERS[output_format](classifier.labels, all_scores)
     n_truncated = n_empty = 0
     for chunk in _chunks(texts or _lines(file)):
@@ -111,7 +117,7 @@ class _TableWriter:
         shown = " ".join(text.split())
         if len(shown) > _SHOWN_CHARACTERS:
             shown = f"{shown[: _SHOWN_CHARACTERS - 1]}…"
-        click.echo(f"{prediction.label.ljust(self._width)}  {prediction.score:.3f}  {shown}")
+        click.echo(f"{(prediction.label or _NO_LABEL).ljust(self._width)}  {prediction.score:.3f}  {shown}")
 
 
 class _JsonLinesWriter:

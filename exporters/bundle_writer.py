@@ -1,13 +1,8 @@
-"""Putting a bundle together so that it is there whole or not at all."""
+"""Where a bundle goes, and the manifest over what is in it."""
 
 from __future__ import annotations
 
-import glob
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,38 +46,6 @@ def _kind(manifest: Path) -> str | None:
         return json.loads(manifest.read_text("utf-8")).get("kind")
     except (ValueError, AttributeError):
         return None
-
-
-@contextmanager
-def staged(output: Path) -> Iterator[Path]:
-    """A folder beside ``output`` that takes its place by rename when all went well, and vanishes otherwise.
-
-    What a killed build left of its own goes too.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    for stale in output.parent.glob(f"{glob.escape(output.name)}.*.part"):
-        shutil.rmtree(stale, ignore_errors=True)
-    staging = output.with_name(f"{output.name}.{os.getpid()}.part")
-    staging.mkdir()
-    try:
-        yield staging
-        _replace(staging, output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _replace(staging: Path, output: Path) -> None:
-    """Put one folder in the place of another, which may be there; it comes back if that fails."""
-    retired = output.with_name(f"{output.name}.{os.getpid()}.old")
-    if output.exists():
-        os.replace(output, retired)
-    try:
-        os.replace(staging, output)
-    except OSError:
-        if retired.exists():
-            os.replace(retired, output)
-        raise
-    shutil.rmtree(retired, ignore_errors=True)
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
-from amalgam_edge.tables import evaluation_table, precision_table, teacher_table
+import yaml
+
+from amalgam_edge.tables import calibration_line, evaluation_table, precision_table, teacher_table
+
+_HUB_DATA = "hf://datasets/"
+_TAGS = ["onnx", "text-classification", "knowledge-amalgamation", "transformers.js"]
 
 _CARD = """---
-library_name: amalgam-edge
-pipeline_tag: text-classification
-tags: [onnx, text-classification, knowledge-amalgamation, transformers.js]
----
+{metadata}---
 # {title}
 
 One classifier over {n_labels} labels, merged from {n_teachers} teacher(s) without labelled text by
@@ -37,11 +40,12 @@ that built the bundle. The starred one is the default.
 ## Teachers
 
 {teachers}
-{evaluation}
+{evaluation}{scores}
 ## Limits
 
 The student knows what its teachers knew, on texts like those it was distilled from ({n_texts} texts). It gives one of
-its labels to every text, also to one that belongs to none of them. Texts are cut to {max_length} tokens.{vocabulary}
+its labels to every text{answered}, also to one that belongs to none of them. Texts are cut to {max_length}
+tokens.{vocabulary}
 """
 
 _VOCABULARY = """ It
@@ -58,6 +62,7 @@ def render_model_card(manifest: dict[str, Any], folder: str) -> str:
     evaluation = manifest["evaluation"]
     measured = f"\n## Evaluation\n\n{evaluation_table(manifest).to_markdown()}\n" if evaluation else ""
     return _CARD.format(
+        metadata=yaml.safe_dump(card_metadata(manifest, folder), sort_keys=False, allow_unicode=True),
         title=folder,
         folder=folder,
         n_labels=len(manifest["labels"]),
@@ -68,7 +73,57 @@ def render_model_card(manifest: dict[str, Any], folder: str) -> str:
         precisions=precision_table(manifest).to_markdown(),
         teachers=teacher_table(manifest).to_markdown(),
         evaluation=measured,
+        scores=f"\n## Scores\n\n{_sentence(calibration_line(manifest))}\n" if calibration_line(manifest) else "",
+        answered=" that it answers" if manifest.get("abstain") else "",
         n_texts=manifest["corpus"]["n_texts"],
         max_length=manifest["max_length"],
         vocabulary=_VOCABULARY.format(**manifest["vocabulary"]) if manifest.get("vocabulary") else "",
     )
+
+
+def card_metadata(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the Hub reads at the head of a card: teachers that it knows, and what was measured on labelled texts.
+
+    Args:
+        manifest: the content of ``amalgam.json``.
+        name: of the model.
+    """
+    metadata: dict[str, Any] = {
+        "library_name": "amalgam-edge",
+        "pipeline_tag": "text-classification",
+        "tags": _TAGS,
+    }
+    teachers = [teacher["source"] for teacher in manifest["teachers"] if teacher.get("from_hub")]
+    if teachers:
+        metadata["base_model"] = teachers
+    evaluation = manifest["evaluation"]
+    if evaluation:
+        measured = evaluation["student"][manifest["default_precision"]]
+        metadata["model-index"] = [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": "text-classification"},
+                        "dataset": _dataset(evaluation["data"]),
+                        "metrics": [
+                            {"type": "accuracy", "value": measured["accuracy"]},
+                            {"type": "f1", "name": "macro-F1", "value": measured["macro_f1"]},
+                        ],
+                    }
+                ],
+            }
+        ]
+    return metadata
+
+
+def _dataset(data: str) -> dict[str, str]:
+    """Labelled texts by their name on the Hub; of others the last part of their path."""
+    if data.startswith(_HUB_DATA):
+        name = data.removeprefix(_HUB_DATA)
+        return {"name": name, "type": name}
+    return {"name": PurePosixPath(data).name or "labelled texts", "type": "custom"}
+
+
+def _sentence(line: str) -> str:
+    return f"{line[:1].upper()}{line[1:]}."

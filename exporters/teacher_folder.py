@@ -7,13 +7,14 @@ from typing import Any
 
 from amalgam_edge import environment
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.bundle_writer import check_output, staged, write_manifest
+from amalgam_edge.exporters.bundle_writer import check_output, write_manifest
 from amalgam_edge.exporters.teacher_export import export_teacher
 from amalgam_edge.masks import Masks, round_length
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import TEACHER_KIND
 from amalgam_edge.scoring.score import ScoringSettings
+from amalgam_edge.staging import staged
 
 MODEL = "model.onnx"
 

@@ -61,6 +61,17 @@ def make_teacher(name: str, labels: list[str], *, picked_share: float = 0.6) -> 
     }
 
 
+def make_calibration(**changes: Any) -> dict[str, Any]:
+    return {
+        "temperature": 1.2345,
+        "n_texts": 12,
+        "ece_before": 0.1,
+        "ece_after": 0.0123,
+        "gold": {"n_texts": 60, "ece_before": 0.2, "ece_after": 0.15},
+        **changes,
+    }
+
+
 def make_precision(
     file: str, size: int, quantization: str, agreement: float, mean_kl: float, p50: float, p95: float
 ) -> dict[str, Any]:

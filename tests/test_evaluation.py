@@ -49,6 +49,15 @@ def test_scores_by_plain_counting(pairs):
     assert evaluation.accuracy(gold, predicted) == pytest.approx(np.trace(confusion) / len(pairs))
 
 
+def test_answers_are_counted_by_hand():
+    logits = np.log([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
+    gold = np.array([0, 1, 0, 0])
+    assert evaluation.measure_answered(gold, logits, 0.75) == {"answered": 0.5, "answered_accuracy": 0.5}
+    assert evaluation.measure_answered(gold, logits, 0.85) == {"answered": 0.25, "answered_accuracy": 1.0}
+    assert evaluation.measure_answered(gold, logits, 0.0) == {"answered": 1.0, "answered_accuracy": 0.5}
+    assert evaluation.measure_answered(gold, logits, 1.0) == {"answered": 0.0, "answered_accuracy": None}
+
+
 def test_agreement_looks_at_the_winning_class_only():
     reference = np.array([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [0.5, 0.4]])
     other = np.array([[0.0, 9.0], [0.1, 0.0], [1.0, 0.0], [5.0, 4.0]])

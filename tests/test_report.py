@@ -4,8 +4,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from manifests import make_manifest, make_precision, make_teacher
+from manifests import make_calibration, make_manifest, make_precision, make_teacher
 
+from amalgam_edge.calibration import reliability
 from amalgam_edge.report import ReportData, render_report
 from amalgam_edge.scores import TeacherScores
 
@@ -60,8 +61,8 @@ def scores(teacher, n_texts=120, seed=0):
     return TeacherScores.from_logits(teacher, rng.normal(size=(n_texts, 2)), rng.normal(size=(4, n_texts, 2)))
 
 
-def render(manifest=None, *, teachers=("fun", "work"), history=HISTORY, confusion=CONFUSION):
-    data = ReportData([scores(name, seed=k) for k, name in enumerate(teachers)], history, confusion)
+def render(manifest=None, *, teachers=("fun", "work"), history=HISTORY, confusion=CONFUSION, curves=()):
+    data = ReportData([scores(name, seed=k) for k, name in enumerate(teachers)], history, confusion, dict(curves))
     return Page(render_report(manifest or make_manifest(), data))
 
 
@@ -138,6 +139,24 @@ def test_without_labelled_texts_there_is_no_evaluation():
 def test_the_least_report():
     page = render(single(evaluation={}), teachers=["fun"], history=HISTORY[:1], confusion=None)
     assert page.count("svg") == 3
+
+
+def test_reliability_is_drawn_where_gold_is_known():
+    logits = np.random.default_rng(0).normal(scale=3, size=(60, 3))
+    truth = np.eye(3)[np.arange(60) % 3]
+    curves = {"as trained": reliability(logits, truth), "calibrated": reliability(logits, truth, temperature=9.0)}
+    page = render(make_manifest(calibration=make_calibration()), curves=curves)
+    assert page.headings[2:4] == ["Accuracy on labelled texts", "Calibration"]
+    assert page.headings[-1] == "Reliability"
+    assert "temperature 1.23, calibration error on supervision 10.0% → 1.2%" in " ".join(page.text)
+    drawn = ["".join(t.itertext()).strip() for t in page.figures[-1].iter(f"{SVG}text")]
+    for name, curve in curves.items():
+        assert f"{name}: calibration error {curve.error:.1%}" in drawn
+
+
+def test_reliability_of_one_text_is_drawn():
+    curve = reliability(np.array([[3.0, 0.0, 0.0]]), np.eye(3)[:1])
+    assert render(curves={"as trained": curve}).headings[-1] == "Reliability"
 
 
 def test_a_refused_int8_is_said():

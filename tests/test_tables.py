@@ -1,7 +1,16 @@
-from manifests import make_manifest, make_precision, make_teacher
+import pytest
+from manifests import make_calibration, make_manifest, make_precision, make_teacher
 
 from amalgam_edge.scores import ScoreSummary
-from amalgam_edge.tables import Column, Table, evaluation_table, precision_table, score_table, teacher_table
+from amalgam_edge.tables import (
+    Column,
+    Table,
+    calibration_line,
+    evaluation_table,
+    precision_table,
+    score_table,
+    teacher_table,
+)
 
 
 def titles(table):
@@ -41,6 +50,37 @@ def test_evaluation_has_a_row_a_precision():
     table = evaluation_table(make_manifest())
     assert titles(table) == ["model", "texts", "accuracy", "macro-F1"]
     assert table.rows == (("student fp32", "60", "90.0%", "87.6%"), ("student int8", "60", "88.3%", "80.0%"))
+
+
+def test_abstaining_has_columns_of_its_own():
+    row = {"accuracy": 0.9, "macro_f1": 0.8765}
+    student = {
+        "fp32": {**row, "answered": 0.5, "answered_accuracy": 1.0},
+        "int8": {**row, "answered": 0.0, "answered_accuracy": None},
+    }
+    table = evaluation_table({"evaluation": {"n_texts": 60, "student": student}})
+    assert titles(table) == ["model", "texts", "accuracy", "macro-F1", "answered", "accuracy on those"]
+    assert [row[4:] for row in table.rows] == [("50.0%", "100.0%"), ("0.0%", "–")]
+
+
+@pytest.mark.parametrize(
+    ("entries", "line"),
+    [
+        ({}, ""),
+        ({"calibration": None, "abstain": 0.0}, ""),
+        (
+            {"calibration": make_calibration(gold=None)},
+            "temperature 1.23, calibration error on supervision 10.0% → 1.2% (12 held-out texts)",
+        ),
+        (
+            {"calibration": make_calibration(), "abstain": 0.75},
+            "temperature 1.23, calibration error on supervision 10.0% → 1.2% (12 held-out texts), "
+            "on gold labels 20.0% → 15.0% (60 texts), no label below a score of 0.75",
+        ),
+    ],
+)
+def test_calibration_is_one_line(entries, line):
+    assert calibration_line(make_manifest(**entries)) == line
 
 
 def test_scores_have_a_row_a_teacher():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amalgam_edge.errors import AmalgamError
@@ -14,9 +15,31 @@ from amalgam_edge.fingerprints import of_file
 MANIFEST = "amalgam.json"
 FORMAT_VERSION = 1
 TEACHER_KIND = "teacher"
-_ENTRIES = ("labels", "precisions", "default_precision", "files", "max_length", "pad_token_id")
 TOKENIZER, RECIPE, REPORT, CARD = "tokenizer.json", "recipe.yaml", "report.html", "README.md"
 MODEL_FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+
+
+def _stays_inside(name: Any) -> bool:
+    """Whether a file's name leads to no place outside of the bundle."""
+    return (
+        isinstance(name, str)
+        and ".." not in PurePosixPath(name).parts
+        and not name.startswith("/")
+        and (not set(name) & set("\\:"))
+    )
+
+
+# What a bundle cannot do without, and whether it can be used as it stands.
+_ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "labels": lambda entry: isinstance(entry, list) and all(isinstance(label["name"], str) for label in entry),
+    "precisions": lambda entry: all(_stays_inside(row["file"]) for row in entry.values()),
+    "default_precision": lambda entry: isinstance(entry, str),
+    "files": lambda entry: isinstance(entry, dict) and all(_stays_inside(name) for name in entry),
+    "max_length": lambda entry: isinstance(entry, int) and entry > 0,
+    "pad_token_id": lambda entry: isinstance(entry, int) and entry >= 0,
+}
+# What bundles of earlier versions do not have.
+_LATER_ENTRIES: dict[str, Callable[[Any], bool]] = {"abstain": lambda entry: 0 <= entry <= 1}
 
 
 @dataclass(frozen=True)
@@ -36,7 +59,7 @@ class Bundle:
         """Read a bundle's manifest; its files are checked when they are asked for.
 
         Raises:
-            AmalgamError: it is no bundle, a damaged one, or of a later format.
+            AmalgamError: it is no bundle, a damaged one, or of a format that this version cannot read.
         """
         folder = Path(folder)
         path = folder / MANIFEST
@@ -47,13 +70,13 @@ class Bundle:
             version = int(manifest["format_version"])
         except (ValueError, KeyError, TypeError) as error:
             raise AmalgamError(f"{path}: a damaged manifest; copy the bundle again") from error
-        if version > FORMAT_VERSION:
-            raise AmalgamError(f"{path}: of format {version}, newer than this version of amalgam-edge can read")
+        if version != FORMAT_VERSION:
+            raise AmalgamError(f"{path}: of format {version}, {_remedy(version, manifest)}")
         if manifest.get("kind") == TEACHER_KIND:
             raise AmalgamError(f"{folder}: an exported teacher, no bundle; build one with amalgam-edge build")
-        missing = next((name for name in _ENTRIES if manifest.get(name) is None), None)
-        if missing is not None:
-            raise AmalgamError(f"{path}: a damaged manifest, it lacks {missing}; copy the bundle again")
+        fault = _fault(manifest)
+        if fault is not None:
+            raise AmalgamError(f"{path}: a damaged manifest, {fault}; copy the bundle again")
         return cls(folder, manifest)
 
     @property
@@ -70,6 +93,11 @@ class Bundle:
     def default_precision(self) -> str:
         """The precision that is used where none is named."""
         return str(self.manifest["default_precision"])
+
+    @property
+    def abstain(self) -> float:
+        """Below this score no label is given; 0 where there is no such threshold."""
+        return float(self.manifest.get("abstain") or 0.0)
 
     def file(self, name: str) -> Path:
         """A file of the bundle, checked against its SHA-256.
@@ -94,7 +122,7 @@ class Bundle:
         precision = precision or self.default_precision
         if precision not in self.precisions:
             raise AmalgamError(f"{self.folder}: no precision '{precision}'; it has {', '.join(self.precisions)}")
-        return self.file(MODEL_FILES[precision])
+        return self.file(self.manifest["precisions"][precision]["file"])
 
     def verify(self) -> None:
         """Check every file.
@@ -104,3 +132,30 @@ class Bundle:
         """
         for name in self.manifest["files"]:
             self.file(name)
+
+
+def _remedy(version: int, manifest: dict[str, Any]) -> str:
+    """Why a format cannot be read, and what to do."""
+    if version < FORMAT_VERSION:
+        return f"older than this version of amalgam-edge can read ({FORMAT_VERSION}); build it again"
+    versions = manifest.get("versions")
+    writer = versions.get("amalgam-edge") if isinstance(versions, dict) else None
+    wanted = f"amalgam-edge>={writer}" if writer else "--upgrade amalgam-edge"
+    return f'newer than this version of amalgam-edge can read ({FORMAT_VERSION}); pip install "{wanted}"'
+
+
+def _fault(manifest: dict[str, Any]) -> str | None:
+    """What is wrong with a manifest's entries; None where nothing is."""
+    for name, usable in {**_ENTRIES, **_LATER_ENTRIES}.items():
+        entry = manifest.get(name)
+        if entry is None:
+            if name in _ENTRIES:
+                return f"it lacks {name}"
+            continue
+        try:
+            if usable(entry):
+                continue
+        except (TypeError, KeyError, AttributeError):
+            pass
+        return f"its {name} cannot be read"
+    return None

@@ -10,6 +10,7 @@ import numpy as np
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
+from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from amalgam_edge.runtime.text_model import TextModel
 from amalgam_edge.uncertainty import softmax
 
@@ -19,13 +20,13 @@ class Prediction:
     """The answer for one text.
 
     Attributes:
-        label: the likeliest label.
-        score: its probability.
+        label: the likeliest label; None where its score is below the threshold.
+        score: the likeliest label's probability.
         scores: label → probability, likeliest first; only where all scores were asked for.
         truncated: the text was longer than the model's input and its tail was not read.
     """
 
-    label: str
+    label: str | None
     score: float
     scores: dict[str, float] | None = None
     truncated: bool = False
@@ -42,12 +43,23 @@ class EdgeClassifier:
         bundle: what to load; the files that are used are checked against their SHA-256.
         precision: one of the bundle's; by default the bundle's own choice.
         threads: to compute with; by default one a core.
+        abstain: give no label below this score, in [0, 1]; by default the bundle's own threshold, and 0 never abstains.
     """
 
-    def __init__(self, bundle: Bundle, *, precision: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str | None = None,
+        threads: int | None = None,
+        abstain: float | None = None,
+    ) -> None:
         self.bundle = bundle
         self.labels = bundle.labels
         self.precision = precision or bundle.default_precision
+        self.abstain = bundle.abstain if abstain is None else abstain
+        if not 0 <= self.abstain <= 1:
+            raise AmalgamError(f"abstain is a score between 0 and 1 (got {abstain!r})")
         self.max_length = int(bundle.manifest["max_length"])
         self._model = TextModel(
             bundle.model_file(precision),
@@ -56,10 +68,20 @@ class EdgeClassifier:
             pad_token_id=int(bundle.manifest["pad_token_id"]),
             threads=threads,
         )
+        if self._model.n_labels not in (None, len(self.labels)):
+            raise AmalgamError(
+                f"{bundle.folder}: the model answers over {self._model.n_labels} labels and the manifest names "
+                f"{len(self.labels)}; copy the bundle again"
+            )
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, precision: str | None = None, threads: int | None = None
+        cls,
+        source: str | Path,
+        *,
+        precision: str | None = None,
+        threads: int | None = None,
+        abstain: float | None = None,
     ) -> EdgeClassifier:
         """Load a bundle from a folder, or from the Hub by ``owner/name``.
 
@@ -69,7 +91,7 @@ class EdgeClassifier:
         folder = Path(source)
         if not folder.exists() and str(source).count("/") == 1 and not str(source).startswith((".", "/")):
             folder = _download(str(source))
-        return cls(Bundle.open(folder), precision=precision, threads=threads)
+        return cls(Bundle.open(folder), precision=precision, threads=threads, abstain=abstain)
 
     def __call__(self, texts: Sequence[str], *, all_scores: bool = False, batch_size: int = 32) -> list[Prediction]:
         """Classify texts; answers stand in the order of ``texts``.
@@ -93,11 +115,21 @@ class EdgeClassifier:
         """The model's logits, ``(n_texts, n_labels)`` of float32, in the order of ``texts``."""
         return self._model.run(texts, batch_size=batch_size)[0]
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Copy the bundle, every file verified; see :func:`~amalgam_edge.runtime.publishing.save_bundle`."""
+        save_bundle(self.bundle, Path(folder))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Publish the bundle on the Hub; see :func:`~amalgam_edge.runtime.publishing.push_bundle`."""
+        return push_bundle(self.bundle, repo_id, private=private, token=token)
+
     def _prediction(self, probabilities: np.ndarray, truncated: bool, all_scores: bool) -> Prediction:
         ranked = np.argsort(-probabilities, kind="stable")
         best = int(ranked[0])
         scores = {self.labels[k]: float(probabilities[k]) for k in ranked} if all_scores else None
-        return Prediction(self.labels[best], float(probabilities[best]), scores, truncated)
+        score = float(probabilities[best])
+        answers = self.abstain == 0 or score >= self.abstain
+        return Prediction(self.labels[best] if answers else None, score, scores, truncated)
 
 
 def _download(name: str) -> Path:

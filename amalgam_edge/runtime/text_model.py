@@ -36,6 +36,12 @@ class TextModel:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
 
+    @property
+    def n_labels(self) -> int | None:
+        """How many logits the model gives; None where it does not say."""
+        width = next(output.shape[-1] for output in self._session.get_outputs() if output.name == "logits")
+        return width if isinstance(width, int) else None
+
     def run(self, texts: Sequence[str], *, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
         """Logits ``(n_texts, n_labels)`` and whether each text was cut ``(n_texts,)``, in the order of ``texts``.
 

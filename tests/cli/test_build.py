@@ -7,6 +7,8 @@ import numpy as np
 import onnxruntime
 import pyarrow.parquet as pq
 import pytest
+import scipy.optimize
+import scipy.special
 import yaml
 
 from amalgam_edge import pipeline
@@ -111,6 +113,77 @@ def test_the_recorded_agreement_is_that_of_the_two_models_that_ship(built):
     }
     same = np.mean([a == b for a, b in zip(labels["fp32"], labels["int8"], strict=True)])
     assert manifest["precisions"]["int8"]["fidelity"]["agreement"] == pytest.approx(same)
+
+
+def of_the_build(built):
+    """The recipe of a build, its texts, its labels, an untrained student, and its scores."""
+    recipe = Recipe(**manifest_of(built.bundle)["recipe"])
+    texts = pipeline.stages.read_texts(recipe)
+    teachers, labels, student = pipeline.stages.load_models(recipe)
+    scores = [store.read() for store in pipeline.stages.cached_stores(recipe, teachers, texts.corpus)]
+    return recipe, texts, labels, student, scores
+
+
+def test_the_shipped_model_is_calibrated_on_held_out_supervision(built):
+    """No other temperature brings the float model's answers nearer to what the teachers say of held-out texts."""
+    recipe, texts, labels, _, scores = of_the_build(built)
+    method, settings = pipeline.stages.method_of(recipe)
+    held_out = method.supervise(scores, labels, settings).take(texts.held_out)
+    exact = EdgeClassifier.from_pretrained(built.bundle, precision="fp32")
+    logits = exact.logits([texts.corpus.texts[int(row)] for row in texts.held_out]).astype(float)
+
+    def cross_entropy(log_temperature):
+        log_p = scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -(held_out.weight * (held_out.target * log_p).sum(axis=1)).sum()
+
+    found = scipy.optimize.minimize_scalar(cross_entropy, bounds=(-2, 2), method="bounded")
+    calibration = manifest_of(built.bundle)["calibration"]
+    assert np.exp(found.x) == pytest.approx(1.0, abs=0.01)
+    assert calibration["temperature"] != 1.0
+    assert calibration["n_texts"] == len(texts.held_out)
+    assert calibration["gold"]["n_texts"] == manifest_of(built.bundle)["evaluation"]["n_texts"]
+
+
+def test_calibration_looks_behind_the_temperature_of_vanilla_kd(built):
+    recipe, texts, labels, student, scores = of_the_build(built)
+    fitted = [
+        pipeline.stages.calibrate_student(
+            recipe.model_copy(update={"method": "vanilla-kd", "distillation_temperature": temperature}),
+            *(student, texts, scores, labels),
+        )
+        for temperature in (1.0, 8.0)
+    ]
+    assert fitted[0] == fitted[1]
+
+
+def test_calibration_is_told(built, invoke):
+    line = "temperature "
+    assert line in built.output
+    assert line in invoke("inspect", built.bundle).output
+    assert "## Scores" in (built.bundle / "README.md").read_text("utf-8")
+    report = (built.bundle / "report.html").read_text("utf-8")
+    assert "<h2>Calibration</h2>" in report
+    assert "<h2>Reliability</h2>" in report
+
+
+def test_scores_may_stay_as_they_are_and_the_student_may_abstain(built, invoke, inputs, build_options, tmp_path):
+    bundle = tmp_path / "student"
+    result = invoke(
+        "build", *build_options, "--no-calibrate", "--abstain", "0.9999", "--evaluate", inputs.labelled,
+        "--max-disagreement", "1", "--work", built.work, "--output", bundle,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "calibrating" not in result.stderr
+    manifest = manifest_of(bundle)
+    assert (manifest["calibration"], manifest["abstain"]) == (None, 0.9999)
+    assert "accuracy on those" in result.output
+    assert EdgeClassifier.from_pretrained(bundle)(inputs.texts[:1])[0].label is None
+    calibrated, raw = (
+        EdgeClassifier.from_pretrained(folder, precision="fp32").logits(inputs.texts[:4])
+        for folder in (built.bundle, bundle)
+    )
+    temperature = manifest_of(built.bundle)["calibration"]["temperature"]
+    np.testing.assert_allclose(calibrated * temperature, raw, rtol=1e-4, atol=1e-5)
 
 
 def test_scores_are_kept_as_parquet_with_the_columns_of_the_design(built, inputs):

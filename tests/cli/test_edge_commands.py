@@ -58,6 +58,53 @@ def test_predict_reads_files_and_standard_input_alike(invoke, built, inputs, tmp
     assert [row["label"] for row in rows[0]] == [row["label"] for row in rows[1]]
 
 
+def test_predict_gives_no_label_below_the_threshold(invoke, built, inputs):
+    options = ["predict", built.bundle, inputs.texts[0], "--abstain", "1"]
+    (row,) = [json.loads(line) for line in invoke(*options, "--format", "jsonl").stdout.splitlines()]
+    assert row["label"] is None
+    assert 0 < row["score"] < 1
+    (cells,) = csv.DictReader(io.StringIO(invoke(*options, "--format", "csv").stdout))
+    assert (cells["label"], float(cells["score"])) == ("", row["score"])
+    assert invoke(*options).stdout.split()[:2] == ["–", f"{row['score']:.3f}"]
+
+
+def test_the_threshold_of_a_bundle_may_be_overruled(invoke, mistake, built, inputs, tmp_path):
+    copy = tmp_path / "student"
+    shutil.copytree(built.bundle, copy)
+    manifest = json.loads((copy / "amalgam.json").read_text("utf-8"))
+    (copy / "amalgam.json").write_text(json.dumps({**manifest, "abstain": 1.0}), "utf-8")
+    options = ["predict", copy, inputs.texts[0], "--format", "jsonl"]
+    assert json.loads(invoke(*options).stdout)["label"] is None
+    assert json.loads(invoke(*options, "--abstain", "0").stdout)["label"]
+    assert invoke(*options, "--abstain", "1.5").exit_code == 2
+    assert "no label below a score of 1" in invoke("inspect", copy).output
+    measured = json.loads(invoke("evaluate", copy, "--data", inputs.labelled, "--json").stdout)
+    assert {row["answered"] for row in measured["student"].values()} == {0.0}
+    without = invoke("evaluate", copy, "--data", inputs.labelled, "--abstain", "0").output
+    assert "answered" not in without
+
+
+def test_evaluate_counts_what_is_answered(invoke, built, inputs):
+    rows = [json.loads(line) for line in inputs.labelled.read_text("utf-8").splitlines()]
+    predicted = invoke("predict", built.bundle, "--format", "jsonl", input="\n".join(row["text"] for row in rows))
+    answers = [json.loads(line) for line in predicted.stdout.splitlines()]
+    threshold = sorted(answer["score"] for answer in answers)[len(answers) // 2]
+    given = [(a["label"], r["label"]) for a, r in zip(answers, rows, strict=True) if a["score"] >= threshold]
+    options = ["evaluate", built.bundle, "--data", inputs.labelled, "--precision", "int8", "--abstain", threshold]
+    measured = json.loads(invoke(*options, "--json").stdout)["student"]["int8"]
+    assert measured["answered"] == len(given) / len(rows)
+    assert measured["answered_accuracy"] == pytest.approx(sum(a == b for a, b in given) / len(given))
+    assert "accuracy on those" in invoke(*options).output
+
+
+def test_push_says_where_it_went_or_why_not(invoke, mistake, built, tmp_path, monkeypatch):
+    assert "no bundle" in mistake("push", tmp_path, "owner/name")
+    assert "is called owner/name" in mistake("push", built.bundle, "name")
+    refused = mistake("push", built.bundle, "owner/name")  # the tests have no Hub
+    assert refused.startswith("owner/name: cannot be pushed")
+    assert "hf auth login" in refused
+
+
 def test_predict_counts_what_it_cut(invoke, built):
     result = invoke("predict", built.bundle, "word " * 100_000)
     assert result.exit_code == 0

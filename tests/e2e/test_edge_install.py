@@ -8,6 +8,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).parents[2]
 MOST_MEMORY_MB = 250
@@ -21,15 +22,19 @@ print(label, int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").rea
 """
 
 
-@pytest.fixture(scope="module")
-def edge_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("edge")
-    venv.create(folder, with_pip=True)
+@pytest.fixture(scope="session")
+def edge_python(shared_folder: Path) -> Path:
+    """Its interpreter; pip works on it from outside, and leaves compiling to the few modules that are imported."""
+    folder = shared_folder / "edge"
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    constraints = str(REPOSITORY / "constraints.txt")
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, f"{REPOSITORY}[cpu]"]
-    installed = subprocess.run(install, capture_output=True, text=True, check=False)
-    assert installed.returncode == 0, installed.stderr
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "installed").exists():
+            venv.create(folder, with_pip=False, clear=True)
+            install = [*pip, "--constraint", REPOSITORY / "constraints.txt", f"{REPOSITORY}[cpu]"]
+            installed = subprocess.run(install, capture_output=True, text=True, check=False)
+            assert installed.returncode == 0, installed.stderr
+            (folder / "installed").touch()
     return python
 
 

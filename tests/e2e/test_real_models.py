@@ -25,8 +25,8 @@ def test_int8_keeps_within_its_budget_on_real_text(real):
 
 
 def test_progress_names_every_step(real):
-    steps = re.findall(r"^\[(\d)/9\]", real.build.stderr, re.MULTILINE)
-    assert steps == [str(step) for step in range(1, 10)]
+    steps = re.findall(r"^\[(\d+)/10\]", real.said, re.MULTILINE)
+    assert steps == [str(step) for step in range(1, 11)]
 
 
 def test_predict_answers_a_sentence(command, real):
@@ -42,7 +42,7 @@ def test_evaluate_repeats_what_the_build_measured(command, real):
 
 
 def test_the_exported_student_is_the_trained_one(real, command, encoder, tmp_path):
-    """The float model against torch on real text, through the weights that --include-torch ships."""
+    """The float model against torch on real text, through the weights that --include-torch ships uncalibrated."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -57,7 +57,8 @@ def test_the_exported_student_is_the_trained_one(real, command, encoder, tmp_pat
     texts = [json.loads(line)["text"] for line in real.labelled.read_text("utf-8").splitlines()][:40]
     with torch.inference_mode():
         expected = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.numpy()
-    answered = EdgeClassifier.from_pretrained(bundle, precision="fp32").logits(texts)
+    temperature = json.loads((bundle / "amalgam.json").read_text("utf-8"))["calibration"]["temperature"]
+    answered = EdgeClassifier.from_pretrained(bundle, precision="fp32").logits(texts) * temperature
     np.testing.assert_allclose(answered, expected, atol=1e-4)
 
 

@@ -1,5 +1,8 @@
+import pytest
 import yaml
-from manifests import make_manifest, make_precision, make_teacher
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard import metadata_load
+from manifests import make_calibration, make_manifest, make_precision, make_teacher
 
 from amalgam_edge.exporters.model_card import render_model_card
 from amalgam_edge.tables import evaluation_table, precision_table, teacher_table
@@ -79,3 +82,54 @@ def test_a_trimmed_vocabulary_is_said_to_be_one():
     card = render_model_card(make_manifest(vocabulary=trimmed), "s").replace("\n", " ")
     assert "It knows 512 of its encoder's 30522 tokens" in card
     assert "tokens; words" not in render_model_card(make_manifest(), "s")
+
+
+HOSTILE = ["a: b", "- x", "'", '"', "#1", "{title}", "a\\nb", "猫"]
+
+
+@pytest.mark.parametrize("name", ["student", *HOSTILE])
+def test_huggingface_hub_reads_its_head(name, tmp_path):
+    evaluation = {**make_manifest()["evaluation"], "data": f"/srv/private/{name}.csv"}
+    path = tmp_path / "README.md"
+    path.write_text(render_model_card(make_manifest(evaluation=evaluation), name), "utf-8")
+    head = metadata_load(path)
+    assert head["library_name"] == "amalgam-edge"
+    assert "base_model" not in head
+    assert "license" not in head
+    assert "private" not in path.read_text("utf-8")
+    data = ModelCard.load(path).data
+    assert data.pipeline_tag == "text-classification"
+    assert data.model_name == name
+    measured = {(result.metric_type, result.metric_name): result.metric_value for result in data.eval_results}
+    assert measured == {("accuracy", None): 0.88333, ("f1", "macro-F1"): 0.8}  # of int8, the default
+    assert {result.dataset_name for result in data.eval_results} == {f"{name}.csv"}
+
+
+def test_teachers_of_the_hub_are_its_base_models(tmp_path):
+    local, known = make_teacher("fun", ["games"]), make_teacher("work", ["net"])
+    known |= {"source": "owner/name", "from_hub": True}
+    manifest = make_manifest(
+        teachers=[{**local, "from_hub": False}, known],
+        evaluation={**make_manifest()["evaluation"], "data": "hf://datasets/owner/texts"},
+    )
+    path = tmp_path / "README.md"
+    path.write_text(render_model_card(manifest, "student"), "utf-8")
+    data = ModelCard.load(path).data
+    assert data.base_model == ["owner/name"]
+    assert {result.dataset_type for result in data.eval_results} == {"owner/texts"}
+
+
+def test_without_evaluation_no_results_are_claimed(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(render_model_card(make_manifest(evaluation={}), "student"), "utf-8")
+    assert "model-index" not in metadata_load(path)
+
+
+def test_what_scores_mean_is_said():
+    manifest = make_manifest(calibration=make_calibration(), abstain=0.5)
+    card = render_model_card(manifest, "s")
+    assert "## Scores\n\nTemperature 1.23, calibration error on supervision 10.0% → 1.2%" in card
+    assert "no label below a score of 0.5." in card
+    assert "to every text that it answers, also" in card
+    assert "to every text, also" in render_model_card(make_manifest(), "s")
+    assert "## Scores" not in render_model_card(make_manifest(), "s")

@@ -65,10 +65,84 @@ def test_a_manifest_that_lacks_an_entry_is_refused(copied, entry):
         EdgeClassifier(Bundle.open(copied))
 
 
-def test_a_newer_format_is_refused(copied):
-    edit_manifest(copied, format_version=2)
-    with pytest.raises(AmalgamError, match="of format 2, newer"):
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"format_version": 2, "versions": {"amalgam-edge": "3.1.0"}}, r'of format 2, newer.*"amalgam-edge>=3\.1\.0"'),
+        ({"format_version": 2, "versions": "lost"}, "of format 2, newer.*--upgrade amalgam-edge"),
+        ({"format_version": 0}, "of format 0, older.*build it again"),
+    ],
+)
+def test_other_formats_are_refused_with_what_to_do(copied, changes, remedy):
+    edit_manifest(copied, **changes)
+    with pytest.raises(AmalgamError, match=remedy) as refused:
         Bundle.open(copied)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("labels", "games"),
+        ("labels", ["games"]),
+        ("labels", [{"name": 3}]),
+        ("labels", [{}]),
+        ("precisions", ["fp32"]),
+        ("precisions", {"int8": {}}),
+        ("precisions", {"int8": {"file": "../model.onnx"}}),
+        ("default_precision", 8),
+        ("files", ["README.md"]),
+        ("files", {"../README.md": "0" * 64}),
+        ("files", {"/etc/hostname": "0" * 64}),
+        ("files", {"onnx/../../x": "0" * 64}),
+        ("files", {"C:x": "0" * 64}),
+        ("max_length", "long"),
+        ("max_length", 0),
+        ("pad_token_id", [0]),
+        ("abstain", "often"),
+        ("abstain", 1.5),
+    ],
+)
+def test_an_entry_that_makes_no_sense_is_named(copied, entry, value):
+    edit_manifest(copied, **{entry: value})
+    with pytest.raises(AmalgamError, match=rf"amalgam\.json: a damaged manifest, its {entry} cannot be read; copy"):
+        Bundle.open(copied)
+
+
+def test_a_default_that_is_not_there_is_refused(copied):
+    edit_manifest(copied, default_precision="q4")
+    with pytest.raises(AmalgamError, match="no precision 'q4'; it has fp32, int8"):
+        EdgeClassifier(Bundle.open(copied))
+
+
+def test_labels_that_the_model_does_not_have_are_refused(copied):
+    edit_manifest(copied, labels=[{"name": "games"}])
+    with pytest.raises(AmalgamError, match="answers over 4 labels and the manifest names 1; copy the bundle again"):
+        EdgeClassifier(Bundle.open(copied))
+
+
+def test_swapped_models_are_found(copied):
+    one, other = (copied / "onnx" / name for name in ("model.onnx", "model_quantized.onnx"))
+    kept = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(kept)
+    for precision in ("fp32", "int8"):
+        with pytest.raises(AmalgamError, match=r"model(_quantized)?\.onnx: damaged or changed"):
+            EdgeClassifier(Bundle.open(copied), precision=precision)
+
+
+def test_a_precision_of_a_later_version_is_found_by_its_file(copied):
+    manifest = json.loads((copied / "amalgam.json").read_text("utf-8"))
+    precisions = {"fancy": manifest["precisions"]["fp32"]}
+    edit_manifest(copied, precisions=precisions, default_precision="fancy")
+    assert Bundle.open(copied).model_file() == copied / "onnx" / "model.onnx"
+
+
+def test_a_bundle_without_a_threshold_never_abstains(copied):
+    """As those of the first versions."""
+    assert Bundle.open(copied).abstain == 0
+    edit_manifest(copied, abstain=0.75)
+    assert Bundle.open(copied).abstain == 0.75
 
 
 def test_entries_of_later_versions_are_let_be(copied):

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,36 @@ def test_int8_is_the_default_and_close(bundle_folder, expected):
     assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.8
     assert np.abs(found - expected).mean() < 0.1
     assert np.abs(found - expected).max() > 1e-6  # it is another model
+
+
+def test_below_the_threshold_there_is_no_label(bundle_folder, exact, expected):
+    threshold = float(np.median(expected.max(axis=1)))
+    unsure = EdgeClassifier.from_pretrained(bundle_folder, precision="fp32", threads=1, abstain=threshold)
+    answers = unsure(TEXTS, all_scores=True)
+    assert {answer.label is None for answer in answers} == {True, False}
+    for answer, sure in zip(answers, exact(TEXTS, all_scores=True), strict=True):
+        assert answer.label == (sure.label if sure.score >= threshold else None)
+        assert (answer.score, answer.scores) == (sure.score, sure.scores)
+
+
+def test_a_score_at_the_threshold_is_answered(bundle_folder, exact):
+    (answer,) = exact(["chess"])
+    for threshold, label in ((answer.score, answer.label), (np.nextafter(answer.score, 1), None), (0, answer.label)):
+        classifier = EdgeClassifier.from_pretrained(bundle_folder, precision="fp32", threads=1, abstain=threshold)
+        assert classifier(["chess"])[0].label == label
+
+
+def test_the_threshold_is_the_bundles_own_unless_told(copied):
+    manifest = json.loads((copied / "amalgam.json").read_text("utf-8"))
+    (copied / "amalgam.json").write_text(json.dumps({**manifest, "abstain": 1.0}), "utf-8")
+    assert EdgeClassifier.from_pretrained(copied)(["chess"])[0].label is None
+    assert EdgeClassifier.from_pretrained(copied, abstain=0)(["chess"])[0].label in LABELS
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_a_threshold_that_is_no_score_is_refused(bundle_folder, threshold):
+    with pytest.raises(AmalgamError, match="abstain is a score between 0 and 1"):
+        EdgeClassifier.from_pretrained(bundle_folder, abstain=threshold)
 
 
 def test_no_texts_give_no_answers(exact):
