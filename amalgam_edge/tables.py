@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amalgam_edge.scores import ScoreSummary
+from amalgam_edge.timing import Cell
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,19 @@ def calibration_line(manifest: dict[str, Any]) -> str:
 
 def _change(measured: dict[str, Any], texts: str) -> str:
     return f"{measured['ece_before']:.1%} → {measured['ece_after']:.1%} ({measured['n_texts']} {texts})"
+
+
+def benchmark_table(cells: Sequence[Cell]) -> Table:
+    """Milliseconds of each contender by cell and, of ours, how many times as fast as the best peer that is."""
+    return Table(
+        (Column("ms", numeric=False), *(Column(cell.name) for cell in cells)),
+        tuple((name, *(_timed(cell, name) for cell in cells)) for name in cells[0].seconds),
+    )
+
+
+def _timed(cell: Cell, name: str) -> str:
+    ratio = cell.ratio(name) if name in cell.ours else None
+    return f"{cell.seconds[name] * 1e3:.2f}" + ("" if ratio is None else f" ({ratio:.2f}×)")
 
 
 def _share(value: float | None) -> str:

@@ -55,7 +55,7 @@ def to_onnx(model: PreTrainedModel, unbatched_sites: Collection[int] = ()) -> on
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     options: dict[str, Any] = {"args": example, "dynamic_shapes": (dynamic, dynamic), "strict": False}
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             with MarkDropout(unbatched_sites):
                 traced = torch.export.export(_Logits(model), **options).run_decompositions({})
             _drop_assertions(traced.graph_module)
@@ -141,7 +141,7 @@ def _stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's remarks on its own internals from users; where it fails, it also prints the whole graph."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

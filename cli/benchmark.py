@@ -1,0 +1,62 @@
+"""``amalgam-edge benchmark``."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+
+import click
+
+from amalgam_edge.cli.extras import load_training_part, quiet_libraries
+
+
+@click.command("benchmark", context_settings={"max_content_width": 110})
+@click.argument("bundle", type=click.Path())
+@click.option(
+    "--against",
+    default="",
+    metavar="NAMES",
+    help="Peers, separated by commas: torch, onnxruntime, openvino, ctranslate2, and each with int8 after it; or all.",
+)
+@click.option("--corpus", help="Texts of mixed lengths to time too: a file, a folder, or hf://datasets/NAME.")
+@click.option("--max-texts", type=click.IntRange(min=1), default=512, show_default=True, help="Of the corpus.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one a core]")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Turns of each contender.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def command(
+    bundle: str, against: str, corpus: str | None, max_texts: int, threads: int | None, rounds: int, as_json: bool
+) -> None:
+    """Time a bundle, text in, label out, beside what its student could be run with instead.
+
+    Peers run the student as it was trained, so the bundle must hold it (build --include-torch). Contenders take turns;
+    the figures are medians.
+
+    \b
+    Examples:
+      amalgam-edge benchmark student/
+      amalgam-edge benchmark student/ --against torch,openvino,ctranslate2,"ctranslate2 int8" --corpus unlabeled.jsonl
+      amalgam-edge benchmark student/ --against all --threads 1
+    """  # noqa: D301  (click reads \b as "do not rewrap")
+    quiet_libraries()
+    edge_benchmark = load_training_part("amalgam_edge.edge_benchmark", "comparing with other runtimes")
+    from amalgam_edge.cli.progress import ConsoleProgress
+    from amalgam_edge.corpus import read_corpus
+    from amalgam_edge.peers import PEERS
+    from amalgam_edge.runtime import Bundle
+    from amalgam_edge.tables import benchmark_table
+
+    peers = list(PEERS) if against == "all" else [name.strip() for name in against.split(",") if name.strip()]
+    texts = list(read_corpus(corpus).texts[:max_texts]) if corpus else []
+    cells = edge_benchmark.benchmark(
+        Bundle.open(bundle),
+        peers,
+        ConsoleProgress(),
+        corpus=texts,
+        threads=threads or os.cpu_count() or 1,
+        rounds=rounds,
+    )
+    if as_json:
+        click.echo(json.dumps([asdict(cell) for cell in cells], indent=2))
+        return
+    click.echo(f"\n{benchmark_table(cells).to_text()}")
