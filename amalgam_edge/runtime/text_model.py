@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from amalgam_edge.errors import AmalgamError
-from amalgam_edge.padding import pad_batch
 from amalgam_edge.runtime.session import open_session
+from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+STATIC_BATCH = 256  # texts that a static student reads at once; more leave the caches
 
 
 class TextModel:
@@ -28,37 +32,38 @@ class TextModel:
         self, model: Path, tokenizer: Path, *, max_length: int, pad_token_id: int, threads: int | None = None
     ) -> None:
         self._session = open_session(model, threads)
-        self._pad_token_id = pad_token_id
-        try:
-            self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise AmalgamError(f"{tokenizer}: cannot be read as a tokenizer ({error})") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer = BatchTokenizer(tokenizer, max_length)
+        self.pad_token_id = pad_token_id
 
     def run(self, texts: Sequence[str], *, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
         """Logits ``(n_texts, n_labels)`` and whether each text was cut ``(n_texts,)``, in the order of ``texts``.
 
         Texts run in batches of like length.
         """
-        # Half a surrogate pair, which JSON may hold, is no text: it becomes a question mark.
-        encodings = self._tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])
-        if not encodings:
-            raise AmalgamError("no texts given")
-        lengths = np.array([len(encoding.ids) for encoding in encodings])
-        truncated = np.array([bool(encoding.overflowing) for encoding in encodings])
-        order = np.argsort(lengths, kind="stable")
-        answered = [
-            self._session.run(
-                ["logits"], self._feed([encodings[row].ids for row in order[start : start + batch_size]])
-            )[0]
-            for start in range(0, len(order), batch_size)
-        ]
-        sorted_logits = np.concatenate(answered)
-        logits = np.empty_like(sorted_logits)
-        logits[order] = sorted_logits
-        return logits, truncated
+        tokens = self.tokenize(texts)
+        return self.answer(tokens, batch_size=batch_size), tokens.truncated
 
-    def _feed(self, ids: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-        input_ids, attention_mask = pad_batch(ids, self._pad_token_id)
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+    def tokenize(self, texts: Sequence[str]) -> TokenIds:
+        """The texts as token ids, cut to the longest input."""
+        return self._tokenizer.encode(texts)
+
+    def answer(self, tokens: TokenIds, *, batch_size: int = 32, rows: np.ndarray | None = None) -> np.ndarray:
+        """Logits ``(n_rows, n_labels)`` of tokenized texts, or of some rows of them, in the order given."""
+        return run_session(self._session, tokens, self.pad_token_id, batch_size, rows)
+
+
+def run_session(
+    session: InferenceSession, tokens: TokenIds, pad_token_id: int, batch_size: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Logits ``(n_rows, n_labels)`` of texts, or of some rows of them, in their order; they run sorted by length."""
+    lengths = tokens.lengths if rows is None else tokens.lengths[rows]
+    order = np.argsort(lengths, kind="stable")
+    sorted_rows = order if rows is None else rows[order]
+    answered = []
+    for start in range(0, len(order), batch_size):
+        input_ids, attention_mask = tokens.padded(sorted_rows[start : start + batch_size], pad_token_id)
+        answered.append(session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})[0])
+    sorted_logits = np.concatenate(answered)
+    logits = np.empty_like(sorted_logits)
+    logits[order] = sorted_logits
+    return logits
