@@ -16,6 +16,8 @@ FORMAT_VERSION = 1
 TEACHER_KIND = "teacher"
 _ENTRIES = ("labels", "precisions", "default_precision", "files", "max_length", "pad_token_id")
 TOKENIZER, RECIPE, REPORT, CARD = "tokenizer.json", "recipe.yaml", "report.html", "README.md"
+STATIC = "static"  # the model type of a student without layers
+STATIC_FILE = "onnx/model_static.onnx"
 MODEL_FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 
 
@@ -70,6 +72,17 @@ class Bundle:
     def default_precision(self) -> str:
         """The precision that is used where none is named."""
         return str(self.manifest["default_precision"])
+
+    @property
+    def is_static(self) -> bool:
+        """Whether its student has no layers."""
+        return self.manifest.get("model_type") == STATIC
+
+    @property
+    def cascade(self) -> dict[str, Any] | None:
+        """The manifest's account of the static student that answers before the encoder; None where there is none."""
+        entry = self.manifest.get("cascade")
+        return entry if entry and entry.get("file") else None
 
     def file(self, name: str) -> Path:
         """A file of the bundle, checked against its SHA-256.
