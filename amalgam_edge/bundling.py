@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 
 from amalgam_edge import environment, evaluation
+from amalgam_edge.cascading import Companion, add_cascade
 from amalgam_edge.exporters import gate
 from amalgam_edge.exporters.bundle_writer import write_manifest
 from amalgam_edge.exporters.fidelity import Fidelity
 from amalgam_edge.exporters.model_card import render_model_card
+from amalgam_edge.exporters.quantization import LADDER
+from amalgam_edge.exporters.static_export import tables_alone
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.report import ReportData, render_report
-from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT, TOKENIZER
+from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT, STATIC, TOKENIZER
+from amalgam_edge.runtime.cascade import CascadeModel
 from amalgam_edge.runtime.text_model import TextModel
 from amalgam_edge.scores import TeacherScores
 from amalgam_edge.scoring.score import predict_texts
@@ -38,6 +42,7 @@ class Made:
         gold: labels of the labelled texts, positions in the label space; None without such texts.
         n_truncated: corpus texts longer than the student's input.
         vocabulary: how many tokens were left out, and what that changed; None where all stayed.
+        companion: the static student of a cascade; None where none was asked for.
     """
 
     recipe: Recipe
@@ -51,6 +56,7 @@ class Made:
     gold: np.ndarray | None
     n_truncated: int
     vocabulary: dict[str, Any] | None = None
+    companion: Companion | None = None
 
 
 def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -60,13 +66,17 @@ def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]
         export_student(made.student.model, folder / MODEL_FILES["fp32"])
     with progress.step("quantizing and measuring"):
         measured = _quantize(made, folder, progress)
+    cascade = None
+    if made.companion is not None:
+        with progress.step("setting the cascade's threshold"):
+            cascade = _add_cascade(made, made.companion, folder, measured["default_precision"], progress)
     evaluated: dict[str, Any] = {}
     confusion = None
     if made.gold is not None:
         with progress.step("evaluating on labelled texts"):
-            evaluated, confusion = _evaluate(made, made.gold, folder, list(measured["precisions"]))
+            evaluated, confusion = _evaluate(made, made.gold, folder, list(measured["precisions"]), cascade)
     with progress.step("writing the bundle"):
-        manifest = {**_describe(made), **measured, "evaluation": evaluated}
+        manifest = {**_describe(made), **measured, "cascade": cascade, "evaluation": evaluated}
         (folder / RECIPE).write_text(made.recipe.to_yaml(), "utf-8")
         (folder / CARD).write_text(render_model_card(manifest, Path(made.recipe.output).name), "utf-8")
         report = render_report(manifest, ReportData(made.scores, made.history, confusion))
@@ -94,6 +104,12 @@ def _open(made: Made, folder: Path, model: Path) -> TextModel:
     )
 
 
+def _add_cascade(made: Made, companion: Companion, folder: Path, precision: str, progress: Progress) -> dict[str, Any]:
+    held_out = [made.texts.corpus.texts[int(row)] for row in made.texts.held_out]
+    encoder = _open(made, folder, folder / MODEL_FILES[precision])
+    return add_cascade(companion, folder, encoder, held_out, made.recipe.cascade_agreement, progress.say)
+
+
 def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
     """Quantize through the gate and measure what passed: the manifest's ``precisions`` and ``gate``."""
     texts = [made.texts.corpus.texts[int(row)] for row in made.texts.held_out]
@@ -104,6 +120,7 @@ def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
         texts,
         lambda model: _open(made, folder, model),
         budget=made.recipe.max_disagreement,
+        ladder=(tables_alone(files["fp32"]),) if made.student.model.config.model_type == STATIC else LADDER,
         say=progress.say,
     )
     exact = Fidelity(agreement=1.0, mean_kl=0.0, n_texts=len(texts))
@@ -131,7 +148,7 @@ def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _evaluate(
-    made: Made, gold: np.ndarray, folder: Path, precisions: Sequence[str]
+    made: Made, gold: np.ndarray, folder: Path, precisions: Sequence[str], cascade: dict[str, Any] | None
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Teachers on the labelled texts of their own labels, the student on all; and the default's confusion matrix."""
     assert made.texts.labelled is not None  # noqa: S101  (the caller has checked)
@@ -141,6 +158,10 @@ def _evaluate(
     for precision in precisions:  # the default precision is the last one
         predicted = _open(made, folder, folder / MODEL_FILES[precision]).run(texts)[0].argmax(axis=1)
         student[precision], confusion = evaluation.measure(gold, predicted, len(made.labels))
+    if cascade is not None and cascade["file"]:
+        encoder = _open(made, folder, folder / MODEL_FILES[precisions[-1]])
+        answered = CascadeModel(encoder, folder / cascade["file"], cascade["threshold"]).run(texts)[0]
+        student["cascade"], _ = evaluation.measure(gold, answered.argmax(axis=1), len(made.labels))
     teachers = {
         teacher.name: evaluate_teacher(teacher, made.labels, texts, gold, made.recipe) for teacher in made.teachers
     }
@@ -198,6 +219,7 @@ def _describe(made: Made) -> dict[str, Any]:
         "supervision": made.supervision.digest(),
         "training": made.history,
         "vocabulary": made.vocabulary,
+        "model_type": made.student.model.config.model_type,
         "max_length": made.student.tokenizer.model_max_length,
         "pad_token_id": made.student.tokenizer.pad_token_id,
     }

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from amalgam_edge import stages
+from amalgam_edge import cascading, stages
 from amalgam_edge.bundling import Made, write_bundle
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.devices import resolve_device
@@ -34,6 +34,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         AmalgamError: a mistake in the recipe or in what it names; nothing is left in the output folder.
     """
     stages.require(recipe, "teachers", "corpus", "student", "output")
+    stages.check_student(recipe)
     stages.method_of(recipe)
     stages.backend_of(recipe)
     resolve_device(recipe.device)
@@ -45,9 +46,12 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         progress.say(f"{output}: finished already, nothing to do")
         return manifest
 
-    progress.begin(6 + stages.n_scoring_steps(recipe) + recipe.trim_vocabulary + bool(recipe.evaluate))
+    steps = 6 + recipe.trim_vocabulary + 2 * recipe.cascade + bool(recipe.evaluate)
+    progress.begin(steps + stages.n_scoring_steps(recipe))
     with progress.step("reading texts"):
         texts = stages.read_texts(recipe)
+        if recipe.cascade:
+            cascading.require_texts(texts)
     with progress.step("loading teachers and student"):
         teachers, labels, student = stages.load_models(recipe)
         gold = labels.encode(texts.labelled.labels) if texts.labelled else None
@@ -79,6 +83,18 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     if recipe.trim_vocabulary:
         with progress.step("trimming the vocabulary"):
             student, vocabulary = stages.trim_vocabulary(student, texts, tokenized, recipe.max_disagreement, progress)
+    companion = None
+    if recipe.cascade:
+        n_updates = cascading.n_updates(stages.training_settings(recipe, static=True), len(texts.train))
+        with progress.step("training the cascade's static student", n_updates, "updates") as advance:
+            companion = cascading.train_companion(
+                student,
+                texts,
+                labels.names,
+                recipe,
+                training_folder.with_name(f"{training_folder.name}-static"),
+                advance,
+            )
     made = Made(
         recipe,
         texts,
@@ -91,6 +107,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         gold,
         tokenized.n_truncated,
         vocabulary,
+        companion,
     )
     with staged(output) as folder:
         manifest = write_bundle(made, folder, progress)

@@ -7,7 +7,7 @@ import json
 import click
 
 from amalgam_edge.runtime.bundle import Bundle
-from amalgam_edge.tables import evaluation_table, precision_table, teacher_table
+from amalgam_edge.tables import cascade_line, evaluation_table, precision_table, teacher_table
 
 
 @click.command("inspect")
@@ -37,6 +37,8 @@ def command(bundle: str, as_json: bool) -> None:
             f"{vocabulary['n_tokens']} of {vocabulary['n_before']} tokens, {vocabulary['fidelity']['agreement']:.2%} "
             "agreement with the student that knew them all"
         )
+    if line := cascade_line(manifest):
+        click.echo(line)
     click.echo("\nlabels")
     for label in manifest["labels"]:
         sources = ", ".join(f"{source['teacher']}:{source['class']}" for source in label["sources"])

@@ -36,7 +36,14 @@ _SHOWN_CHARACTERS = 60
 @click.option("--precision", help="fp32 or int8.  [default: the bundle's own choice]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one a core]")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts that run together."
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Texts that run together.  [default: 32, and 256 of a static student]",
+)
+@click.option(
+    "--cascade/--no-cascade",
+    default=None,
+    help="Let the bundle's static student answer where it is sure.  [default: where the bundle has one]",
 )
 def command(
     bundle: str,
@@ -46,7 +53,8 @@ def command(
     all_scores: bool,
     precision: str | None,
     threads: int | None,
-    batch_size: int,
+    batch_size: int | None,
+    cascade: bool | None,
 ) -> None:
     """Classify texts with a bundle: arguments, a file, or standard input, a line a text.
 
@@ -60,7 +68,7 @@ def command(
     """  # noqa: D301  (click reads \b as "do not rewrap")
     if texts and file:
         raise AmalgamError("texts given both as arguments and with --file: give one of them")
-    classifier = EdgeClassifier.from_pretrained(bundle, precision=precision, threads=threads)
+    classifier = EdgeClassifier.from_pretrained(bundle, precision=precision, threads=threads, cascade=cascade)
     write = _WRITERS[output_format](classifier.labels, all_scores)
     n_truncated = n_empty = 0
     for chunk in _chunks(texts or _lines(file)):

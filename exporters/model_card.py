@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amalgam_edge.tables import evaluation_table, precision_table, teacher_table
+from amalgam_edge.tables import cascade_line, evaluation_table, precision_table, teacher_table
 
 _CARD = """---
 library_name: amalgam-edge
@@ -33,7 +33,7 @@ Agreement with the float model on {n_gate} texts held out from training; latency
 that built the bundle. The starred one is the default.
 
 {precisions}
-
+{cascade}
 ## Teachers
 
 {teachers}
@@ -66,6 +66,7 @@ def render_model_card(manifest: dict[str, Any], folder: str) -> str:
         labels=", ".join(f"`{label['name']}`" for label in manifest["labels"]),
         n_gate=manifest["gate"]["n_texts"],
         precisions=precision_table(manifest).to_markdown(),
+        cascade=f"\n{line[0].upper()}{line[1:]}.\n" if (line := cascade_line(manifest)) else "",
         teachers=teacher_table(manifest).to_markdown(),
         evaluation=measured,
         n_texts=manifest["corpus"]["n_texts"],
