@@ -24,6 +24,8 @@ def evaluate_bundle(
 ) -> dict[str, Any]:
     """Accuracy and macro-F1 of each precision of a bundle, in the form of the manifest's ``evaluation``.
 
+    Its cascade is measured too, where it has one and no precisions are named.
+
     Args:
         bundle: what to measure.
         data: labelled texts, in any form that a corpus may have.
@@ -40,11 +42,16 @@ def evaluate_bundle(
     labelled = read_corpus(data, text_column=text_column, label_column=label_column, split=split, drop_duplicates=False)
     gold = LabelSpace(bundle.labels, {}, {}).encode(labelled.labels)
     texts = list(labelled.texts)
+    classifiers = {
+        precision: EdgeClassifier(bundle, precision=precision, threads=threads, abstain=abstain, cascade=False)
+        for precision in precisions or bundle.precisions
+    }
+    if bundle.cascade and not precisions:
+        classifiers["cascade"] = EdgeClassifier(bundle, threads=threads, abstain=abstain, cascade=True)
     student = {}
-    for precision in precisions or bundle.precisions:
-        classifier = EdgeClassifier(bundle, precision=precision, threads=threads, abstain=abstain)
+    for name, classifier in classifiers.items():
         logits = classifier.logits(texts)
         measured, confusion = measure(gold, logits.argmax(axis=1), len(bundle.labels))
         answered = measure_answered(gold, logits, classifier.abstain) if classifier.abstain else {}
-        student[precision] = {**measured, **answered, "confusion": confusion.tolist()}
+        student[name] = {**measured, **answered, "confusion": confusion.tolist()}
     return {"data": data, "n_texts": len(texts), "student": student}

@@ -11,17 +11,21 @@ import numpy as np
 
 from amalgam_edge import environment, evaluation
 from amalgam_edge.calibration import Calibration, Reliability, reliability
+from amalgam_edge.cascading import Companion, add_cascade
 from amalgam_edge.exporters import gate
 from amalgam_edge.exporters.bundle_writer import write_manifest
 from amalgam_edge.exporters.fidelity import Fidelity
 from amalgam_edge.exporters.model_card import render_model_card
+from amalgam_edge.exporters.quantization import LADDER
+from amalgam_edge.exporters.static_export import tables_alone
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.report import ReportData, render_report
-from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT, TOKENIZER
+from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT, STATIC, TOKENIZER
+from amalgam_edge.runtime.cascade import CascadeModel
 from amalgam_edge.runtime.text_model import TextModel
 from amalgam_edge.scores import TeacherScores
 from amalgam_edge.scoring.score import predict_texts
@@ -42,6 +46,7 @@ class Made:
         n_truncated: corpus texts longer than the student's input.
         vocabulary: how many tokens were left out, and what that changed; None where all stayed.
         calibration: the student's temperature; None where none was wanted.
+        companion: the static student of a cascade; None where none was asked for.
     """
 
     recipe: Recipe
@@ -56,6 +61,7 @@ class Made:
     n_truncated: int
     vocabulary: dict[str, Any] | None = None
     calibration: Calibration | None = None
+    companion: Companion | None = None
 
     @property
     def temperature(self) -> float:
@@ -70,13 +76,17 @@ def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]
         export_student(made.student.model, folder / MODEL_FILES["fp32"], made.temperature)
     with progress.step("quantizing and measuring"):
         measured = _quantize(made, folder, progress)
+    cascade = None
+    if made.companion is not None:
+        with progress.step("setting the cascade's threshold"):
+            cascade = _add_cascade(made, made.companion, folder, measured["default_precision"], progress)
     evaluated: dict[str, Any] = {}
     confusion = None
     curves: dict[str, Reliability] = {}
     calibration = made.calibration.as_dict() if made.calibration else None
     if made.gold is not None:
         with progress.step("evaluating on labelled texts"):
-            evaluated, logits = _evaluate(made, made.gold, folder, list(measured["precisions"]))
+            evaluated, logits = _evaluate(made, made.gold, folder, measured, cascade)
             shipped = logits[measured["default_precision"]]
             confusion = evaluation.confusion_matrix(made.gold, shipped.argmax(axis=1), len(made.labels))
             curves = _reliability(made, made.gold, shipped)
@@ -89,6 +99,7 @@ def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]
             **measured,
             "calibration": calibration,
             "abstain": made.recipe.abstain,
+            "cascade": cascade,
             "evaluation": evaluated,
         }
         (folder / RECIPE).write_text(made.recipe.to_yaml(), "utf-8")
@@ -118,6 +129,12 @@ def _open(made: Made, folder: Path, model: Path) -> TextModel:
     )
 
 
+def _add_cascade(made: Made, companion: Companion, folder: Path, precision: str, progress: Progress) -> dict[str, Any]:
+    held_out = [made.texts.corpus.texts[int(row)] for row in made.texts.held_out]
+    encoder = _open(made, folder, folder / MODEL_FILES[precision])
+    return add_cascade(companion, folder, encoder, held_out, made.recipe.cascade_agreement, progress.say)
+
+
 def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
     """Quantize through the gate and measure what passed: the manifest's ``precisions`` and ``gate``."""
     texts, calibration = (
@@ -132,6 +149,7 @@ def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
         lambda model: _open(made, folder, model),
         budget=made.recipe.max_disagreement,
         calibration=calibration,
+        ladder=(tables_alone(files["fp32"]),) if made.student.model.config.model_type == STATIC else LADDER,
         say=progress.say,
     )
     exact = Fidelity(agreement=1.0, mean_kl=0.0, n_texts=len(texts))
@@ -159,13 +177,19 @@ def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _evaluate(
-    made: Made, gold: np.ndarray, folder: Path, precisions: Sequence[str]
+    made: Made, gold: np.ndarray, folder: Path, measured: dict[str, Any], cascade: dict[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Teachers on the labelled texts of their own labels, the student on all; and its logits by precision."""
+    """Teachers on the labelled texts of their own labels, the student on all; and its logits by precision.
+
+    The cascade, where there is one, stands beside the precisions.
+    """
     assert made.texts.labelled is not None  # noqa: S101  (the caller has checked)
     texts = list(made.texts.labelled.texts)
     abstain = made.recipe.abstain
-    logits = {name: _open(made, folder, folder / MODEL_FILES[name]).run(texts)[0] for name in precisions}
+    logits = {name: _open(made, folder, folder / MODEL_FILES[name]).run(texts)[0] for name in measured["precisions"]}
+    if cascade is not None and cascade["file"]:
+        encoder = _open(made, folder, folder / MODEL_FILES[measured["default_precision"]])
+        logits["cascade"] = CascadeModel(encoder, folder / cascade["file"], cascade["threshold"]).run(texts)[0]
     student = {
         name: {
             **evaluation.measure(gold, answered.argmax(axis=1), len(made.labels))[0],
@@ -240,6 +264,7 @@ def _describe(made: Made) -> dict[str, Any]:
         "supervision": made.supervision.digest(),
         "training": made.history,
         "vocabulary": made.vocabulary,
+        "model_type": made.student.model.config.model_type,
         "max_length": made.student.tokenizer.model_max_length,
         "pad_token_id": made.student.tokenizer.pad_token_id,
     }

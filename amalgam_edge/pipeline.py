@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from amalgam_edge import stages
+from amalgam_edge import cascading, stages
 from amalgam_edge.bundling import Made, write_bundle
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.devices import resolve_device
@@ -35,6 +35,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         AmalgamError: a mistake in the recipe or in what it names; nothing is left in the output folder.
     """
     stages.require(recipe, "teachers", "corpus", "student", "output")
+    stages.check_student(recipe)
     stages.method_of(recipe)
     stages.backend_of(recipe)
     resolve_device(recipe.device)
@@ -46,10 +47,12 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         progress.say(f"{output}: finished already, nothing to do")
         return manifest
 
-    steps = 6 + stages.n_scoring_steps(recipe) + recipe.trim_vocabulary + recipe.calibrate + bool(recipe.evaluate)
-    progress.begin(steps)
+    steps = 6 + recipe.trim_vocabulary + recipe.calibrate + 2 * recipe.cascade + bool(recipe.evaluate)
+    progress.begin(steps + stages.n_scoring_steps(recipe))
     with progress.step("reading texts"):
         texts = stages.read_texts(recipe)
+        if recipe.cascade:
+            cascading.require_texts(texts)
     with progress.step("loading teachers and student"):
         teachers, labels, student = stages.load_models(recipe)
         gold = labels.encode(texts.labelled.labels) if texts.labelled else None
@@ -85,6 +88,18 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     if recipe.calibrate:
         with progress.step("calibrating"):
             calibration = stages.calibrate_student(recipe, student, texts, scores, labels)
+    companion = None
+    if recipe.cascade:
+        n_updates = cascading.n_updates(stages.training_settings(recipe, static=True), len(texts.train))
+        with progress.step("training the cascade's static student", n_updates, "updates") as advance:
+            companion = cascading.train_companion(
+                student,
+                texts,
+                labels.names,
+                recipe,
+                training_folder.with_name(f"{training_folder.name}-static"),
+                advance,
+            )
     made = Made(
         recipe,
         texts,
@@ -98,6 +113,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         tokenized.n_truncated,
         vocabulary,
         calibration,
+        companion,
     )
     with staged(output) as folder:
         manifest = write_bundle(made, folder, progress)

@@ -58,11 +58,26 @@ class Recipe(BaseModel):
     score_temperature: Positive = Field(default=0.2, description="Temperature of the softmax over teachers' scores.")
     distillation_temperature: Positive = Field(default=2.0, description="Temperature of vanilla-kd.")
 
-    student: str = Field(default="", description="Encoder to start from: folder, Hub name, or teacher:NAME.")
+    student: str = Field(
+        default="",
+        description="Encoder to start from: folder, Hub name, or teacher:NAME; or static, static:ENCODER: no layers.",
+    )
     student_layers: Count | None = Field(default=None, description="Keep this many layers of it.  [default: all]")
+    static_width: Count = Field(
+        default=64, description="Entries of a static student's token vectors, at most those of its encoder."
+    )
+    cascade: bool = Field(
+        default=False, description="Train a static student beside the encoder that answers where it is sure."
+    )
+    cascade_agreement: Share = Field(
+        default=0.99, description="Share of texts on which the cascade must answer as the encoder alone."
+    )
     epochs: Count = Field(default=5, description="Passes of training over the corpus.")
     batch_size: Count = Field(default=32, description="Texts an update.")
-    learning_rate: Positive = Field(default=1e-4, description="Peak learning rate; 2e-5 suits students of 12 layers.")
+    learning_rate: Positive | None = Field(
+        default=None,
+        description="Peak learning rate; 2e-5 suits encoders of 12 layers.  [default: 0.0001, static 0.01]",
+    )
     warmup_ratio: Share = Field(default=0.1, description="Share of the updates spent warming up.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.01, description="Weight decay of AdamW.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Seed of masks, head and shuffling.")

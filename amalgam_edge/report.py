@@ -13,7 +13,14 @@ from amalgam_edge import plots
 from amalgam_edge.calibration import Reliability
 from amalgam_edge.scores import TeacherScores
 from amalgam_edge.supervision import certainty, margin
-from amalgam_edge.tables import Table, calibration_line, evaluation_table, precision_table, teacher_table
+from amalgam_edge.tables import (
+    Table,
+    calibration_line,
+    cascade_line,
+    evaluation_table,
+    precision_table,
+    teacher_table,
+)
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#27313d;background:#f4f6f9;margin:0}
@@ -128,4 +135,5 @@ def _gate_note(manifest: dict[str, Any]) -> str:
     return (
         f"{verdict}* is the default. Agreement is with the float model on {gate['n_texts']} texts held out from "
         f"training; budget {gate['max_disagreement']:.2%} of changed labels. Tried: {tried}."
+        + (f"<br>{escape(line)}." if (line := cascade_line(manifest)) else "")
     )

@@ -18,6 +18,7 @@ from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.trimming import trim_through_gate
 from amalgam_edge.labels import LabelSpace
+from amalgam_edge.models.static_student import build_static_student, encoder_of, is_static
 from amalgam_edge.models.student import build_student, resolve_student
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.objectives import METHODS, Method, MethodSettings
@@ -29,6 +30,10 @@ from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.supervision import Supervision
 from amalgam_edge.training import History, LossFunction, SupervisedTexts, TrainingSettings, fit
+
+# Measured on 1,631 short texts under MUKA-soft, with which weights are small: accuracy 57.9 % at 2e-3, 67.1 % at 5e-3,
+# 70.5 % at 1e-2, 69.2 % at 2e-2.
+STATIC_LEARNING_RATE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,25 @@ def require(recipe: Recipe, *fields: str) -> None:
             raise AmalgamError(f"no {name} given: name one with --{name}, or under '{field}' in the recipe")
 
 
+def check_student(recipe: Recipe) -> None:
+    """Refuse options that a static student has no use for.
+
+    Raises:
+        AmalgamError: one of them is set.
+    """
+    if not is_static(recipe.student):
+        return
+    if recipe.student_layers is not None:
+        raise AmalgamError(
+            f"--student-layers: a static student has no layers; leave it out of --student {recipe.student}"
+        )
+    if recipe.cascade:
+        raise AmalgamError(
+            f"--cascade: it puts a static student before an encoder, and --student {recipe.student} is static already; "
+            "name an encoder for --student, or leave --cascade out"
+        )
+
+
 def read_texts(recipe: Recipe) -> Texts:
     """Read the corpus, split it, and read the labelled texts.
 
@@ -112,7 +136,19 @@ def load_models(recipe: Recipe) -> tuple[list[Teacher], LabelSpace, Student]:
 
 def new_student(recipe: Recipe, teachers: Sequence[Teacher], labels: LabelSpace) -> Student:
     """The student before any training; the same one each time."""
-    checkpoint = resolve_student(recipe.student, {teacher.name: teacher.source for teacher in teachers})
+    sources = {teacher.name: teacher.source for teacher in teachers}
+    if is_static(recipe.student):
+        return Student(
+            *build_static_student(
+                resolve_student(encoder_of(recipe.student, teachers[0].name), sources),
+                labels.names,
+                width=recipe.static_width,
+                max_length=recipe.max_length,
+                seed=recipe.seed,
+                device=recipe.device,
+            )
+        )
+    checkpoint = resolve_student(recipe.student, sources)
     return Student(
         *build_student(
             checkpoint, labels.names, layers=recipe.student_layers, max_length=recipe.max_length, seed=recipe.seed
@@ -199,12 +235,19 @@ def method_loss(method: Method, settings: MethodSettings) -> LossFunction:
     return lambda logits, target, weight: method.loss(logits, target, weight, settings)
 
 
-def training_settings(recipe: Recipe) -> TrainingSettings:
-    """The recipe's settings of the training loop."""
+def training_settings(recipe: Recipe, *, static: bool = False) -> TrainingSettings:
+    """The recipe's settings of the training loop.
+
+    Args:
+        recipe: of the build.
+        static: for the static student of a cascade; the recipe's learning rate is then the encoder's and not heeded.
+    """
+    given = None if static else recipe.learning_rate
+    usual = STATIC_LEARNING_RATE if static or is_static(recipe.student) else TrainingSettings.learning_rate
     return TrainingSettings(
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
+        learning_rate=usual if given is None else given,
         warmup_ratio=recipe.warmup_ratio,
         weight_decay=recipe.weight_decay,
         seed=recipe.seed,

@@ -91,8 +91,13 @@ def from_weights(
 
 def from_labels(gold: np.ndarray, n_labels: int) -> Supervision:
     """Supervision by true labels ``(n_texts,)``: for teachers, and for the reference that labels would give."""
+    return from_targets(np.eye(n_labels)[gold])
+
+
+def from_targets(target: np.ndarray) -> Supervision:
+    """Supervision by one distribution a text, ``(n_texts, n_labels)``, each of the same weight."""
     return Supervision(
-        target=np.eye(n_labels, dtype=np.float32)[gold],
-        weight=np.ones(len(gold), dtype=np.float32),
-        picked=np.full(len(gold), -1),
+        target=target.astype(np.float32),
+        weight=np.ones(len(target), dtype=np.float32),
+        picked=np.full(len(target), -1),
     )

@@ -169,5 +169,24 @@ def _timed(cell: Cell, name: str) -> str:
     return f"{cell.seconds[name] * 1e3:.2f}" + ("" if ratio is None else f" ({ratio:.2f}×)")
 
 
+def cascade_line(manifest: dict[str, Any]) -> str:
+    """What became of a bundle's cascade, in a line; empty where none was asked for."""
+    cascade = manifest.get("cascade")
+    if not cascade:
+        return ""
+    asked = f"{cascade['agreement_asked']:.2%}"
+    if not cascade["file"]:
+        best = max((attempt["agreement"] for attempt in cascade["attempts"] if attempt["share"] > 0), default=None)
+        return (
+            f"no cascade: no threshold kept {asked} agreement with the encoder on {cascade['n_texts']} held-out texts "
+            f"(best: {_share(best)})"
+        )
+    return (
+        f"cascade: a static student of {cascade['bytes'] / 1e6:.1f} MB answers {cascade['share']:.1%} of "
+        f"{cascade['n_texts']} held-out texts, those with a probability of {cascade['threshold']:.3f} or more; "
+        f"{cascade['agreement']:.2%} agreement with the encoder alone (asked: {asked})"
+    )
+
+
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"

@@ -28,7 +28,8 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
 
     The teachers score every text of the corpus under Monte-Carlo dropout; how certain they are becomes the student's
     supervision. The student is trained, exported to ONNX, quantized to int8, and int8 ships only if it agrees with the
-    float model on held-out texts. Exit status 3: no int8 model did, and the bundle holds the float model alone.
+    float model on held-out texts. Exit status 3: no int8 model did, and the bundle holds the float model alone; or
+    --cascade was asked for and no threshold kept to --cascade-agreement.
 
     \b
     Examples:
@@ -43,18 +44,26 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
     from amalgam_edge.cli.progress import ConsoleProgress
     from amalgam_edge.recipe import read_recipe
     from amalgam_edge.runtime.bundle import REPORT
-    from amalgam_edge.tables import calibration_line, evaluation_table, precision_table, teacher_table
+    from amalgam_edge.tables import calibration_line, cascade_line, evaluation_table, precision_table, teacher_table
 
     recipe = read_recipe(recipe_file, given(fields))
     manifest = pipeline.build(recipe, ConsoleProgress(), overwrite=overwrite, resume=resume)
 
     click.echo(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
+    if line := cascade_line(manifest):
+        click.echo(f"\n{line}")
     if manifest["evaluation"]:
         click.echo(f"\n{evaluation_table(manifest).to_text()}")
     if calibration_line(manifest):
         click.echo(f"\n{calibration_line(manifest)}")
     click.echo(f"\nbundle: {recipe.output}   report: {recipe.output.rstrip('/')}/{REPORT}")
     click.echo(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")
+    missed = []
     if not manifest["gate"]["passed"]:
-        click.echo("no int8 model kept within --max-disagreement: the bundle holds fp32 only", err=True)
+        missed.append("no int8 model kept within --max-disagreement: the bundle holds fp32 only")
+    if recipe.cascade and not manifest["cascade"]["file"]:
+        missed.append("no threshold kept --cascade-agreement: the bundle holds no cascade")
+    for message in missed:
+        click.echo(message, err=True)
+    if missed:
         sys.exit(EXIT_GATE)

@@ -7,7 +7,7 @@ import json
 import click
 
 from amalgam_edge.runtime.bundle import Bundle
-from amalgam_edge.tables import calibration_line, evaluation_table, precision_table, teacher_table
+from amalgam_edge.tables import calibration_line, cascade_line, evaluation_table, precision_table, teacher_table
 
 
 @click.command("inspect")
@@ -39,6 +39,8 @@ def command(bundle: str, as_json: bool) -> None:
         )
     if calibration_line(manifest):
         click.echo(calibration_line(manifest))
+    if line := cascade_line(manifest):
+        click.echo(line)
     click.echo("\nlabels")
     for label in manifest["labels"]:
         sources = ", ".join(f"{source['teacher']}:{source['class']}" for source in label["sources"])

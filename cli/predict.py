@@ -40,7 +40,14 @@ _NO_LABEL = "–"
 @click.option("--precision", help="fp32 or int8.  [default: the bundle's own choice]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one a core]")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts that run together."
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Texts that run together.  [default: 32, and 256 of a static student]",
+)
+@click.option(
+    "--cascade/--no-cascade",
+    default=None,
+    help="Let the bundle's static student answer where it is sure.  [default: where the bundle has one]",
 )
 def command(
     bundle: str,
@@ -51,7 +58,8 @@ def command(
     abstain: float | None,
     precision: str | None,
     threads: int | None,
-    batch_size: int,
+    batch_size: int | None,
+    cascade: bool | None,
 ) -> None:
     """Classify texts with a bundle: arguments, a file, or standard input, a line a text.
 
@@ -66,7 +74,9 @@ def command(
     """  # noqa: D301  (click reads \b as "do not rewrap")
     if texts and file:
         raise AmalgamError("texts given both as arguments and with --file: give one of them")
-    classifier = EdgeClassifier.from_pretrained(bundle, precision=precision, threads=threads, abstain=abstain)
+    classifier = EdgeClassifier.from_pretrained(
+        bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade
+    )
     write = _WRITERS[output_format](classifier.labels, all_scores)
     n_truncated = n_empty = 0
     for chunk in _chunks(texts or _lines(file)):

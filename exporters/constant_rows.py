@@ -12,8 +12,10 @@ from onnx import NodeProto, numpy_helper
 from amalgam_edge.exporters.graphs import GraphIndex, attribute, replace_nodes
 
 # Operations that copy entries of their first input: of a tensor whose entries are all alike they make another.
-_COPIES = ("Cast", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Squeeze")
-_COPIES += ("Tile", "Transpose", "Unsqueeze")
+_COPIES = (
+    *("Cast", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Squeeze"),
+    *("Tile", "Transpose", "Unsqueeze"),
+)
 
 
 def fold_constant_rows(graph: onnx.GraphProto) -> int:

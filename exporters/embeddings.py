@@ -16,6 +16,8 @@ _LARGEST = 127
 def quantize_embeddings(model: onnx.ModelProto) -> int:
     """Replace each look-up in a float table by one in int8 rows and their scales, in place.
 
+    A table of single numbers would be no smaller, and stays.
+
     Returns:
         How many tables were quantized.
     """
@@ -23,7 +25,7 @@ def quantize_embeddings(model: onnx.ModelProto) -> int:
     tables = {
         initializer.name: initializer
         for initializer in graph.initializer
-        if initializer.data_type == TensorProto.FLOAT and len(initializer.dims) == 2
+        if initializer.data_type == TensorProto.FLOAT and len(initializer.dims) == 2 and initializer.dims[1] > 1
     }
     uses = [name for node in graph.node for name in node.input if name in tables]
     nodes: list[onnx.NodeProto] = []

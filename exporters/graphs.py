@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -74,7 +74,7 @@ def add_constant(graph: onnx.GraphProto, value: np.ndarray, name: str) -> str:
     return free
 
 
-def replace_nodes(graph: onnx.GraphProto, replacements: dict[str, Iterable[NodeProto]]) -> None:
+def replace_nodes(graph: onnx.GraphProto, replacements: Mapping[str, Iterable[NodeProto]]) -> None:
     """Put other nodes where the makers of these values stand, then drop what nobody reads any more.
 
     Args:

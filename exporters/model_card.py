@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from amalgam_edge.tables import calibration_line, evaluation_table, precision_table, teacher_table
+from amalgam_edge.tables import calibration_line, cascade_line, evaluation_table, precision_table, teacher_table
 
 _HUB_DATA = "hf://datasets/"
 _TAGS = ["onnx", "text-classification", "knowledge-amalgamation", "transformers.js"]
@@ -36,7 +36,7 @@ Agreement with the float model on {n_gate} texts held out from training; latency
 that built the bundle. The starred one is the default.
 
 {precisions}
-
+{cascade}
 ## Teachers
 
 {teachers}
@@ -71,6 +71,7 @@ def render_model_card(manifest: dict[str, Any], folder: str) -> str:
         labels=", ".join(f"`{label['name']}`" for label in manifest["labels"]),
         n_gate=manifest["gate"]["n_texts"],
         precisions=precision_table(manifest).to_markdown(),
+        cascade=f"\n{line[0].upper()}{line[1:]}.\n" if (line := cascade_line(manifest)) else "",
         teachers=teacher_table(manifest).to_markdown(),
         evaluation=measured,
         scores=f"\n## Scores\n\n{_sentence(calibration_line(manifest))}\n" if calibration_line(manifest) else "",

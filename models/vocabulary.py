@@ -37,10 +37,9 @@ def with_tokens(
     small_model, small_tokenizer = copy.deepcopy(model), copy.deepcopy(tokenizer)
     trimmed = trim_tokenizer(json.loads(tokenizer.backend_tokenizer.to_str()), kept)
     small_tokenizer._tokenizer = Tokenizer.from_str(json.dumps(trimmed))
-    table = small_model.get_input_embeddings()
-    rows = table.weight.detach()[torch.from_numpy(kept)].clone()
-    small_table = torch.nn.Embedding(len(rows), rows.shape[1], padding_idx=table.padding_idx, _weight=rows)
-    small_model.set_input_embeddings(small_table)
+    small_model.set_input_embeddings(_with_rows(small_model.get_input_embeddings(), kept))
+    for name in getattr(small_model, "other_token_tables", ()):
+        setattr(small_model, name, _with_rows(getattr(small_model, name), kept))
     new = {int(old): position for position, old in enumerate(kept)}
     config = small_model.config
     config.vocab_size = len(kept)
@@ -48,6 +47,11 @@ def with_tokens(
         if name.endswith("_token_id") and isinstance(value, int):
             setattr(config, name, new.get(value))
     return small_model, small_tokenizer
+
+
+def _with_rows(table: torch.nn.Embedding, kept: np.ndarray) -> torch.nn.Embedding:
+    rows = table.weight.detach()[torch.from_numpy(kept)].clone()
+    return torch.nn.Embedding(len(rows), rows.shape[1], padding_idx=table.padding_idx, _weight=rows)
 
 
 def kept_tokens(tokenizer: Mapping[str, Any], used: Collection[int], first: int = 0) -> np.ndarray:

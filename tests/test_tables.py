@@ -6,6 +6,7 @@ from amalgam_edge.tables import (
     Column,
     Table,
     calibration_line,
+    cascade_line,
     evaluation_table,
     precision_table,
     score_table,
@@ -110,3 +111,40 @@ def test_a_bar_in_a_cell_does_not_split_it():
     """GitHub reads \\| inside a table as a bar that belongs to the cell."""
     row = Table(SMALL.columns, (("a|b", "1"),)).to_markdown().splitlines()[-1]
     assert row.replace(r"\|", "").count("|") == 3
+
+
+CASCADE = {
+    "agreement_asked": 0.99,
+    "n_texts": 200,
+    "attempts": [
+        {"threshold": 0.8, "agreement": 0.975, "share": 0.7},
+        {"threshold": 0.9, "agreement": 1.0, "share": 0.0},
+    ],
+    "file": None,
+}
+
+
+def test_no_cascade_is_no_line():
+    assert cascade_line(make_manifest()) == ""
+    assert cascade_line(make_manifest(cascade=None)) == ""
+
+
+def test_a_cascade_in_a_line():
+    found = {
+        "file": "onnx/model_static.onnx",
+        "bytes": 2_340_000,
+        "threshold": 0.87654,
+        "agreement": 0.995,
+        "share": 0.62,
+    }
+    assert cascade_line(make_manifest(cascade=CASCADE | found)) == (
+        "cascade: a static student of 2.3 MB answers 62.0% of 200 held-out texts, those with a probability of 0.877 or "
+        "more; 99.50% agreement with the encoder alone (asked: 99.00%)"
+    )
+
+
+def test_a_refused_cascade_says_how_near_it_came():
+    assert cascade_line(make_manifest(cascade=CASCADE)) == (
+        "no cascade: no threshold kept 99.00% agreement with the encoder on 200 held-out texts (best: 97.5%)"
+    )
+    assert cascade_line(make_manifest(cascade=CASCADE | {"attempts": []})).endswith("(best: –)")

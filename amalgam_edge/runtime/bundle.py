@@ -16,6 +16,8 @@ MANIFEST = "amalgam.json"
 FORMAT_VERSION = 1
 TEACHER_KIND = "teacher"
 TOKENIZER, RECIPE, REPORT, CARD = "tokenizer.json", "recipe.yaml", "report.html", "README.md"
+STATIC = "static"  # the model type of a student without layers
+STATIC_FILE = "onnx/model_static.onnx"
 MODEL_FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 
 
@@ -39,7 +41,10 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "pad_token_id": lambda entry: isinstance(entry, int) and entry >= 0,
 }
 # What bundles of earlier versions do not have.
-_LATER_ENTRIES: dict[str, Callable[[Any], bool]] = {"abstain": lambda entry: 0 <= entry <= 1}
+_LATER_ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "abstain": lambda entry: 0 <= entry <= 1,
+    "cascade": lambda entry: isinstance(entry, dict),
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,17 @@ class Bundle:
     def abstain(self) -> float:
         """Below this score no label is given; 0 where there is no such threshold."""
         return float(self.manifest.get("abstain") or 0.0)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether its student has no layers."""
+        return self.manifest.get("model_type") == STATIC
+
+    @property
+    def cascade(self) -> dict[str, Any] | None:
+        """The manifest's account of the static student that answers before the encoder; None where there is none."""
+        entry = self.manifest.get("cascade")
+        return entry if entry and entry.get("file") else None
 
     def file(self, name: str) -> Path:
         """A file of the bundle, checked against its SHA-256.

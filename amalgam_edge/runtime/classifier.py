@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
+from amalgam_edge.runtime.cascade import open_cascade
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
-from amalgam_edge.runtime.text_model import TextModel
+from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel
 from amalgam_edge.uncertainty import softmax
 
 
@@ -44,6 +46,11 @@ class EdgeClassifier:
         precision: one of the bundle's; by default the bundle's own choice.
         threads: to compute with; by default one a core.
         abstain: give no label below this score, in [0, 1]; by default the bundle's own threshold, and 0 never abstains.
+        cascade: let the bundle's static student answer where it is sure; by default where the bundle has one.
+
+    Raises:
+        AmalgamError: a damaged file, a precision that the bundle does not carry, a cascade that it does not hold, or a
+            threshold that is no score.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class EdgeClassifier:
         precision: str | None = None,
         threads: int | None = None,
         abstain: float | None = None,
+        cascade: bool | None = None,
     ) -> None:
         self.bundle = bundle
         self.labels = bundle.labels
@@ -61,18 +69,20 @@ class EdgeClassifier:
         if not 0 <= self.abstain <= 1:
             raise AmalgamError(f"abstain is a score between 0 and 1 (got {abstain!r})")
         self.max_length = int(bundle.manifest["max_length"])
-        self._model = TextModel(
+        self._batch_size = STATIC_BATCH if bundle.is_static else 32
+        encoder = TextModel(
             bundle.model_file(precision),
             bundle.file(TOKENIZER),
             max_length=self.max_length,
             pad_token_id=int(bundle.manifest["pad_token_id"]),
             threads=threads,
         )
-        if self._model.n_labels not in (None, len(self.labels)):
+        if encoder.n_labels not in (None, len(self.labels)):
             raise AmalgamError(
-                f"{bundle.folder}: the model answers over {self._model.n_labels} labels and the manifest names "
+                f"{bundle.folder}: the model answers over {encoder.n_labels} labels and the manifest names "
                 f"{len(self.labels)}; copy the bundle again"
             )
+        self._model = open_cascade(bundle, encoder, wanted=cascade, threads=threads) or encoder
 
     @classmethod
     def from_pretrained(
@@ -82,38 +92,47 @@ class EdgeClassifier:
         precision: str | None = None,
         threads: int | None = None,
         abstain: float | None = None,
+        cascade: bool | None = None,
     ) -> EdgeClassifier:
         """Load a bundle from a folder, or from the Hub by ``owner/name``.
 
         Raises:
-            AmalgamError: no bundle there, a damaged file, or a precision that it does not carry.
+            AmalgamError: no bundle there, a damaged file, or a precision or cascade that it does not hold.
         """
         folder = Path(source)
         if not folder.exists() and str(source).count("/") == 1 and not str(source).startswith((".", "/")):
             folder = _download(str(source))
-        return cls(Bundle.open(folder), precision=precision, threads=threads, abstain=abstain)
+        return cls(Bundle.open(folder), precision=precision, threads=threads, abstain=abstain, cascade=cascade)
 
-    def __call__(self, texts: Sequence[str], *, all_scores: bool = False, batch_size: int = 32) -> list[Prediction]:
+    def __call__(
+        self, texts: Sequence[str], *, all_scores: bool = False, batch_size: int | None = None
+    ) -> list[Prediction]:
         """Classify texts; answers stand in the order of ``texts``.
 
         Args:
             texts: any strings; an empty one is answered as the model sees it.
             all_scores: give the probability of every label.
-            batch_size: texts that run together, sorted by length.
+            batch_size: texts that run together, sorted by length; by default 32, and 256 of a static student.
         """
         if isinstance(texts, str):
             raise AmalgamError("give a list of texts, not one string")
         if not texts:
             return []
-        logits, truncated = self._model.run(texts, batch_size=batch_size)
+        logits, truncated = self._model.run(texts, batch_size=batch_size or self._batch_size)
+        probabilities = softmax(logits.astype(np.float64))
+        best = probabilities.argmax(axis=1)
+        found = probabilities[np.arange(len(best)), best]
+        answers = (self.abstain == 0) | (found >= self.abstain)
+        every = map(self._ranked, probabilities) if all_scores else repeat(None, len(best))
+        columns = (best.tolist(), answers.tolist(), found.tolist(), every, truncated.tolist())
         return [
-            self._prediction(probabilities, bool(cut), all_scores)
-            for probabilities, cut in zip(softmax(logits.astype(np.float64)), truncated, strict=True)
+            Prediction(self.labels[label] if answered else None, score, scores, cut)
+            for label, answered, score, scores, cut in zip(*columns, strict=True)
         ]
 
-    def logits(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
+    def logits(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
         """The model's logits, ``(n_texts, n_labels)`` of float32, in the order of ``texts``."""
-        return self._model.run(texts, batch_size=batch_size)[0]
+        return self._model.run(texts, batch_size=batch_size or self._batch_size)[0]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Copy the bundle, every file verified; see :func:`~amalgam_edge.runtime.publishing.save_bundle`."""
@@ -123,13 +142,9 @@ class EdgeClassifier:
         """Publish the bundle on the Hub; see :func:`~amalgam_edge.runtime.publishing.push_bundle`."""
         return push_bundle(self.bundle, repo_id, private=private, token=token)
 
-    def _prediction(self, probabilities: np.ndarray, truncated: bool, all_scores: bool) -> Prediction:
+    def _ranked(self, probabilities: np.ndarray) -> dict[str, float]:
         ranked = np.argsort(-probabilities, kind="stable")
-        best = int(ranked[0])
-        scores = {self.labels[k]: float(probabilities[k]) for k in ranked} if all_scores else None
-        score = float(probabilities[best])
-        answers = self.abstain == 0 or score >= self.abstain
-        return Prediction(self.labels[best] if answers else None, score, scores, truncated)
+        return {self.labels[k]: float(probabilities[k]) for k in ranked}
 
 
 def _download(name: str) -> Path:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
 
-from amalgam_edge.errors import AmalgamError
-from amalgam_edge.padding import pad_batch
 from amalgam_edge.runtime.session import open_session
+from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+STATIC_BATCH = 256  # texts that a static student reads at once; more leave the caches
 
 
 class TextModel:
@@ -28,13 +32,8 @@ class TextModel:
         self, model: Path, tokenizer: Path, *, max_length: int, pad_token_id: int, threads: int | None = None
     ) -> None:
         self._session = open_session(model, threads)
-        self._pad_token_id = pad_token_id
-        try:
-            self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise AmalgamError(f"{tokenizer}: cannot be read as a tokenizer ({error})") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer = BatchTokenizer(tokenizer, max_length)
+        self.pad_token_id = pad_token_id
 
     @property
     def n_labels(self) -> int | None:
@@ -47,34 +46,49 @@ class TextModel:
 
         Texts run in batches of like length.
         """
-        encodings = self._encode(texts)
-        truncated = np.array([bool(encoding.overflowing) for encoding in encodings])
-        rows, answered = zip(*self._batches(encodings, ["logits"], batch_size), strict=True)
-        sorted_logits = np.concatenate([logits for (logits,) in answered])
-        logits = np.empty_like(sorted_logits)
-        logits[np.concatenate(rows)] = sorted_logits
-        return logits, truncated
+        tokens = self.tokenize(texts)
+        return self.answer(tokens, batch_size=batch_size), tokens.truncated
+
+    def tokenize(self, texts: Sequence[str]) -> TokenIds:
+        """The texts as token ids, cut to the longest input."""
+        return self._tokenizer.encode(texts)
+
+    def answer(self, tokens: TokenIds, *, batch_size: int = 32, rows: np.ndarray | None = None) -> np.ndarray:
+        """Logits ``(n_rows, n_labels)`` of tokenized texts, or of some rows of them, in the order given."""
+        return run_session(self._session, tokens, self.pad_token_id, batch_size, rows)
 
     def outputs(
         self, texts: Sequence[str], names: Sequence[str], *, batch_size: int = 32
     ) -> Iterator[list[np.ndarray]]:
         """What the model puts out under these names, batch by batch, texts of like length together."""
-        for _, values in self._batches(self._encode(texts), names, batch_size):
-            yield values
+        tokens = self.tokenize(texts)
+        by_length = np.argsort(tokens.lengths, kind="stable")
+        yield from _run_batches(self._session, names, tokens, self.pad_token_id, batch_size, by_length)
 
-    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
-        # Half a surrogate pair, which JSON may hold, is no text: it becomes a question mark.
-        encodings = self._tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])
-        if not encodings:
-            raise AmalgamError("no texts given")
-        return encodings
 
-    def _batches(
-        self, encodings: Sequence[Encoding], names: Sequence[str], batch_size: int
-    ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """The rows of each batch, and what the model puts out for them."""
-        order = np.argsort([len(encoding.ids) for encoding in encodings], kind="stable")
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            input_ids, attention_mask = pad_batch([encodings[row].ids for row in rows], self._pad_token_id)
-            yield rows, self._session.run(names, {"input_ids": input_ids, "attention_mask": attention_mask})
+def run_session(
+    session: InferenceSession, tokens: TokenIds, pad_token_id: int, batch_size: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Logits ``(n_rows, n_labels)`` of texts, or of some rows of them, in their order; they run sorted by length."""
+    lengths = tokens.lengths if rows is None else tokens.lengths[rows]
+    order = np.argsort(lengths, kind="stable")
+    sorted_rows = order if rows is None else rows[order]
+    answered = _run_batches(session, ["logits"], tokens, pad_token_id, batch_size, sorted_rows)
+    sorted_logits = np.concatenate([logits for (logits,) in answered])
+    logits = np.empty_like(sorted_logits)
+    logits[order] = sorted_logits
+    return logits
+
+
+def _run_batches(
+    session: InferenceSession,
+    names: Sequence[str],
+    tokens: TokenIds,
+    pad_token_id: int,
+    batch_size: int,
+    rows: np.ndarray,
+) -> Iterator[list[np.ndarray]]:
+    """What the model puts out under these names for these rows, batch by batch, in the order given."""
+    for start in range(0, len(rows), batch_size):
+        input_ids, attention_mask = tokens.padded(rows[start : start + batch_size], pad_token_id)
+        yield session.run(names, {"input_ids": input_ids, "attention_mask": attention_mask})

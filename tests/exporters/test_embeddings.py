@@ -12,7 +12,7 @@ from amalgam_edge.exporters.embeddings import quantize_embeddings
 
 TABLES = hnp.arrays(
     np.float32,
-    hnp.array_shapes(min_dims=2, max_dims=2, max_side=6),
+    st.tuples(st.integers(1, 6), st.integers(2, 6)),
     elements=st.floats(-1e4, 1e4, width=32, allow_subnormal=False),
 )
 
@@ -109,8 +109,9 @@ def test_look_ups_of_columns_are_left_alone():
         (np.arange(4, dtype=np.float32), TensorProto.FLOAT),
         (np.ones((2, 2, 2), dtype=np.float32), TensorProto.FLOAT),
         (np.ones((2, 2), dtype=np.float64), TensorProto.DOUBLE),
+        (np.ones((4, 1), dtype=np.float32), TensorProto.FLOAT),
     ],
-    ids=["integers", "a vector", "three axes", "float64"],
+    ids=["integers", "a vector", "three axes", "float64", "single numbers"],
 )
 def test_what_is_no_float_matrix_is_left_alone(table, dtype):
     model = look_up(table, dtype=dtype)

@@ -101,6 +101,7 @@ def test_other_formats_are_refused_with_what_to_do(copied, changes, remedy):
         ("pad_token_id", [0]),
         ("abstain", "often"),
         ("abstain", 1.5),
+        ("cascade", "onnx/model_static.onnx"),
     ],
 )
 def test_an_entry_that_makes_no_sense_is_named(copied, entry, value):

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.models.static_student import (
+    StaticConfig,
+    StaticStudent,
+    build_static_student,
+    encoder_of,
+    is_static,
+    log_weights,
+    principal_components,
+    token_vectors,
+)
+from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+
+LABELS = ("games", "science", "net")
+
+
+@pytest.fixture(scope="module")
+def student(classifier_folder):
+    """A static student and its tokenizer, started from the tiny BERT. Read only."""
+    model, tokenizer = build_static_student(str(classifier_folder), LABELS, width=8, max_length=40, device="cpu")
+    return model.eval(), tokenizer
+
+
+def by_hand(model, ids, mask):
+    """The logits of one text, in float64."""
+    table, log_weight, head, bias = (
+        tensor.detach().double().numpy()
+        for tensor in (model.table.weight, model.log_weight.weight, model.classifier.weight, model.classifier.bias)
+    )
+    seen = [token for token, shown in zip(ids, mask, strict=True) if shown]
+    weights = np.array([np.exp(log_weight[token, 0]) for token in seen])
+    text = sum(weight * table[token] for weight, token in zip(weights / weights.sum(), seen, strict=True))
+    return head @ text + bias
+
+
+def test_logits_are_a_weighted_mean_under_a_linear_head(student):
+    model, _ = student
+    ids = np.array([[5, 9, 9, 300, 1], [17, 1, 1, 1, 1]])
+    mask = np.array([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]])
+    with torch.inference_mode():
+        found = model(torch.from_numpy(ids), torch.from_numpy(mask)).logits.numpy()
+    expected = [by_hand(model, *row) for row in zip(ids, mask, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_text_without_tokens_gets_the_bias(student):
+    model, _ = student
+    with torch.inference_mode():
+        found = model(torch.tensor([[1, 1]]), torch.tensor([[0, 0]])).logits.numpy()
+    np.testing.assert_allclose(found[0], model.classifier.bias.detach().numpy(), atol=1e-6)
+
+
+def test_each_token_goes_through_the_encoder_alone(classifier_folder, tokenizer):
+    encoder = AutoModel.from_pretrained(classifier_folder).eval()
+    found = token_vectors(encoder, tokenizer, "cpu")
+    assert found.shape == (len(tokenizer), encoder.config.hidden_size)
+    for token in (0, 7, 399):
+        ids = torch.tensor([[tokenizer.cls_token_id, token, tokenizer.sep_token_id]])
+        with torch.inference_mode():
+            expected = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].mean(dim=0)
+        np.testing.assert_allclose(found[token], expected.numpy(), atol=1e-5)
+
+
+def test_components_are_those_of_singular_values():
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(50, 6)) * [9, 5, 3, 1, 0.5, 0.1] + 4).astype(np.float32) @ rng.normal(size=(6, 6))
+    found = principal_components(vectors, 3)
+    u, s, _ = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(found), np.abs(u[:, :3] * s[:3]), rtol=1e-3, atol=1e-4)
+
+
+def test_all_components_keep_all_distances():
+    vectors = np.random.default_rng(1).normal(size=(20, 5)).astype(np.float32)
+    found = principal_components(vectors, 99)
+    assert found.shape == (20, 5)
+    distances = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (vectors, found)]
+    np.testing.assert_allclose(*distances, atol=1e-4)
+
+
+def test_components_do_not_hang_on_a_sign():
+    vectors = np.random.default_rng(2).normal(size=(30, 4)).astype(np.float32)
+    np.testing.assert_allclose(principal_components(vectors[:, ::-1], 4), principal_components(vectors, 4), atol=1e-4)
+
+
+def test_common_tokens_weigh_less():
+    weights = log_weights(1000)
+    assert weights.max() == 0
+    assert (np.diff(weights) > 0).all()
+    # p of the first is 1 / ln 1001: a / (a + p) against the last one's, p = 1 / (1000 ln 1001)
+    ratio = (1e-4 + 1e-3 / np.log(1001)) / (1e-4 + 1 / np.log(1001))
+    np.testing.assert_allclose(np.exp(weights[0]), ratio, rtol=1e-4)
+
+
+def test_the_table_starts_from_the_encoder(student, classifier_folder, tokenizer):
+    model, _ = student
+    vectors = token_vectors(AutoModel.from_pretrained(classifier_folder), tokenizer, "cpu")
+    expected = principal_components(vectors, 8)
+    found = model.table.weight.detach().numpy()
+    np.testing.assert_allclose(found / np.linalg.norm(found), expected / np.linalg.norm(expected), atol=1e-5)
+    assert np.linalg.norm(found, axis=1).mean() == pytest.approx(1, rel=1e-5)
+
+
+def test_labels_length_and_head(student, classifier_folder):
+    model, tokenizer = student
+    assert list(model.config.id2label.values()) == list(LABELS)
+    assert tokenizer.model_max_length == 40
+    again, _ = build_static_student(str(classifier_folder), LABELS, width=8, device="cpu")
+    np.testing.assert_array_equal(again.classifier.weight.detach(), model.classifier.weight.detach())
+
+
+def test_a_width_beyond_the_encoder_is_the_encoders(classifier_folder):
+    model, _ = build_static_student(str(classifier_folder), LABELS, width=999, device="cpu")
+    assert model.config.width == AutoModel.from_pretrained(classifier_folder).config.hidden_size
+
+
+def test_a_trimmed_student_answers_the_same(student):
+    model, tokenizer = student
+    texts = ["a small game about maps", "reads mail aloud"]
+    used = {token for ids in tokenizer(texts)["input_ids"] for token in ids}
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    small, small_tokenizer = with_tokens(model, tokenizer, kept_tokens(content, used))
+    assert small.table.num_embeddings == small.log_weight.num_embeddings == small.config.vocab_size
+    assert small.config.vocab_size < model.config.vocab_size
+    answers = []
+    for asked, reads in ((model, tokenizer), (small, small_tokenizer)):
+        inputs = reads(texts, padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            answers.append(asked(inputs["input_ids"], inputs["attention_mask"]).logits.numpy())
+    np.testing.assert_allclose(*answers, atol=1e-6)
+
+
+def test_it_is_saved_and_read_without_pickle(student, tmp_path):
+    model, _ = student
+    model.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    again = StaticStudent.from_pretrained(tmp_path)
+    assert isinstance(again.config, StaticConfig)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("student", "static", "encoder"),
+    [
+        ("static", True, "teacher:first"),
+        ("static:runs/a", True, "runs/a"),
+        ("static:teacher:other", True, "teacher:other"),
+        ("./static", False, None),
+        ("statics", False, None),
+        ("teacher:first", False, None),
+    ],
+)
+def test_what_asks_for_a_static_student(student, static, encoder):
+    assert is_static(student) is static
+    if static:
+        assert encoder_of(student, "first") == encoder
+
+
+def test_an_unknown_checkpoint_is_named(tmp_path):
+    with pytest.raises(AmalgamError, match="nowhere: no such folder"):
+        build_static_student(str(tmp_path / "nowhere"), LABELS, width=8)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+from onnx import TensorProto, helper, numpy_helper
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.exporters.bundle_writer import write_manifest
+from amalgam_edge.runtime import EdgeClassifier
+from amalgam_edge.runtime.bundle import STATIC_FILE
+from amalgam_edge.runtime.cascade import CascadeModel, is_sure
+from amalgam_edge.runtime.tokens import BatchTokenizer
+
+TEXTS = [*tiny.TEXTS, "", "chess and chess and chess"]
+
+
+@pytest.fixture(scope="module")
+def static_model(tmp_path_factory, tokenizer):
+    """A model of four logits that are the sum of a random row a token, so that some texts are surer than others."""
+    table = np.random.default_rng(3).normal(size=(len(tokenizer), 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        helper.make_node("Cast", ["attention_mask"], ["shown"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["shown", "last"], ["mask"]),
+        helper.make_node("Mul", ["rows", "mask"], ["seen"]),
+        helper.make_node("ReduceSum", ["seen", "tokens"], ["logits"], keepdims=0),
+    ]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["n", "t"]) for n in ("input_ids", "attention_mask")]
+    constants = {"table": table, "last": np.array([-1]), "tokens": np.array([1])}
+    graph = helper.make_graph(
+        nodes,
+        "static",
+        inputs,
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    path = tmp_path_factory.mktemp("static") / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path, table
+
+
+def static_logits(table, tokenizer, texts):
+    return np.array([table[tokenizer(text, truncation=True, max_length=40)["input_ids"]].sum(axis=0) for text in texts])
+
+
+@pytest.fixture
+def cascaded(copied, static_model):
+    """A copy of the bundle with a cascade; half of the texts are answered by the static student."""
+    (copied / STATIC_FILE).write_bytes(static_model[0].read_bytes())
+
+    def write(**entry):
+        manifest = json.loads((copied / "amalgam.json").read_text("utf-8"))
+        manifest["cascade"] = {"file": STATIC_FILE, "threshold": 0.9, **entry}
+        write_manifest(
+            copied, {key: value for key, value in manifest.items() if key not in ("files", "format_version")}
+        )
+        return copied
+
+    write()
+    return copied, write
+
+
+def test_the_sure_answers_are_the_static_students_and_the_rest_the_encoders(cascaded, static_model, tokenizer):
+    folder, _ = cascaded
+    static = static_logits(static_model[1], tokenizer, TEXTS).astype(np.float64)
+    shares = np.exp(static - static.max(axis=1, keepdims=True))
+    sure = (shares / shares.sum(axis=1, keepdims=True)).max(axis=1) >= 0.9
+    assert 0 < sure.sum() < len(TEXTS)
+    encoder = EdgeClassifier.from_pretrained(folder, precision="fp32", cascade=False).logits(TEXTS)
+    found = EdgeClassifier.from_pretrained(folder, precision="fp32").logits(TEXTS)
+    np.testing.assert_allclose(found, np.where(sure[:, None], static, encoder), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.1])
+def test_a_threshold_that_all_or_none_pass(cascaded, static_model, tokenizer, threshold):
+    folder = cascaded[1](threshold=threshold)
+    found = EdgeClassifier.from_pretrained(folder, precision="fp32").logits(TEXTS)
+    if threshold == 0.0:
+        expected = static_logits(static_model[1], tokenizer, TEXTS)
+    else:
+        expected = EdgeClassifier.from_pretrained(folder, precision="fp32", cascade=False).logits(TEXTS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_texts_are_tokenized_once(cascaded, monkeypatch):
+    classifier = EdgeClassifier.from_pretrained(cascaded[0])
+    seen = []
+    encode = BatchTokenizer.encode
+    monkeypatch.setattr(BatchTokenizer, "encode", lambda self, texts: seen.append(len(texts)) or encode(self, texts))
+    classifier(TEXTS)
+    assert seen == [len(TEXTS)]
+
+
+def test_answers_stand_in_order_whatever_the_batch(cascaded):
+    classifier = EdgeClassifier.from_pretrained(cascaded[0], precision="fp32")
+    whole = [answer.label for answer in classifier(TEXTS)]
+    assert [answer.label for answer in classifier(TEXTS, batch_size=3)] == whole
+    assert [classifier([text])[0].label for text in TEXTS] == whole
+
+
+def test_threads_share_a_cascade(cascaded):
+    classifier = EdgeClassifier.from_pretrained(cascaded[0], precision="fp32", threads=1)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: [answer.label for answer in classifier(TEXTS)], range(12)))
+    assert all(answer == answers[0] for answer in answers)
+
+
+def test_truncation_is_told_whoever_answers(cascaded):
+    for threshold in (0.0, 1.1):
+        folder = cascaded[1](threshold=threshold)
+        answers = EdgeClassifier.from_pretrained(folder)(["x", "word " * 200])
+        assert [answer.truncated for answer in answers] == [False, True]
+
+
+def test_nan_is_never_sure():
+    logits = np.array([[np.nan, 9.0], [0.0, 9.0]])
+    assert is_sure(logits, 0.5).tolist() == [False, True]
+
+
+def test_below_the_threshold_there_is_no_label_whoever_answers(cascaded):
+    folder, _ = cascaded
+    sure = EdgeClassifier.from_pretrained(folder, precision="fp32")(TEXTS)
+    threshold = float(np.median([answer.score for answer in sure]))
+    answers = EdgeClassifier.from_pretrained(folder, precision="fp32", abstain=threshold)(TEXTS)
+    assert {answer.label is None for answer in answers} == {True, False}
+    assert [answer.label for answer in answers] == [a.label if a.score >= threshold else None for a in sure]
+
+
+def test_a_cascade_that_is_wanted_but_not_there(copied):
+    assert not isinstance(EdgeClassifier.from_pretrained(copied)._model, CascadeModel)
+    with pytest.raises(AmalgamError, match="holds no cascade; build it with --cascade"):
+        EdgeClassifier.from_pretrained(copied, cascade=True)
+
+
+def test_a_cascade_that_the_gate_refused_is_not_there(cascaded):
+    folder = cascaded[1](file=None)
+    EdgeClassifier.from_pretrained(folder)
+    with pytest.raises(AmalgamError, match="holds no cascade"):
+        EdgeClassifier.from_pretrained(folder, cascade=True)
+
+
+def test_a_damaged_file_is_named_and_can_be_done_without(cascaded, flip):
+    folder, _ = cascaded
+    flip(folder / STATIC_FILE)
+    with pytest.raises(AmalgamError, match=r"model_static\.onnx: damaged or changed"):
+        EdgeClassifier.from_pretrained(folder)
+    EdgeClassifier.from_pretrained(folder, cascade=False)
+
+
+def test_a_missing_file_is_named(cascaded):
+    folder, _ = cascaded
+    (folder / STATIC_FILE).unlink()
+    with pytest.raises(AmalgamError, match=r"model_static\.onnx: missing from the bundle"):
+        EdgeClassifier.from_pretrained(folder, cascade=True)
+
+
+def test_a_file_that_is_no_model_is_named(cascaded):
+    folder, write = cascaded
+    (folder / STATIC_FILE).write_bytes(b"no model")
+    write()
+    with pytest.raises(AmalgamError, match=r"model_static\.onnx: onnxruntime cannot load it"):
+        EdgeClassifier.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("entry", [{"threshold": None}, {"threshold": "high"}])
+def test_a_damaged_entry_is_named(cascaded, entry):
+    folder = cascaded[1](**entry)
+    with pytest.raises(AmalgamError, match="a damaged entry 'cascade'; copy the bundle again, or use --no-cascade"):
+        EdgeClassifier.from_pretrained(folder)
+
+
+def test_a_file_outside_the_bundle_is_refused(cascaded):
+    folder = cascaded[1](file="../elsewhere.onnx")
+    with pytest.raises(AmalgamError, match="missing from the bundle"):
+        EdgeClassifier.from_pretrained(folder)
