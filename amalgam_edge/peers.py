@@ -54,8 +54,8 @@ def _torch(student: Student) -> Run:
 
 
 def _torch_int8(student: Student) -> Run:
-    quantized = torch.ao.quantization.quantize_dynamic(student.model, {torch.nn.Linear}, dtype=torch.qint8)
-    return _run_torch(student, quantized)
+    quantize: Any = torch.ao.quantization.quantize_dynamic
+    return _run_torch(student, quantize(student.model, {torch.nn.Linear}, dtype=torch.qint8))
 
 
 def _run_torch(student: Student, model: torch.nn.Module) -> Run:
