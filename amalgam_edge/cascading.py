@@ -30,8 +30,8 @@ from amalgam_edge.progress import Advance
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, confidence, is_sure
-from amalgam_edge.runtime.session import open_session
-from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_session
+from amalgam_edge.runtime.model_runner import ModelRunner
+from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
 from amalgam_edge.scoring.score import predict_texts
 from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.supervision import from_targets
@@ -148,7 +148,7 @@ def add_cascade(
     export_quantized(companion.model, file)
     own = encoder.run(companion.texts)[0].argmax(axis=1)
     expected = encoder.run(held_out)[0]
-    static = run_session(open_session(file), encoder.tokenize(held_out), encoder.pad_token_id, STATIC_BATCH)
+    static = run_model(ModelRunner(file), encoder.tokenize(held_out), encoder.pad_token_id, STATIC_BATCH)
     attempts = []
     found = None
     agrees = companion.logits.argmax(axis=1) == own

@@ -9,8 +9,8 @@ import numpy as np
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
-from amalgam_edge.runtime.session import open_session
-from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_session
+from amalgam_edge.runtime.model_runner import ModelRunner
+from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
 from amalgam_edge.uncertainty import softmax
 
 
@@ -26,7 +26,7 @@ class CascadeModel:
 
     def __init__(self, encoder: TextModel, static: Path, threshold: float, threads: int | None = None) -> None:
         self._encoder = encoder
-        self._static = open_session(static, threads)
+        self._static = ModelRunner(static, threads)
         self._threshold = threshold
 
     def run(self, texts: Sequence[str], *, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +35,7 @@ class CascadeModel:
         Texts are tokenized once; ``batch_size`` is the encoder's.
         """
         tokens = self._encoder.tokenize(texts)
-        logits = run_session(self._static, tokens, self._encoder.pad_token_id, STATIC_BATCH)
+        logits = run_model(self._static, tokens, self._encoder.pad_token_id, STATIC_BATCH)
         unsure = np.flatnonzero(~is_sure(logits, self._threshold))
         if len(unsure):
             logits[unsure] = self._encoder.answer(tokens, batch_size=batch_size, rows=unsure)

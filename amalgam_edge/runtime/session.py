@@ -31,10 +31,11 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
+    slower = ["SkipLayerNormFusion"] if device == "cpu" else []  # its kernel takes longer than those that it stands for
     content = model if isinstance(model, bytes) else str(model)
     providers = _providers(device)
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=providers)
+        session = onnxruntime.InferenceSession(content, options, providers=providers, disabled_optimizers=slower)
     except Exception as error:  # onnxruntime raises a class of its own for each status, with no common base
         name = "model" if isinstance(model, bytes) else str(model)
         raise AmalgamError(f"{name}: onnxruntime cannot load it ({first_line(error)})") from error

@@ -1,20 +1,18 @@
-"""Texts in, logits out: a tokenizer and an ONNX session."""
+"""Texts in, logits out: a tokenizer and an ONNX model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amalgam_edge.runtime.session import open_session
+from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
 STATIC_BATCH = 256  # texts that a static student reads at once; more leave the caches
+
+_FEWEST_TOKENS, _MOST_TOKENS = 4, 16  # of a batch, for each text that it may hold
 
 
 class TextModel:
@@ -31,15 +29,14 @@ class TextModel:
     def __init__(
         self, model: Path, tokenizer: Path, *, max_length: int, pad_token_id: int, threads: int | None = None
     ) -> None:
-        self._session = open_session(model, threads)
+        self._runner = ModelRunner(model, threads)
         self._tokenizer = BatchTokenizer(tokenizer, max_length)
         self.pad_token_id = pad_token_id
 
     @property
     def n_labels(self) -> int | None:
         """How many logits the model gives; None where it does not say."""
-        width = next(output.shape[-1] for output in self._session.get_outputs() if output.name == "logits")
-        return width if isinstance(width, int) else None
+        return self._runner.n_labels
 
     def run(self, texts: Sequence[str], *, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
         """Logits ``(n_texts, n_labels)`` and whether each text was cut ``(n_texts,)``, in the order of ``texts``.
@@ -55,40 +52,55 @@ class TextModel:
 
     def answer(self, tokens: TokenIds, *, batch_size: int = 32, rows: np.ndarray | None = None) -> np.ndarray:
         """Logits ``(n_rows, n_labels)`` of tokenized texts, or of some rows of them, in the order given."""
-        return run_session(self._session, tokens, self.pad_token_id, batch_size, rows)
+        return run_model(self._runner, tokens, self.pad_token_id, batch_size, rows)
 
     def outputs(
         self, texts: Sequence[str], names: Sequence[str], *, batch_size: int = 32
     ) -> Iterator[list[np.ndarray]]:
         """What the model puts out under these names, batch by batch, texts of like length together."""
         tokens = self.tokenize(texts)
-        by_length = np.argsort(tokens.lengths, kind="stable")
-        yield from _run_batches(self._session, names, tokens, self.pad_token_id, batch_size, by_length)
+        for batch in cut(tokens.lengths, batch_size):
+            yield from self._runner.run(names, [_feed(tokens, batch, self.pad_token_id)])
 
 
-def run_session(
-    session: InferenceSession, tokens: TokenIds, pad_token_id: int, batch_size: int, rows: np.ndarray | None = None
+def run_model(
+    runner: ModelRunner, tokens: TokenIds, pad_token_id: int, batch_size: int, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """Logits ``(n_rows, n_labels)`` of texts, or of some rows of them, in their order; they run sorted by length."""
-    lengths = tokens.lengths if rows is None else tokens.lengths[rows]
-    order = np.argsort(lengths, kind="stable")
-    sorted_rows = order if rows is None else rows[order]
-    answered = _run_batches(session, ["logits"], tokens, pad_token_id, batch_size, sorted_rows)
+    """Logits ``(n_rows, n_labels)`` of texts, or of some rows of them, in their order."""
+    rows = np.arange(len(tokens.lengths)) if rows is None else rows
+    batches = cut(tokens.lengths[rows], batch_size)
+    answered = runner.run(["logits"], [_feed(tokens, rows[batch], pad_token_id) for batch in batches])
     sorted_logits = np.concatenate([logits for (logits,) in answered])
     logits = np.empty_like(sorted_logits)
-    logits[order] = sorted_logits
+    logits[np.concatenate(batches)] = sorted_logits
     return logits
 
 
-def _run_batches(
-    session: InferenceSession,
-    names: Sequence[str],
-    tokens: TokenIds,
-    pad_token_id: int,
-    batch_size: int,
-    rows: np.ndarray,
-) -> Iterator[list[np.ndarray]]:
-    """What the model puts out under these names for these rows, batch by batch, in the order given."""
-    for start in range(0, len(rows), batch_size):
-        input_ids, attention_mask = tokens.padded(rows[start : start + batch_size], pad_token_id)
-        yield session.run(names, {"input_ids": input_ids, "attention_mask": attention_mask})
+def cut(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Texts in batches of like length, the longest first.
+
+    A batch holds up to 16 tokens for each text that it may hold, padding included: more leave the caches. It holds less
+    where that would leave a second thread without work. The number of threads has no say: int8 answers move a little
+    with the texts that run beside them, and would then differ between machines.
+
+    Args:
+        lengths: tokens of each text, ``(n_texts,)``.
+        batch_size: the most texts in a batch.
+
+    Returns:
+        Positions of the texts of each batch.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    most = int(np.clip(lengths.sum() // 2, _FEWEST_TOKENS * batch_size, _MOST_TOKENS * batch_size))
+    batches = []
+    start = 0
+    while start < len(order):
+        count = min(batch_size, max(1, most // max(1, int(lengths[order[start]]))))
+        batches.append(order[start : start + count])
+        start += count
+    return batches
+
+
+def _feed(tokens: TokenIds, rows: np.ndarray, pad_token_id: int) -> dict[str, np.ndarray]:
+    input_ids, attention_mask = tokens.padded(rows, pad_token_id)
+    return {"input_ids": input_ids, "attention_mask": attention_mask}

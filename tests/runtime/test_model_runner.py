@@ -1,0 +1,79 @@
+"""Batches: how they are cut, and that they are answered alike whoever runs them."""
+
+import threading
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime import model_runner
+from amalgam_edge.runtime.model_runner import ModelRunner
+from amalgam_edge.runtime.text_model import cut
+
+
+@given(st.lists(st.integers(1, 128), min_size=1, max_size=200), st.sampled_from([1, 3, 32, 256]))
+def test_every_text_is_in_one_batch_of_texts_no_longer_than_those_before(lengths, batch_size):
+    lengths = np.array(lengths)
+    batches = cut(lengths, batch_size)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    widths = [lengths[batch].max() for batch in batches]
+    assert widths == sorted(widths, reverse=True)
+    for batch, width in zip(batches, widths, strict=True):
+        assert 1 <= len(batch) <= batch_size
+        assert len(batch) == 1 or len(batch) * width <= 16 * batch_size
+
+
+@pytest.mark.parametrize(
+    ("n_texts", "n_tokens", "expected"), [(1, 64, [1]), (2, 16, [2]), (32, 16, [16, 16]), (32, 64, [8] * 4)]
+)
+def test_there_is_work_for_two_threads_unless_there_is_little(n_texts, n_tokens, expected):
+    assert [len(batch) for batch in cut(np.full(n_texts, n_tokens), 32)] == expected
+
+
+@pytest.fixture
+def feeds():
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(5, 200, (n, t)) for n, t in ((2, 9), (3, 5), (1, 4), (4, 2))]
+    return [{"input_ids": one, "attention_mask": np.ones_like(one)} for one in ids]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, None])
+def test_answers_are_those_of_one_session(bundle_folder, feeds, threads):
+    path = bundle_folder / "onnx" / "model.onnx"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    runner = ModelRunner(path, threads)
+    for some in (feeds[:1], feeds):
+        found = runner.run(["logits"], some)
+        for feed, (logits,) in zip(some, found, strict=True):
+            np.testing.assert_allclose(logits, session.run(["logits"], feed)[0], atol=1e-5)
+
+
+def test_who_answers_one_text_at_a_time_opens_one_session(bundle_folder, feeds, monkeypatch):
+    opened = []
+    inner = model_runner.open_session
+    monkeypatch.setattr(model_runner, "open_session", lambda *a, **k: opened.append(k.get("threads")) or inner(*a, **k))
+    runner = ModelRunner(bundle_folder / "onnx" / "model.onnx", 2)
+    for feed in feeds:
+        runner.run(["logits"], [feed])
+    assert len(opened) == 1
+    callers = [threading.Thread(target=runner.run, args=(["logits"], feeds)) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert opened == [None, 1]  # however many ask at once
+
+
+def test_an_error_reaches_the_caller(bundle_folder, feeds):
+    runner = ModelRunner(bundle_folder / "onnx" / "model.onnx", 2)
+    with pytest.raises(Exception, match="no such output"):
+        runner.run(["no such output"], feeds)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "m.onnx").write_text("no model")
+    with pytest.raises(AmalgamError, match="cannot load it"):
+        ModelRunner(tmp_path / "m.onnx")
