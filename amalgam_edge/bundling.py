@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from amalgam_edge import environment, evaluation
+from amalgam_edge.budget import Budget
 from amalgam_edge.calibration import Calibration, Reliability, reliability
 from amalgam_edge.cascading import Companion, add_cascade
-from amalgam_edge.exporters import gate
 from amalgam_edge.exporters.bundle_writer import write_manifest
-from amalgam_edge.exporters.fidelity import Fidelity
 from amalgam_edge.exporters.model_card import render_model_card
 from amalgam_edge.exporters.quantization import LADDER
 from amalgam_edge.exporters.static_export import tables_alone
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.models.teacher import Teacher
+from amalgam_edge.optimizing import CALIBRATION_TEXTS, Workshop, make_models
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.report import ReportData, render_report
@@ -33,8 +33,6 @@ from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.stages import Student, Texts
 from amalgam_edge.supervision import Supervision, certainty
 from amalgam_edge.training import History
-
-_CALIBRATION_TEXTS = 500
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]
         _save_student(made, folder)
         export_student(made.student.model, folder / MODEL_FILES["fp32"], made.temperature)
     with progress.step("quantizing and measuring"):
-        measured = _quantize(made, folder, progress)
+        measured = _make_models(made, folder, progress)
     cascade = None
     if made.companion is not None:
         with progress.step("setting the cascade's threshold"):
@@ -135,45 +133,24 @@ def _add_cascade(made: Made, companion: Companion, folder: Path, precision: str,
     return add_cascade(companion, folder, encoder, held_out, made.recipe.cascade_agreement, progress.say)
 
 
-def _quantize(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Quantize through the gate and measure what passed: the manifest's ``precisions`` and ``gate``."""
+def _make_models(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
     texts, calibration = (
         [made.texts.corpus.texts[int(row)] for row in rows]
-        for rows in (made.texts.held_out, made.texts.train[:_CALIBRATION_TEXTS])
+        for rows in (made.texts.held_out, made.texts.train[:CALIBRATION_TEXTS])
     )
-    files = {name: folder / file for name, file in MODEL_FILES.items()}
-    result = gate.pass_gate(
-        files["fp32"],
-        files["int8"],
-        texts,
-        lambda model: _open(made, folder, model),
-        budget=made.recipe.max_disagreement,
+    tokenizer = made.student.tokenizer
+    is_static = made.student.model.config.model_type == STATIC
+    shop = Workshop(
+        folder,
+        max_length=tokenizer.model_max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        texts=texts,
         calibration=calibration,
-        ladder=(tables_alone(files["fp32"]),) if made.student.model.config.model_type == STATIC else LADDER,
+        max_disagreement=made.recipe.max_disagreement,
+        ladder=(tables_alone(folder / MODEL_FILES["fp32"]),) if is_static else LADDER,
         say=progress.say,
     )
-    exact = Fidelity(agreement=1.0, mean_kl=0.0, n_texts=len(texts))
-    made_by = {"fp32": ("float", exact)}
-    if result.accepted is not None:
-        made_by["int8"] = (result.accepted.name, result.fidelity)
-    latencies = gate.measure_latency({name: _open(made, folder, files[name]) for name in made_by}, texts)
-    precisions = {
-        name: gate.Precision(MODEL_FILES[name], files[name].stat().st_size, how, fidelity, latencies[name]).as_dict()
-        for name, (how, fidelity) in made_by.items()
-    }
-    return {
-        "precisions": precisions,
-        "default_precision": "int8" if result.accepted is not None else "fp32",
-        "gate": {
-            "passed": result.accepted is not None,
-            "n_texts": len(texts),
-            "max_disagreement": made.recipe.max_disagreement,
-            "attempts": [
-                {"quantization": how.name, "disagreement": f.disagreement, "mean_kl": f.mean_kl}
-                for how, f in result.attempts
-            ],
-        },
-    }
+    return make_models(shop, Budget.parse(made.recipe.budget) if made.recipe.budget else None)
 
 
 def _evaluate(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amalgam_edge import cascading, stages
+from amalgam_edge.budget import Budget
 from amalgam_edge.bundling import Made, write_bundle
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.devices import resolve_device
@@ -34,12 +35,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     Raises:
         AmalgamError: a mistake in the recipe or in what it names; nothing is left in the output folder.
     """
-    stages.require(recipe, "teachers", "corpus", "student", "output")
-    stages.check_student(recipe)
-    stages.method_of(recipe)
-    stages.backend_of(recipe)
-    resolve_device(recipe.device)
-    check_logger(recipe.report_to)
+    _check(recipe)
     output = Path(recipe.output)
     check_output(output, overwrite=overwrite, resume=resume)
     if resume and not overwrite and (output / MANIFEST).is_file():
@@ -132,3 +128,15 @@ def _say_corpus(corpus: Corpus, n_truncated: int, max_length: int, progress: Pro
     left_out = f"{corpus.n_duplicate} duplicates and {corpus.n_blank} blank texts left out"
     cut = f"; {n_truncated} longer than {max_length} tokens are cut" if n_truncated else ""
     progress.say(f"corpus: {len(corpus)} texts ({left_out}){cut}")
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse before any work what would fail after it."""
+    stages.require(recipe, "teachers", "corpus", "student", "output")
+    stages.check_student(recipe)
+    stages.method_of(recipe)
+    stages.backend_of(recipe)
+    if recipe.budget:
+        Budget.parse(recipe.budget)
+    resolve_device(recipe.device)
+    check_logger(recipe.report_to)

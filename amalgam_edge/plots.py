@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -42,6 +43,28 @@ def uncertainty_histograms(uncertainty: Mapping[str, np.ndarray]) -> str:
             panel.set_title(teacher, loc="left", fontsize=9)
             panel.set_ylabel("texts")
         panels[-1].set_xlabel("normalised predictive entropy u")
+        return _svg(figure)
+
+
+def front_scatter(candidates: Sequence[Mapping[str, Any]], picked: str) -> str:
+    """Each model's size and latency, its share of changed labels beside its name; the front is joined by a line."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        panel = figure.subplots()
+        on_front = sorted((c["megabytes"], c["latency_ms"]) for c in candidates if c["on_front"])
+        panel.plot(*zip(*on_front, strict=True), color=_GRID, zorder=1)
+        for candidate, colour in zip(candidates, _cycle(), strict=False):
+            place = (candidate["megabytes"], candidate["latency_ms"])
+            marker = "*" if candidate["name"] == picked else "o" if candidate["on_front"] else "x"
+            panel.scatter(*place, color=colour, marker=marker, s=120 if marker == "*" else 40, zorder=2)
+            panel.annotate(
+                f"{candidate['name']} ({candidate['loss_percent']:.2g}%)", place, (6, 5), textcoords="offset points"
+            )
+        panel.set_xlabel("size, MB")
+        panel.set_ylabel("median of one text, ms")
+        panel.set_xlim(left=0)
+        panel.set_ylim(bottom=0)
+        panel.margins(x=0.15, y=0.15)
         return _svg(figure)
 
 

@@ -90,6 +90,11 @@ class Recipe(BaseModel):
     max_disagreement: Share = Field(
         default=0.01, description="Share of held-out texts whose label int8 may change before it is refused."
     )
+    budget: str | None = Field(
+        default=None,
+        description='What the model may cost, e.g. "size<=20MB, latency<=2ms, loss<=1%, memory<=150MB"; '
+        "more precisions are then tried.",
+    )
     trim_vocabulary: bool = Field(
         default=False, description="Leave out the tokens that the corpus does not use, as far as held-out texts allow."
     )

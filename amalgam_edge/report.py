@@ -18,6 +18,8 @@ from amalgam_edge.tables import (
     calibration_line,
     cascade_line,
     evaluation_table,
+    front_line,
+    front_table,
     precision_table,
     teacher_table,
 )
@@ -62,12 +64,13 @@ def render_report(manifest: dict[str, Any], data: ReportData) -> str:
     """
     labels = [label["name"] for label in manifest["labels"]]
     certainties = certainty(data.scores)
-    corpus = manifest["corpus"]
     uncertainty = {scores.teacher: scores.uncertainty for scores in data.scores}
     sections = [
         _section("Precisions", _table(precision_table(manifest)), _gate_note(manifest)),
         _section("Teachers", _table(teacher_table(manifest))),
     ]
+    if manifest.get("front"):
+        sections.append(front_section(manifest))
     if manifest["evaluation"]:
         sections.append(_section("Accuracy on labelled texts", _table(evaluation_table(manifest))))
     if calibration_line(manifest):
@@ -99,7 +102,27 @@ def render_report(manifest: dict[str, Any], data: ReportData) -> str:
                 "Where the line runs along the diagonal, a score is the probability of being right.",
             )
         )
-    title = f"{len(labels)} labels from {len(uncertainty)} teacher(s)"
+    return _page(manifest, f"{len(labels)} labels from {len(uncertainty)} teacher(s)", sections, figures)
+
+
+def render_front(manifest: dict[str, Any]) -> str:
+    """The page of a bundle whose models were made anew, when the teachers' scores are not at hand any more.
+
+    Args:
+        manifest: the content of ``amalgam.json``, with a ``front``.
+    """
+    sections = [
+        _section("Precisions", _table(precision_table(manifest)), _gate_note(manifest)),
+        front_section(manifest),
+        _section("Teachers", _table(teacher_table(manifest))),
+    ]
+    if manifest["evaluation"]:
+        sections.append(_section("Accuracy on labelled texts", _table(evaluation_table(manifest))))
+    return _page(manifest, f"{len(manifest['labels'])} labels, models chosen anew", sections)
+
+
+def _page(manifest: dict[str, Any], title: str, sections: Sequence[str], figures: Sequence[str] = ()) -> str:
+    corpus = manifest["corpus"]
     summary = (
         f"{manifest['recipe']['method']} · {corpus['n_texts']} texts "
         f"({corpus['n_duplicate']} duplicates and {corpus['n_blank']} blank ones left out) · "
@@ -111,6 +134,17 @@ def render_report(manifest: dict[str, Any], data: ReportData) -> str:
         f"<h1>{escape(title)}</h1><p>{escape(summary)}</p>{''.join(sections)}"
         f'<div class="grid">{"".join(figures)}</div></main></body></html>\n'
     )
+
+
+def front_section(manifest: dict[str, Any]) -> str:
+    """What was tried under a budget, as a table and a figure."""
+    front = manifest["front"]
+    drawn = plots.front_scatter(front["candidates"], front["picked"])
+    note = (
+        f"{escape(front_line(manifest))}. * is what was picked. A model is on the front if no other is as good in "
+        "size, both latencies and labels changed, and better in one. In the figure, beside each name: labels changed."
+    )
+    return _section("Models under the budget", _table(front_table(manifest)) + drawn, note)
 
 
 def _section(title: str, body: str, note: str = "") -> str:

@@ -156,6 +156,44 @@ def _change(measured: dict[str, Any], texts: str) -> str:
     return f"{measured['ece_before']:.1%} → {measured['ece_after']:.1%} ({measured['n_texts']} {texts})"
 
 
+def front_table(manifest: dict[str, Any]) -> Table:
+    """Every model that was tried under a budget: what it costs, and whether another is better in all of it."""
+    front = manifest["front"]
+    return Table(
+        (
+            Column("model", numeric=False),
+            Column("MB"),
+            Column("p50 ms"),
+            Column("p95 ms"),
+            Column("32 texts ms"),
+            Column("memory MB"),
+            Column("labels changed"),
+            Column("mean KL"),
+            Column("on the front", numeric=False),
+        ),
+        tuple(
+            (
+                row["name"] + (" *" if row["name"] == front["picked"] else ""),
+                f"{row['megabytes']:.1f}",
+                f"{row['latency_ms']:.2f}",
+                f"{row['p95_ms']:.2f}",
+                f"{row['batch_ms']:.1f}",
+                "–" if row["memory_megabytes"] is None else f"{row['memory_megabytes']:.0f}",
+                f"{row['loss_percent']:.2f}%",
+                f"{row['mean_kl']:.1e}",
+                "yes" if row["on_front"] else "no",
+            )
+            for row in front["candidates"]
+        ),
+    )
+
+
+def front_line(manifest: dict[str, Any]) -> str:
+    """What a budget led to, in a line; empty where there was none."""
+    front = manifest.get("front")
+    return f"{front['picked']}: {front['reason']}" if front else ""
+
+
 def benchmark_table(cells: Sequence[Cell]) -> Table:
     """Milliseconds of each contender by cell and, of ours, how many times as fast as the best peer that is."""
     return Table(

@@ -38,18 +38,29 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
       amalgam-edge build --recipe student/recipe.yaml --seed 1 --output student-1/
       amalgam-edge build --teacher sport=runs/a --teacher news=runs/b --corpus hf://datasets/ag_news \\
           --student teacher:sport --evaluate labelled.csv --output student/
+      amalgam-edge build --recipe student/recipe.yaml --budget "size<=20MB, latency<=2ms, loss<=1%" --output small/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
     pipeline = load_training_part("amalgam_edge.pipeline", "building a student")
     from amalgam_edge.cli.progress import ConsoleProgress
     from amalgam_edge.recipe import read_recipe
     from amalgam_edge.runtime.bundle import REPORT
-    from amalgam_edge.tables import calibration_line, cascade_line, evaluation_table, precision_table, teacher_table
+    from amalgam_edge.tables import (
+        calibration_line,
+        cascade_line,
+        evaluation_table,
+        front_line,
+        front_table,
+        precision_table,
+        teacher_table,
+    )
 
     recipe = read_recipe(recipe_file, given(fields))
     manifest = pipeline.build(recipe, ConsoleProgress(), overwrite=overwrite, resume=resume)
 
     click.echo(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
+    if recipe.budget:
+        click.echo(f"\n{front_table(manifest).to_text()}\n{front_line(manifest)}")
     if line := cascade_line(manifest):
         click.echo(f"\n{line}")
     if manifest["evaluation"]:
@@ -59,7 +70,9 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
     click.echo(f"\nbundle: {recipe.output}   report: {recipe.output.rstrip('/')}/{REPORT}")
     click.echo(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")
     missed = []
-    if not manifest["gate"]["passed"]:
+    if recipe.budget and not manifest["front"]["within_budget"]:
+        missed.append(f"--budget: {manifest['front']['reason']}")
+    if not recipe.budget and not manifest["gate"]["passed"]:
         missed.append("no int8 model kept within --max-disagreement: the bundle holds fp32 only")
     if recipe.cascade and not manifest["cascade"]["file"]:
         missed.append("no threshold kept --cascade-agreement: the bundle holds no cascade")

@@ -21,6 +21,7 @@ _COMMANDS = {
     "evaluate": ("evaluate", "Measure a bundle on labelled texts."),
     "inspect": ("inspect", "Show what a bundle holds, and verify its files."),
     "push": ("push", "Publish a bundle on the Hugging Face Hub."),
+    "optimize": ("optimize", "Make a bundle's models anew, and let a budget pick the one that runs."),
     "benchmark": ("benchmark", "Time a bundle beside what its student could be run with instead."),
     "doctor": ("doctor", "Show versions, runtimes and CPU features, and what is wrong with them."),
 }

@@ -98,8 +98,8 @@ def card_metadata(manifest: dict[str, Any], name: str) -> dict[str, Any]:
     if teachers:
         metadata["base_model"] = teachers
     evaluation = manifest["evaluation"]
-    if evaluation:
-        measured = evaluation["student"][manifest["default_precision"]]
+    measured = evaluation["student"].get(manifest["default_precision"]) if evaluation else None
+    if measured:  # not if the model that runs was made after the evaluation
         metadata["model-index"] = [
             {
                 "name": name,

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.exporters.graphs import add_constant
 
-ALPHA = 0.8
+ALPHA = 0.85
 
 _SMALLEST = 1e-5
 

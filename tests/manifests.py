@@ -82,3 +82,26 @@ def make_precision(
         "fidelity": {"agreement": agreement, "mean_kl": mean_kl, "n_texts": 12},
         "latency_ms": {"p50": p50, "p95": p95},
     }
+
+
+def make_front(*, picked: str = "int8", within_budget: bool = True) -> dict[str, Any]:
+    """What a budget led to: float and int8 on the front, half floats off it."""
+    rows = [
+        ("fp32", 45.7, 3.46, 0.0, True, None),
+        ("int8", 11.4, 1.2, 0.69, True, 101.0),
+        ("fp16", 46.0, 5.0, 0.01, False, 150.2),
+    ]
+    return {
+        "limits": {"size": 20.0, "loss": 1.0},
+        "candidates": [
+            {
+                "name": name, "made_by": "by hand", "megabytes": megabytes, "latency_ms": latency,
+                "p95_ms": latency * 2, "batch_ms": latency * 15, "memory_megabytes": memory, "loss_percent": loss,
+                "mean_kl": loss / 1000, "on_front": on_front,
+            }
+            for name, megabytes, latency, loss, on_front, memory in rows
+        ],
+        "picked": picked,
+        "within_budget": within_budget,
+        "reason": "it alone meets the budget",
+    }  # fmt: skip

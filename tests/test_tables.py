@@ -1,17 +1,21 @@
 import pytest
-from manifests import make_calibration, make_manifest, make_precision, make_teacher
+from manifests import make_calibration, make_front, make_manifest, make_precision, make_teacher
 
 from amalgam_edge.scores import ScoreSummary
 from amalgam_edge.tables import (
     Column,
     Table,
+    benchmark_table,
     calibration_line,
     cascade_line,
     evaluation_table,
+    front_line,
+    front_table,
     precision_table,
     score_table,
     teacher_table,
 )
+from amalgam_edge.timing import Cell
 
 
 def titles(table):
@@ -148,3 +152,21 @@ def test_a_refused_cascade_says_how_near_it_came():
         "no cascade: no threshold kept 99.00% agreement with the encoder on 200 held-out texts (best: 97.5%)"
     )
     assert cascade_line(make_manifest(cascade=CASCADE | {"attempts": []})).endswith("(best: –)")
+
+
+def test_the_front_by_hand():
+    manifest = make_manifest(front=make_front())
+    text = front_table(manifest).to_text()
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ["fp32", "int8", "fp16"]
+    assert "int8 *" in text
+    assert "–" in text.splitlines()[1]  # memory is not known
+    assert "0.69%" in text
+    assert [line.split()[-1] for line in text.splitlines()[1:]] == ["yes", "yes", "no"]
+    assert front_line(manifest) == "int8: it alone meets the budget"
+    assert front_line(make_manifest()) == ""
+
+
+def test_a_benchmark_by_hand():
+    cells = [Cell("1×16", 1, {"amalgam-edge int8": 0.001, "torch": 0.0025})]
+    rows = benchmark_table(cells).rows
+    assert rows == (("amalgam-edge int8", "1.00 (2.50×)"), ("torch", "2.50"))

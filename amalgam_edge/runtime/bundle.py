@@ -18,7 +18,13 @@ TEACHER_KIND = "teacher"
 TOKENIZER, RECIPE, REPORT, CARD = "tokenizer.json", "recipe.yaml", "report.html", "README.md"
 STATIC = "static"  # the model type of a student without layers
 STATIC_FILE = "onnx/model_static.onnx"
-MODEL_FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+MODEL_FILES = {
+    "fp32": "onnx/model.onnx",
+    "int8": "onnx/model_quantized.onnx",
+    "fp16": "onnx/model_fp16.onnx",
+    "w8": "onnx/model_w8.onnx",
+    "q4": "onnx/model_q4.onnx",
+}
 
 
 def _stays_inside(name: Any) -> bool:

@@ -41,6 +41,14 @@ def test_the_card_says_what_the_manifest_does():
     assert "None" not in card
 
 
+def test_a_model_made_after_the_evaluation_claims_none_of_it():
+    manifest = make_manifest()
+    del manifest["evaluation"]["student"]["int8"]
+    head, body = front_matter(render_model_card(manifest, "s"))
+    assert "model-index" not in head
+    assert "student fp32" in body
+
+
 def test_the_example_is_python():
     card = render_model_card(make_manifest(), "student")
     example = card.split("```python\n")[1].split("```")[0]

@@ -1,0 +1,46 @@
+"""``amalgam-edge optimize``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from amalgam_edge.cli.extras import load_training_part, quiet_libraries
+
+EXIT_BUDGET = 3
+
+
+@click.command("optimize", context_settings={"max_content_width": 110})
+@click.argument("bundle", type=click.Path())
+@click.option("--budget", required=True, help='What the model may cost, e.g. "size<=20MB, latency<=2ms, loss<=1%".')
+@click.option("--calibration", metavar="PATH", help="Texts to measure on.  [default: the corpus it was built from]")
+@click.option("--text-column", help="Column of --calibration that holds the text.  [default: text]")
+@click.option("--output", metavar="PATH", help="Folder of the new bundle.  [default: in place of the old one]")
+def command(bundle: str, budget: str, calibration: str | None, text_column: str | None, output: str | None) -> None:
+    """Make a bundle's models anew, measure them on this machine, and let a budget pick the one that runs.
+
+    Tried are float, half floats, int8, and weights alone in 8 and 4 bits. Those that change more labels than the
+    budget's loss, or the bundle's own limit, are left out. Exit status 3: nothing meets the budget; the nearest was
+    picked.
+
+    \b
+    Examples:
+      amalgam-edge optimize student/ --budget "latency<=2ms, loss<=1%"
+      amalgam-edge optimize student/ --budget "size<=20MB, memory<=150MB" --calibration texts.jsonl --output small/
+    """  # noqa: D301  (click reads \b as "do not rewrap")
+    quiet_libraries()
+    optimizing = load_training_part("amalgam_edge.bundle_optimizing", "making models")
+    from amalgam_edge.cli.progress import ConsoleProgress
+    from amalgam_edge.runtime import Bundle
+    from amalgam_edge.tables import front_line, front_table
+
+    target = Path(output or bundle)
+    manifest = optimizing.optimize_bundle(
+        Bundle.open(bundle), budget, target, ConsoleProgress(), calibration=calibration, text_column=text_column
+    )
+    click.echo(f"\n{front_table(manifest).to_text()}\n\n{front_line(manifest)}\n\nbundle: {target}")
+    if not manifest["front"]["within_budget"]:
+        click.echo(f"--budget: {manifest['front']['reason']}", err=True)
+        sys.exit(EXIT_BUDGET)

@@ -1,0 +1,157 @@
+"""Budgets: builds under one, and finished bundles whose models are chosen anew."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from amalgam_edge.runtime import Bundle, EdgeClassifier
+from amalgam_edge.runtime.footprint import own_peak, peak_megabytes
+
+ANY = "size<=100MB, latency<=10s, loss<=100%"
+EVERY = {"fp32", "int8", "fp16", "w8", "q4"}
+
+
+@pytest.fixture
+def bundle(built, tmp_path):
+    return shutil.copytree(built.bundle, tmp_path / "student")
+
+
+@pytest.fixture(scope="module")
+def optimized(built, invoke, tmp_path_factory):
+    output = tmp_path_factory.mktemp("optimized") / "small"
+    result = invoke("optimize", built.bundle, "--budget", ANY, "--output", output)
+    assert result.exit_code == 0, result.output
+    return output, result.output
+
+
+def manifest_of(folder):
+    return json.loads((folder / "amalgam.json").read_text("utf-8"))
+
+
+def test_every_precision_is_made_measured_and_usable(optimized, built, inputs):
+    output, said = optimized
+    manifest = manifest_of(output)
+    assert set(manifest["precisions"]) == EVERY
+    rows = {row["name"]: row for row in manifest["front"]["candidates"]}
+    assert set(rows) == EVERY
+    bundle = Bundle.open(output)
+    bundle.verify()
+    expected = EdgeClassifier(Bundle.open(built.bundle), precision="fp32").logits(inputs.texts)
+    for name, row in rows.items():
+        assert row["megabytes"] == pytest.approx(bundle.model_file(name).stat().st_size / 1e6)
+        assert row["latency_ms"] > 0
+        assert row["p95_ms"] >= row["latency_ms"]
+        found = EdgeClassifier(bundle, precision=name).logits(inputs.texts)
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.8
+    assert rows["fp32"]["loss_percent"] == 0
+    assert rows["fp32"]["on_front"]
+    assert all(name in said for name in EVERY)
+
+
+def test_the_pick_is_what_runs(optimized):
+    output, said = optimized
+    manifest = manifest_of(output)
+    picked = manifest["front"]["picked"]
+    fastest = min((r for r in manifest["front"]["candidates"] if r["on_front"]), key=lambda r: r["latency_ms"])
+    assert manifest["default_precision"] == picked == fastest["name"]
+    assert f"{picked}: {manifest['front']['reason']}" in said
+    assert EdgeClassifier.from_pretrained(output).precision == picked
+
+
+def test_card_and_report_tell_of_the_new_models(optimized, built):
+    output, _ = optimized
+    report = (output / "report.html").read_text("utf-8")
+    assert "Models under the budget" in report
+    assert "<svg" in report
+    assert "q4" in (output / "README.md").read_text("utf-8")
+    old, new = manifest_of(built.bundle), manifest_of(output)
+    assert list(new["evaluation"]["student"]) == ["fp32"]  # of the others nothing was measured
+    assert new["evaluation"]["student"]["fp32"] == old["evaluation"]["student"]["fp32"]
+
+
+def test_in_place_and_with_texts_of_ones_own(bundle, invoke, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"mail server {k} chess" for k in range(40)), "utf-8")
+    result = invoke("optimize", bundle, "--budget", "loss<=100%", "--calibration", texts)
+    assert result.exit_code == 0, result.output
+    assert set(manifest_of(bundle)["precisions"]) == EVERY
+    assert manifest_of(bundle)["gate"]["n_texts"] == 8
+    assert sorted(path.name for path in bundle.parent.iterdir()) == ["student", "texts.txt"]
+
+
+def test_a_budget_that_cannot_be_met_says_by_how_much(bundle, invoke):
+    result = invoke("optimize", bundle, "--budget", "size<=1kB, loss<=100%")
+    assert result.exit_code == 3
+    assert "nothing meets the budget" in result.output
+    assert "too much" in result.output
+    assert not manifest_of(bundle)["front"]["within_budget"]
+    Bundle.open(bundle).verify()
+
+
+def test_models_that_change_too_many_labels_do_not_ship(bundle, invoke):
+    result = invoke("optimize", bundle, "--budget", "loss<=0%")
+    manifest = manifest_of(bundle)
+    losses = {row["name"]: row["loss_percent"] for row in manifest["front"]["candidates"]}
+    assert set(manifest["precisions"]) == {name for name, loss in losses.items() if loss == 0}
+    assert result.exit_code == 0
+    on_disk = {path.name for path in (bundle / "onnx").iterdir()}
+    assert on_disk == {row["file"].removeprefix("onnx/") for row in manifest["precisions"].values()}
+
+
+def test_mistakes_are_told_before_any_work(bundle, mistake, tmp_path):
+    before = (bundle / "amalgam.json").read_bytes()
+    assert "'size' is not understood" in mistake("optimize", bundle, "--budget", "size")
+    assert "no such file" in mistake("optimize", bundle, "--budget", ANY, "--calibration", tmp_path / "no.txt")
+    (tmp_path / "one.txt").write_text("a text", "utf-8")
+    assert "one text is too few" in mistake("optimize", bundle, "--budget", ANY, "--calibration", tmp_path / "one.txt")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    assert "not empty" in mistake("optimize", bundle, "--budget", ANY, "--output", tmp_path / "full")
+    assert "no bundle" in mistake("optimize", tmp_path / "full", "--budget", ANY)
+    assert (bundle / "amalgam.json").read_bytes() == before
+
+
+def test_a_corpus_that_is_gone_or_changed_is_named(bundle, mistake, tmp_path):
+    manifest = manifest_of(bundle)
+    corpus = tmp_path / "other.txt"
+    corpus.write_text("one\ntwo\nthree\n", "utf-8")
+    for path, words in (
+        (corpus, "not the corpus"),
+        (tmp_path / "gone.txt", "the corpus that it was built from is not here"),
+    ):
+        manifest["recipe"]["corpus"] = str(path)
+        (bundle / "amalgam.json").write_text(json.dumps(manifest), "utf-8")
+        message = mistake("optimize", bundle, "--budget", ANY)
+        assert words in message
+        assert "--calibration" in message
+
+
+def test_a_build_under_a_budget(invoke, build_options, built, tmp_path):
+    work = shutil.copytree(built.work, tmp_path / "work")
+    output = tmp_path / "student"
+    result = invoke("build", *build_options, "--budget", ANY, "--work", work, "--output", output)
+    assert result.exit_code == 0, result.output
+    manifest = manifest_of(output)
+    assert set(manifest["precisions"]) == EVERY
+    assert manifest["default_precision"] == manifest["front"]["picked"]
+    assert "Models under the budget" in (output / "report.html").read_text("utf-8")
+    assert f"{manifest['front']['picked']}: {manifest['front']['reason']}" in result.output
+
+
+def test_a_build_refuses_a_budget_before_any_work(mistake, build_options, tmp_path):
+    output = tmp_path / "student"
+    assert "not understood" in mistake("build", *build_options, "--budget", "fast", "--output", output)
+    assert not output.exists()
+
+
+def test_memory_is_that_of_a_process_of_its_own(built):
+    tokenizer = built.bundle / "tokenizer.json"
+    megabytes = peak_megabytes(built.bundle / "onnx" / "model.onnx", tokenizer, max_length=48, pad_token_id=1)
+    own = own_peak()
+    if own is None:
+        assert megabytes is None
+    else:
+        assert 20 < megabytes < own  # this one has loaded torch
+    assert peak_megabytes(tokenizer, tokenizer, max_length=48, pad_token_id=1) is None
