@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from amalgam_edge.budget import Budget, Candidate, front, pick
 from amalgam_edge.exporters import gate
 from amalgam_edge.exporters.fidelity import Fidelity, compare
+from amalgam_edge.exporters.fused_kernels import fused_kernels
 from amalgam_edge.exporters.precisions import WEIGHT_ONLY
-from amalgam_edge.exporters.quantization import LADDER, Quantization
+from amalgam_edge.exporters.quantization import LADDER, Quantization, quantize
 from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
 from amalgam_edge.runtime.footprint import peak_megabytes
 from amalgam_edge.runtime.text_model import TextModel
@@ -20,6 +21,8 @@ from amalgam_edge.timing import side_by_side
 Say = Callable[[str], None]
 
 CALIBRATION_TEXTS = 500
+
+SMALLEST = "int8-pq"
 
 _BATCH = 32
 
@@ -82,7 +85,7 @@ def make_models(shop: Workshop, budget: Budget | None = None) -> dict[str, Any]:
     if result.accepted is not None:
         made["int8"] = (result.accepted.name, result.fidelity)
     if budget is not None:
-        made |= _weight_only(shop)
+        made |= _others(shop, result.accepted or shop.ladder[-1])
     models = {name: shop.open(shop.file(name)) for name in made}
     latencies = gate.measure_latency(models, shop.texts)
     kept = {name: how for name, how in made.items() if how[1].disagreement <= allowed}
@@ -96,7 +99,12 @@ def make_models(shop: Workshop, budget: Budget | None = None) -> dict[str, Any]:
     return {
         "precisions": {
             name: gate.Precision(
-                MODEL_FILES[name], shop.file(name).stat().st_size, how, fidelity, latencies[name]
+                file=MODEL_FILES[name],
+                bytes=shop.file(name).stat().st_size,
+                quantization=how,
+                fidelity=fidelity,
+                latency_ms=latencies[name],
+                kernels=fused_kernels(shop.file(name)),
             ).as_dict()
             for name, (how, fidelity) in kept.items()
         },
@@ -114,13 +122,20 @@ def make_models(shop: Workshop, budget: Budget | None = None) -> dict[str, Any]:
     }
 
 
-def _weight_only(shop: Workshop) -> dict[str, tuple[str, Fidelity]]:
-    reference = shop.open(shop.file("fp32")).run(shop.texts)[0]
-    made = {}
-    for name, (how, write) in WEIGHT_ONLY.items():
-        write(shop.file("fp32"), shop.file(name))
-        made[name] = (how, compare(reference, shop.open(shop.file(name)).run(shop.texts)[0]))
-    return made
+def _others(shop: Workshop, int8: Quantization) -> dict[str, tuple[str, Fidelity]]:
+    """The precisions that only a budget asks for; the last is int8 with the smallest of tables."""
+    source = shop.file("fp32")
+    reference = shop.open(source).run(shop.texts)[0]
+    ways = {name: how for name, (how, _) in WEIGHT_ONLY.items()}
+    for name, (_, write) in WEIGHT_ONLY.items():
+        write(source, shop.file(name))
+    smallest = replace(int8, name=f"{int8.name}, tokens by product quantization", product_tables=True)
+    ranges = gate.activation_ranges(source, shop.file(SMALLEST), shop.calibration, shop.open) if int8.smoothed else {}
+    quantize(source, shop.file(SMALLEST), smallest, ranges)
+    ways[SMALLEST] = smallest.name
+    return {
+        name: (how, compare(reference, shop.open(shop.file(name)).run(shop.texts)[0])) for name, how in ways.items()
+    }
 
 
 def _measured(

@@ -156,6 +156,15 @@ def _change(measured: dict[str, Any], texts: str) -> str:
     return f"{measured['ece_before']:.1%} → {measured['ece_after']:.1%} ({measured['n_texts']} {texts})"
 
 
+def kernel_lines(manifest: dict[str, Any]) -> list[str]:
+    """What ONNX Runtime fuses in each model, a line each; nothing of bundles that do not say."""
+    return [
+        f"{name} runs with {', '.join(f'{operator} ×{count}' for operator, count in row['kernels'].items())}"
+        for name, row in manifest["precisions"].items()
+        if row.get("kernels")
+    ]
+
+
 def front_table(manifest: dict[str, Any]) -> Table:
     """Every model that was tried under a budget: what it costs, and whether another is better in all of it."""
     front = manifest["front"]

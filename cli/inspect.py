@@ -7,7 +7,16 @@ import json
 import click
 
 from amalgam_edge.runtime.bundle import Bundle
-from amalgam_edge.tables import calibration_line, cascade_line, evaluation_table, precision_table, teacher_table
+from amalgam_edge.tables import (
+    calibration_line,
+    cascade_line,
+    evaluation_table,
+    front_line,
+    front_table,
+    kernel_lines,
+    precision_table,
+    teacher_table,
+)
 
 
 @click.command("inspect")
@@ -50,4 +59,8 @@ def command(bundle: str, as_json: bool) -> None:
         tables.append(evaluation_table(manifest))
     for table in tables:
         click.echo(f"\n{table.to_text()}")
+    for line in kernel_lines(manifest):
+        click.echo(line)
+    if line := front_line(manifest):
+        click.echo(f"\n{front_table(manifest).to_text()}\n{line}")
     click.echo(f"\n{len(manifest['files'])} files, all as they were built")

@@ -21,9 +21,9 @@ EXIT_BUDGET = 3
 def command(bundle: str, budget: str, calibration: str | None, text_column: str | None, output: str | None) -> None:
     """Make a bundle's models anew, measure them on this machine, and let a budget pick the one that runs.
 
-    Tried are float, half floats, int8, and weights alone in 8 and 4 bits. Those that change more labels than the
-    budget's loss, or the bundle's own limit, are left out. Exit status 3: nothing meets the budget; the nearest was
-    picked.
+    Tried are float, half floats, int8, int8 with a smaller table of tokens, and weights alone in 8 and 4 bits. Those
+    that change more labels than the budget's loss, or the bundle's own limit, are left out. Exit status 3: nothing
+    meets the budget; the nearest was picked.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""int8 embedding tables with a scale for each row.
+"""int8 for what is not worth an int8 product: embedding tables, by row, and weights by head.
 
 ONNX Runtime's quantizer gives a whole table one scale, which the few longest rows dictate. A table is looked up and
 never multiplied, so each row can have its own: E[id] ≈ q[id] · s[id], with s = max|row| / 127.
@@ -44,6 +44,40 @@ def quantize_embeddings(model: onnx.ModelProto) -> int:
     del graph.node[:]
     graph.node.extend(nodes)
     return quantized
+
+
+def quantize_by_head(graph: onnx.GraphProto) -> int:
+    """Store the weights that are multiplied head by head in int8, a scale for each output, in place.
+
+    They are made float again when the model is loaded: who multiplies once a text gains room on disk, not time.
+
+    Returns:
+        How many matrices were stored so.
+    """
+    stacks = {tensor.name: tensor for tensor in graph.initializer if _is_stack(tensor)}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        stack = stacks.pop(node.input[1], None) if node.op_type == "MatMul" else None
+        if stack is not None:
+            name = stack.name
+            weights = numpy_helper.to_array(stack)
+            scales = np.maximum(np.abs(weights).max(axis=1, keepdims=True), np.float32(1e-30)) / _LARGEST
+            graph.initializer.remove(stack)
+            graph.initializer.append(numpy_helper.from_array(np.rint(weights / scales).astype(np.int8), f"{name}_int8"))
+            graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), f"{name}_scales"))
+            nodes.append(
+                helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], f"{name}_cast", to=TensorProto.FLOAT)
+            )
+            nodes.append(helper.make_node("Mul", [f"{name}_cast", f"{name}_scales"], [name], f"{name}_scaled"))
+        nodes.append(node)
+    n_stored = (len(nodes) - len(graph.node)) // 2
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return n_stored
+
+
+def _is_stack(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 3 and min(tensor.dims) > 1
 
 
 def _scale_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

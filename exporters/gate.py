@@ -37,6 +37,7 @@ class Precision:
         quantization: how it was made.
         fidelity: against the float model.
         latency_ms: p50 and p95 of one text at a time, on the machine that built it.
+        kernels: operators of ONNX Runtime's own in the graph that it makes of the model, and how often.
     """
 
     file: str
@@ -44,6 +45,7 @@ class Precision:
     quantization: str
     fidelity: Fidelity
     latency_ms: Mapping[str, float]
+    kernels: Mapping[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """As it stands in the manifest."""
@@ -104,7 +106,7 @@ def pass_gate(
     ranges: dict[str, np.ndarray] = {}
     for how in careful():
         if how.smoothed and not ranges:
-            ranges = _ranges(source, target, calibration, open_model)
+            ranges = activation_ranges(source, target, calibration, open_model)
         quantize(source, target, how, ranges)
         fidelity = compare(reference, open_model(target).run(texts)[0])
         attempts.append((how, fidelity))
@@ -155,11 +157,18 @@ def _most_harmful(
     return sorted(divergence, key=lambda node: divergence[node])
 
 
-def _ranges(source: Path, scratch: Path, texts: Sequence[str], open_model: OpenModel) -> dict[str, np.ndarray]:
-    """The largest magnitude that each channel of each multiplied value takes on these texts."""
+def activation_ranges(source: Path, beside: Path, texts: Sequence[str], open_model: OpenModel) -> dict[str, np.ndarray]:
+    """The largest magnitude that each channel of each multiplied value takes on these texts, ``(width,)`` by its name.
+
+    Args:
+        source: the float model.
+        beside: a file beside which there is room for another.
+        texts: to look at.
+        open_model: opens a model with the bundle's tokenizer.
+    """
     model = onnx.load(source)
     outputs = range_outputs(model.graph)
-    with _scratch_model(scratch, "ranges") as observed:
+    with _scratch_model(beside, "ranges") as observed:
         onnx.save(model, observed)
         seen = list(open_model(observed).outputs(texts, list(outputs.values())))
     return dict(zip(outputs, (np.max(values, axis=0) for values in zip(*seen, strict=True)), strict=True))

@@ -13,7 +13,7 @@ from onnx import helper
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from amalgam_edge.exporters.embeddings import quantize_embeddings
+from amalgam_edge.exporters.embeddings import quantize_by_head, quantize_embeddings
 from amalgam_edge.exporters.fused_attention import fuse_attention
 from amalgam_edge.exporters.graphs import GraphIndex, add_constant, attribute, replace_nodes
 
@@ -53,6 +53,7 @@ def _write_blocks(source: Path, target: Path, bits: int) -> None:
     del model.graph.value_info[:]
     _unfold_gemm(model.graph)
     quantize_embeddings(model)
+    quantize_by_head(model.graph)
     fuse_attention(model)
     loggers = [logging.getLogger(), logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")]
     levels = [logger.level for logger in loggers]

@@ -18,8 +18,9 @@ import onnx
 from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from amalgam_edge.exporters.embeddings import quantize_embeddings
+from amalgam_edge.exporters.embeddings import quantize_by_head, quantize_embeddings
 from amalgam_edge.exporters.fused_attention import fuse_attention
+from amalgam_edge.exporters.product_quantization import quantize_tables_by_product
 from amalgam_edge.exporters.smoothing import products, smooth
 
 
@@ -33,6 +34,7 @@ class Quantization:
         unsigned: unsigned 8-bit weights rather than signed 7-bit ones.
         smoothed: activations are made alike in size first; see :mod:`amalgam_edge.exporters.smoothing`.
         float_nodes: products left in float.
+        product_tables: tables of tokens by product quantization rather than in int8 rows.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Quantization:
     unsigned: bool = False
     smoothed: bool = False
     float_nodes: tuple[str, ...] = ()
+    product_tables: bool = False
 
 
 LADDER = (
@@ -55,7 +58,7 @@ def quantize(
     """Write a quantized copy of an ONNX model: embedding tables by row, products with weights as ``how`` says.
 
     Attention becomes one node where ONNX Runtime has a kernel for it. Weights that are multiplied head by head, once a
-    text, stay float.
+    text, are stored in int8 and multiplied in float.
 
     Args:
         source: the float model.
@@ -68,7 +71,10 @@ def quantize(
     del graph.value_info[:]
     if how.smoothed:
         smooth(graph, ranges)
+    if how.product_tables:
+        quantize_tables_by_product(graph)
     quantize_embeddings(model)
+    quantize_by_head(graph)
     fuse_attention(model)
     matrices = {product.node for product in products(graph)}
     float_nodes = {*how.float_nodes, *(n.name for n in graph.node if n.op_type == "MatMul" and n.name not in matrices)}

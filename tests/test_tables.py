@@ -11,6 +11,7 @@ from amalgam_edge.tables import (
     evaluation_table,
     front_line,
     front_table,
+    kernel_lines,
     precision_table,
     score_table,
     teacher_table,
@@ -170,3 +171,11 @@ def test_a_benchmark_by_hand():
     cells = [Cell("1×16", 1, {"amalgam-edge int8": 0.001, "torch": 0.0025})]
     rows = benchmark_table(cells).rows
     assert rows == (("amalgam-edge int8", "1.00 (2.50×)"), ("torch", "2.50"))
+
+
+def test_kernels_by_hand():
+    manifest = make_manifest()
+    assert kernel_lines(manifest) == []  # of an earlier version
+    manifest["precisions"]["int8"]["kernels"] = {"DynamicQuantizeMatMul": 12, "Gelu": 3}
+    manifest["precisions"]["fp32"]["kernels"] = {}
+    assert kernel_lines(manifest) == ["int8 runs with DynamicQuantizeMatMul ×12, Gelu ×3"]

@@ -24,6 +24,7 @@ MODEL_FILES = {
     "fp16": "onnx/model_fp16.onnx",
     "w8": "onnx/model_w8.onnx",
     "q4": "onnx/model_q4.onnx",
+    "int8-pq": "onnx/model_int8_pq.onnx",
 }
 
 

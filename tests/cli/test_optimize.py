@@ -10,7 +10,7 @@ from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.runtime.footprint import own_peak, peak_megabytes
 
 ANY = "size<=100MB, latency<=10s, loss<=100%"
-EVERY = {"fp32", "int8", "fp16", "w8", "q4"}
+EVERY = {"fp32", "int8", "fp16", "w8", "q4", "int8-pq"}
 
 
 @pytest.fixture

@@ -260,11 +260,14 @@ def test_percentiles_are_in_milliseconds(monkeypatch):
 
 
 def test_a_precision_stands_in_the_manifest_as_plain_values():
-    row = gate.Precision("onnx/model.onnx", 12, "float", Fidelity(0.5, 0.1, 4), {"p50": 1.0, "p95": 2.0}).as_dict()
+    row = gate.Precision(
+        "onnx/model.onnx", 12, "float", Fidelity(0.5, 0.1, 4), {"p50": 1.0, "p95": 2.0}, {"Gelu": 3}
+    ).as_dict()
     assert row == {
         "file": "onnx/model.onnx",
         "bytes": 12,
         "quantization": "float",
         "fidelity": {"agreement": 0.5, "mean_kl": 0.1, "n_texts": 4},
         "latency_ms": {"p50": 1.0, "p95": 2.0},
+        "kernels": {"Gelu": 3},
     }

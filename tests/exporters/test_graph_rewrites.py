@@ -10,8 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from amalgam_edge.exporters.constant_rows import fold_constant_rows
 from amalgam_edge.exporters.first_token_attention import shorten_first_token_attention
 from amalgam_edge.exporters.fused_attention import fuse_attention
+from amalgam_edge.exporters.fused_kernels import fused_kernels
 from amalgam_edge.exporters.graphs import GraphIndex, add_constant, replace_nodes
 from amalgam_edge.exporters.plain_mask import PLAIN_MASK, make_mask_plain
+from amalgam_edge.exporters.quantization import LADDER, quantize
 
 SHORT = {"bert", "distilbert", "roberta", "xlm-roberta", "mpnet", "electra", "albert", "camembert"}
 RNG = np.random.default_rng(0)
@@ -70,6 +72,18 @@ def test_other_runtimes_know_the_fused_attention(exports, tmp_path):
     expected = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
     compiled = openvino.Core().compile_model(tmp_path / "fused.onnx", "CPU")
     np.testing.assert_allclose(compiled([ids, mask])["logits"], expected, atol=1e-4)
+
+
+def test_what_onnx_runtime_fuses_is_told(exports, tmp_path):
+    found = fused_kernels(exports("bert").path)
+    assert found["BiasGelu"] == 2  # of each layer
+    assert "MultiHeadAttention" not in found
+    assert "SkipLayerNormalization" not in found  # it would be slower
+    quantize(exports("bert").path, tmp_path / "q.onnx", LADDER[0])
+    found = fused_kernels(tmp_path / "q.onnx")
+    assert found["MultiHeadAttention"] == 1
+    assert found["DynamicQuantizeMatMul"] + found.get("MatMulIntegerToFloat", 0) >= 8
+    assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
 # Rows that every token gets
