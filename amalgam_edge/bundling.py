@@ -19,12 +19,13 @@ from amalgam_edge.exporters.quantization import LADDER
 from amalgam_edge.exporters.static_export import tables_alone
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.labels import LabelSpace
+from amalgam_edge.model_types import STATIC
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.optimizing import CALIBRATION_TEXTS, Workshop, make_models
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.report import ReportData, render_report
-from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT, STATIC, TOKENIZER
+from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT, TOKENIZER
 from amalgam_edge.runtime.cascade import CascadeModel
 from amalgam_edge.runtime.text_model import TextModel
 from amalgam_edge.scores import TeacherScores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -45,7 +46,19 @@ def benchmark(
     Raises:
         AmalgamError: a peer cannot be had, or labels a text otherwise than the student does.
     """
-    torch.set_num_threads(threads)
+    with _torch_threads(threads):
+        return _benchmark(bundle, peers, progress, corpus, threads, rounds, seconds)
+
+
+def _benchmark(
+    bundle: Bundle,
+    peers: Sequence[str],
+    progress: Progress,
+    corpus: Sequence[str],
+    threads: int,
+    rounds: int,
+    seconds: float,
+) -> list[Cell]:
     tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER)))
     tokenizer.no_padding()
     tokenizer.enable_truncation(int(bundle.manifest["max_length"]))
@@ -92,6 +105,16 @@ def texts_of(tokenizer: Tokenizer, n_texts: int, n_tokens: int, seed: int = 0) -
     if any(len(tokenizer.encode(text).ids) != n_tokens for text in texts):
         raise AmalgamError(f"texts of {n_tokens} tokens cannot be made with this tokenizer")
     return texts
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _classify(run: Run, tokenizer: Tokenizer, labels: Sequence[str]) -> Classify:

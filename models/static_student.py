@@ -22,10 +22,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.model_types import STATIC
 from amalgam_edge.models.loading import load_config, load_tokenizer, longest_input, not_a_model
 from amalgam_edge.models.student import TEACHER_PREFIX
-from amalgam_edge.runtime.bundle import STATIC
-from amalgam_edge.runtime.tokens import special_tokens
 
 STATIC_PREFIX = f"{STATIC}:"
 _TOKENS_AT_ONCE = 512
@@ -154,6 +153,8 @@ def token_vectors(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     Raises:
         AmalgamError: the model does not give a vector for each token.
     """
+    from amalgam_edge.runtime.tokens import special_tokens  # scoring on torch alone has no ONNX Runtime
+
     before, after = special_tokens(tokenizer.backend_tokenizer) or ([], [])
     n_tokens = int(encoder.get_input_embeddings().weight.shape[0])
     where = resolve_device(device)

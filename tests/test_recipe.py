@@ -185,7 +185,7 @@ def test_the_fingerprint_is_of_what_the_result_depends_on():
         "student_layers": 2, "epochs": 1, "batch_size": 1, "learning_rate": 1.0, "warmup_ratio": 0.0,
         "weight_decay": 0.0, "seed": 1, "held_out": 50, "max_disagreement": 0.0, "evaluate": "e",
         "label_column": "gold", "evaluate_split": "dev", "include_torch": True, "trim_vocabulary": True,
-        "calibrate": False, "abstain": 0.5,
+        "calibrate": False, "abstain": 0.5, "budget": "size<=1MB",
         "static_width": 8, "cascade": True, "cascade_agreement": 0.5,
     }  # fmt: skip
     assert set(changed) | set(unrelated) == set(Recipe.model_fields)

@@ -11,12 +11,12 @@ from typing import Any
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.fingerprints import of_file
+from amalgam_edge.model_types import STATIC
 
 MANIFEST = "amalgam.json"
 FORMAT_VERSION = 1
 TEACHER_KIND = "teacher"
 TOKENIZER, RECIPE, REPORT, CARD = "tokenizer.json", "recipe.yaml", "report.html", "README.md"
-STATIC = "static"  # the model type of a student without layers
 STATIC_FILE = "onnx/model_static.onnx"
 MODEL_FILES = {
     "fp32": "onnx/model.onnx",

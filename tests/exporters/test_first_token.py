@@ -314,6 +314,8 @@ def rows_of_products(path, feeds):
 # value are one product, as in ModernBERT, one less; DeBERTa has one more, of positions.
 POSITIONS = {"deberta-v2": (32, 4)}  # rows of tables of relative positions, which have no tokens
 NARROW = dict.fromkeys(tiny.ARCHITECTURES, 6) | {"deberta-v2": 7, "modernbert": 5}
+# Of a student, scores and context are reordered where nothing stands between tokens and keys: a row for each head.
+REORDERED = set(tiny.ARCHITECTURES) - {"deberta-v2", "modernbert"}
 
 
 @pytest.mark.parametrize("kind", ["student", "teacher"])
@@ -324,10 +326,12 @@ def test_the_last_layer_works_for_the_first_token_alone(teachers, exports, archi
     if kind == "teacher":
         feeds |= {"mc_pass": np.array(0), "mc_seed": np.array(0)}
     rows = rows_of_products((exports if kind == "student" else teachers)(architecture).path, feeds)
-    assert rows.count(1) == NARROW[architecture]
+    reordered = kind == "student" and architecture in REORDERED
+    assert rows.count(1) == NARROW[architecture] - 2 * reordered
     last = rows.index(1)  # the layers before work for all tokens, what comes after for one of each text
     assert set(rows[:last]) <= {tokens, *POSITIONS.get(architecture, ())}
-    assert set(rows[last:]) - {1, tokens, *POSITIONS.get(architecture, ())} == {texts}
+    by_head = {2} if reordered else set()  # heads of the tiny models
+    assert set(rows[last:]) - {1, tokens, *POSITIONS.get(architecture, ())} == {texts} | by_head
 
 
 def test_a_head_that_averages_tokens_is_left_right(random_classifier, tokenizer):

@@ -187,8 +187,8 @@ def test_a_cuda_provider_that_does_not_start_is_refused(path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     inner = onnxruntime.InferenceSession
 
-    def start(content, options, providers):
-        return inner(content, options, providers=["CPUExecutionProvider"])
+    def start(content, options, providers, **rest):
+        return inner(content, options, providers=["CPUExecutionProvider"], **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", start)
     assert_refused(lambda: OnnxRunner(path, device="cuda"), "--device cuda", "CUDA")
