@@ -12,8 +12,7 @@ from amalgam_edge.corpus import Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.bundle_writer import check_output, write_manifest
 from amalgam_edge.exporters.model_card import render_model_card
-from amalgam_edge.exporters.quantization import LADDER
-from amalgam_edge.exporters.static_export import tables_alone
+from amalgam_edge.exporters.static_export import ladder_of
 from amalgam_edge.optimizing import CALIBRATION_TEXTS, Workshop, make_models
 from amalgam_edge.progress import Progress
 from amalgam_edge.report import render_front
@@ -69,7 +68,7 @@ def optimize_bundle(
                 texts=held_out,
                 calibration=other,
                 max_disagreement=float(manifest["gate"]["max_disagreement"]),
-                ladder=(tables_alone(folder / MODEL_FILES["fp32"]),) if bundle.is_static else LADDER,
+                ladder=ladder_of(folder / MODEL_FILES["fp32"], bundle.is_static),
                 say=progress.say,
             )
             manifest |= make_models(shop, wishes)

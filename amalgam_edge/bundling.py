@@ -15,8 +15,7 @@ from amalgam_edge.calibration import Calibration, Reliability, reliability
 from amalgam_edge.cascading import Companion, add_cascade
 from amalgam_edge.exporters.bundle_writer import write_manifest
 from amalgam_edge.exporters.model_card import render_model_card
-from amalgam_edge.exporters.quantization import LADDER
-from amalgam_edge.exporters.static_export import tables_alone
+from amalgam_edge.exporters.static_export import ladder_of
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.model_types import STATIC
@@ -140,7 +139,6 @@ def _make_models(made: Made, folder: Path, progress: Progress) -> dict[str, Any]
         for rows in (made.texts.held_out, made.texts.train[:CALIBRATION_TEXTS])
     )
     tokenizer = made.student.tokenizer
-    is_static = made.student.model.config.model_type == STATIC
     shop = Workshop(
         folder,
         max_length=tokenizer.model_max_length,
@@ -148,7 +146,7 @@ def _make_models(made: Made, folder: Path, progress: Progress) -> dict[str, Any]
         texts=texts,
         calibration=calibration,
         max_disagreement=made.recipe.max_disagreement,
-        ladder=(tables_alone(folder / MODEL_FILES["fp32"]),) if is_static else LADDER,
+        ladder=ladder_of(folder / MODEL_FILES["fp32"], made.student.model.config.model_type == STATIC),
         say=progress.say,
     )
     return make_models(shop, Budget.parse(made.recipe.budget) if made.recipe.budget else None)

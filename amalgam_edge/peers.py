@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.tracing import quiet
+from amalgam_edge.exporters.tracing import INPUTS, OUTPUT, Logits, quiet
 from amalgam_edge.padding import pad_batch
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
 from amalgam_edge.runtime.session import open_session
@@ -184,15 +184,6 @@ def trained_student(bundle: Bundle, threads: int) -> Iterator[Student]:
         yield Student(model, Path(folder), int(bundle.manifest["pad_token_id"]), threads)
 
 
-class _Logits(torch.nn.Module):
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-
-
 def _plain_onnx(student: Student) -> Path:
     """The student by torch's own exporter."""
     path = student.folder / "model.onnx"
@@ -203,12 +194,12 @@ def _plain_onnx(student: Student) -> Path:
     dynamic: dict[int, Any] = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with quiet(), torch.no_grad():
         torch.onnx.export(
-            _Logits(student.model),
+            Logits(student.model),
             (ids, mask),
             path,
             dynamo=True,
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
             dynamic_shapes=(dynamic, dynamic),
             external_data=False,
             verbose=False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx
 from onnx import NodeProto, numpy_helper
 
-from amalgam_edge.exporters.graphs import GraphIndex, attribute, replace_nodes
+from amalgam_edge.exporters.graphs import GraphIndex, attribute, other_input, replace_nodes
 
 # Operations that copy entries of their first input: of a tensor whose entries are all alike they make another.
 _COPIES = (
@@ -32,7 +32,7 @@ def fold_constant_rows(graph: onnx.GraphProto) -> int:
         if table is None or table.ndim != 2 or node.input[1] not in alike:
             continue
         total = index.only_reader(node.output[0], "Add")
-        other = _beside(total, node.output[0]) if total else None
+        other = other_input(total, node.output[0]) if total else None
         tokens = index.producer(other, "Gather") if other else None
         if total is None or tokens is None or not _only_table(index, tokens):
             continue
@@ -69,8 +69,3 @@ def _only_table(index: GraphIndex, node: NodeProto) -> bool:
     is_table = _is_look_up(node) and table is not None and table.ndim == 2
     once = len(index.readers(node.input[0])) == 1 and len(index.readers(node.output[0])) == 1
     return is_table and once and node.input[1] == "input_ids"
-
-
-def _beside(node: NodeProto, name: str) -> str:
-    first, second = node.input
-    return second if first == name else first

@@ -7,9 +7,9 @@ than an addition and a LayerNormalization, and gets no help here.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
-from onnx import NodeProto, numpy_helper
+
+from amalgam_edge.exporters.graphs import GraphIndex, other_input
 
 
 def order_gelu(graph: onnx.GraphProto) -> int:
@@ -18,33 +18,18 @@ def order_gelu(graph: onnx.GraphProto) -> int:
     Returns:
         How many there were.
     """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-
-    def only_reader(name: str, op_type: str) -> NodeProto | None:
-        found = readers.get(name, [])
-        return found[0] if len(found) == 1 and found[0].op_type == op_type else None
-
+    index = GraphIndex(graph)
     ordered = 0
     for node in graph.node:
-        added = only_reader(node.output[0], "Add") if node.op_type == "Erf" else None
-        halved = only_reader(added.output[0], "Mul") if added else None
-        product = only_reader(halved.output[0], "Mul") if halved else None
+        added = index.only_reader(node.output[0], "Add") if node.op_type == "Erf" else None
+        halved = index.only_reader(added.output[0], "Mul") if added else None
+        product = index.only_reader(halved.output[0], "Mul") if halved else None
         if added is None or halved is None or product is None:
             continue
-        half, x = _beside(halved, added.output[0]), _beside(product, halved.output[0])
-        if half not in constants or not np.array_equal(numpy_helper.to_array(constants[half]), 0.5):
+        half, x = other_input(halved, added.output[0]), other_input(product, halved.output[0])
+        if index.scalar(half) != 0.5:
             continue
         halved.input[:] = [x, added.output[0]]
         product.input[:] = [halved.output[0], half]
         ordered += 1
     return ordered
-
-
-def _beside(node: NodeProto, name: str) -> str:
-    """The other input of a node that has two."""
-    first, second = node.input
-    return second if first == name else first

@@ -64,6 +64,12 @@ def attribute(node: NodeProto, name: str, default: int | list[int]) -> int | lis
     return default if found is None else onnx.helper.get_attribute_value(found)
 
 
+def other_input(node: NodeProto, name: str) -> str:
+    """The input beside this one of a node that has two."""
+    first, second = node.input
+    return second if first == name else first
+
+
 def add_constant(graph: onnx.GraphProto, value: np.ndarray, name: str) -> str:
     """Add an initializer, under this name or one like it that is free; returns the name."""
     taken = {tensor.name for tensor in graph.initializer}

@@ -6,13 +6,18 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from amalgam_edge.exporters.quantization import Quantization, quantizable_products, quantize
+from amalgam_edge.exporters.quantization import LADDER, Quantization, quantizable_products, quantize
 from amalgam_edge.exporters.student_export import export_student
 
 
 def tables_alone(source: Path) -> Quantization:
     """The way to quantize an ONNX model that leaves every product in float: a static student's head is a few rows."""
     return Quantization("int8 token vectors", float_nodes=tuple(quantizable_products(source)))
+
+
+def ladder_of(source: Path, is_static: bool) -> tuple[Quantization, ...]:
+    """Ways to quantize an ONNX model, the least careful first: a static student has one."""
+    return (tables_alone(source),) if is_static else LADDER
 
 
 def export_quantized(model: PreTrainedModel, path: Path) -> None:

@@ -28,7 +28,7 @@ OUTPUT = "logits"
 _LARGEST_FILE = 2_000_000_000  # bytes; protobuf ends at 2 GiB
 
 
-class _Logits(torch.nn.Module):
+class Logits(torch.nn.Module):
     """A classifier seen as a function of two tensors."""
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -36,6 +36,7 @@ class _Logits(torch.nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Logits ``(n_texts, n_labels)`` of token ids and attention mask, both ``(n_texts, n_tokens)``."""
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
@@ -57,7 +58,7 @@ def to_onnx(model: PreTrainedModel, unbatched_sites: Collection[int] = ()) -> on
     try:
         with quiet(), torch.no_grad():
             with MarkDropout(unbatched_sites):
-                traced = torch.export.export(_Logits(model), **options).run_decompositions({})
+                traced = torch.export.export(Logits(model), **options).run_decompositions({})
             _drop_assertions(traced.graph_module)
             first_token_only(traced.graph_module)
             program = torch.onnx.export(

@@ -6,7 +6,15 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from amalgam_edge.errors import AmalgamError, first_line
 
@@ -99,3 +107,26 @@ def _predictive(config: dict[str, Any]) -> dict[str, Any]:
     """A config without what does not bear on predictions."""
     unrelated = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
     return {key: value for key, value in config.items() if key not in unrelated}
+
+
+def load_encoder(
+    checkpoint: str, config: PretrainedConfig, max_length: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The encoder of a checkpoint in float32, and its tokenizer, which cuts on the right as the edge does.
+
+    Args:
+        checkpoint: folder or Hub name.
+        config: of it.
+        max_length: the longest input in tokens, cut to what the encoder can take; becomes the tokenizer's.
+
+    Raises:
+        AmalgamError: no such model.
+    """
+    try:
+        encoder = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise not_a_model(checkpoint, error) from error
+    tokenizer = load_tokenizer(checkpoint)
+    tokenizer.truncation_side = "right"
+    tokenizer.model_max_length = min(max_length, longest_input(config, tokenizer))
+    return encoder, tokenizer

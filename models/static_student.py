@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
-    AutoModel,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -23,7 +22,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.model_types import STATIC
-from amalgam_edge.models.loading import load_config, load_tokenizer, longest_input, not_a_model
+from amalgam_edge.models.loading import load_config, load_encoder
 from amalgam_edge.models.student import TEACHER_PREFIX
 
 STATIC_PREFIX = f"{STATIC}:"
@@ -108,14 +107,7 @@ def build_static_student(
     Raises:
         AmalgamError: no such model.
     """
-    config = load_config(checkpoint)
-    try:
-        encoder = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise not_a_model(checkpoint, error) from error
-    tokenizer = load_tokenizer(checkpoint)
-    tokenizer.truncation_side = "right"  # as at the edge
-    tokenizer.model_max_length = min(max_length, longest_input(config, tokenizer))
+    encoder, tokenizer = load_encoder(checkpoint, load_config(checkpoint), max_length)
     return static_student_of(encoder, tokenizer, labels, width=width, seed=seed, device=device), tokenizer
 
 

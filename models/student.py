@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from optimum.utils import NormalizedConfigManager
 from transformers import (
-    AutoModel,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -19,7 +18,7 @@ from transformers import (
 )
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.models.loading import load_config, load_tokenizer, longest_input, not_a_model
+from amalgam_edge.models.loading import load_config, load_encoder
 
 TEACHER_PREFIX = "teacher:"
 
@@ -57,13 +56,7 @@ def build_student(
     depth_name, depth = _depth(config)
     keep = kept_layers(depth, depth if layers is None else layers)
     set_seed(seed)  # the encoder may bring new weights too: a pooler, where the checkpoint has none
-    try:
-        encoder = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise not_a_model(checkpoint, error) from error
-    tokenizer = load_tokenizer(checkpoint)
-    tokenizer.truncation_side = "right"  # as at the edge
-    tokenizer.model_max_length = min(max_length, longest_input(config, tokenizer))
+    encoder, tokenizer = load_encoder(checkpoint, config, max_length)
 
     cut = _cut_config(config, depth_name, depth, keep)
     cut.id2label = dict(enumerate(labels))

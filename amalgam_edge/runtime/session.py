@@ -13,6 +13,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("running a model", "cpu", error) from error
 
+SLOWER_FUSIONS = ("SkipLayerNormFusion",)  # on a CPU their kernels take longer than those that they stand for
+
 
 def open_session(
     model: str | Path | bytes, threads: int | None = None, device: str = "cpu"
@@ -31,7 +33,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    slower = ["SkipLayerNormFusion"] if device == "cpu" else []  # its kernel takes longer than those that it stands for
+    slower = list(SLOWER_FUSIONS) if device == "cpu" else []
     content = model if isinstance(model, bytes) else str(model)
     providers = _providers(device)
     try:
