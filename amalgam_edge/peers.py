@@ -22,7 +22,6 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.tracing import INPUTS, OUTPUT, Logits, quiet
 from amalgam_edge.padding import pad_batch
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
-from amalgam_edge.runtime.session import open_session
 
 # Token ids of a batch of texts, each ``(n_tokens,)``, to logits ``(n_texts, n_labels)``.
 Run = Callable[[Sequence[Sequence[int]]], np.ndarray]
@@ -77,7 +76,11 @@ def _onnxruntime_int8(student: Student) -> Run:
 
 
 def _run_onnx(student: Student, path: Path) -> Run:
-    session = open_session(path, student.threads)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = student.threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(ids: Sequence[Sequence[int]]) -> np.ndarray:
         input_ids, attention_mask = student.pad(ids)

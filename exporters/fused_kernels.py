@@ -9,8 +9,6 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from amalgam_edge.runtime.session import SLOWER_FUSIONS
-
 _OWN_DOMAINS = ("com.microsoft", "com.microsoft.nchwc")
 
 
@@ -25,8 +23,6 @@ def fused_kernels(model: Path) -> dict[str, int]:
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(optimised)
-        onnxruntime.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(SLOWER_FUSIONS)
-        )
+        onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         graph = onnx.load(optimised, load_external_data=False).graph
     return dict(Counter(node.op_type for node in graph.node if node.domain in _OWN_DOMAINS).most_common())

@@ -20,6 +20,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from amalgam_edge.exporters.embeddings import quantize_by_head, quantize_embeddings
 from amalgam_edge.exporters.fused_attention import fuse_attention
+from amalgam_edge.exporters.fusible import keep_residuals_apart
 from amalgam_edge.exporters.product_quantization import quantize_tables_by_product
 from amalgam_edge.exporters.smoothing import products, smooth
 
@@ -76,6 +77,7 @@ def quantize(
     quantize_embeddings(model)
     quantize_by_head(graph)
     fuse_attention(model)
+    keep_residuals_apart(graph)
     matrices = {product.node for product in products(graph)}
     float_nodes = {*how.float_nodes, *(n.name for n in graph.node if n.op_type == "MatMul" and n.name not in matrices)}
     logger = logging.getLogger()

@@ -13,8 +13,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("running a model", "cpu", error) from error
 
-SLOWER_FUSIONS = ("SkipLayerNormFusion",)  # on a CPU their kernels take longer than those that they stand for
-
 
 def open_session(
     model: str | Path | bytes, threads: int | None = None, device: str = "cpu"
@@ -33,11 +31,10 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    slower = list(SLOWER_FUSIONS) if device == "cpu" else []
     content = model if isinstance(model, bytes) else str(model)
     providers = _providers(device)
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=providers, disabled_optimizers=slower)
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # onnxruntime raises a class of its own for each status, with no common base
         name = "model" if isinstance(model, bytes) else str(model)
         raise AmalgamError(f"{name}: onnxruntime cannot load it ({first_line(error)})") from error

@@ -86,6 +86,25 @@ def test_what_onnx_runtime_fuses_is_told(exports, tmp_path):
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
+def test_no_slower_kernel_is_made_of_a_quantized_models_residuals(exports, tmp_path):
+    quantize(exports("bert").path, tmp_path / "apart.onnx", LADDER[0])
+    model = onnx.load(tmp_path / "apart.onnx")
+    sums = [node for node in model.graph.node if node.op_type == "Sum"]
+    assert len(sums) == 5  # of the embeddings, and two a layer
+    assert "SkipLayerNormalization" not in fused_kernels(tmp_path / "apart.onnx")
+    for node in sums:
+        node.op_type = "Add"
+    onnx.save(model, tmp_path / "together.onnx")
+    assert fused_kernels(tmp_path / "together.onnx")["SkipLayerNormalization"] >= 2
+    ids = RNG.integers(5, 390, (4, 11))
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    with_sum, with_add = (
+        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx", disabled_optimizers=["SkipLayerNormFusion"])
+        for name in ("apart", "together")
+    )
+    np.testing.assert_array_equal(with_sum.run(["logits"], feed)[0], with_add.run(["logits"], feed)[0])
+
+
 # Rows that every token gets
 
 
