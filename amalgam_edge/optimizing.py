@@ -36,7 +36,7 @@ class Workshop:
         max_length: texts are cut to this many tokens.
         pad_token_id: fills batches.
         texts: held out from training; models are measured on them.
-        calibration: other texts, which tell how large activations are.
+        calibration: other texts, which tell what activations are like.
         max_disagreement: the share of texts whose label a model may change.
         ladder: ways to make int8.
         say: told of each miss.
@@ -130,8 +130,8 @@ def _others(shop: Workshop, int8: Quantization) -> dict[str, tuple[str, Fidelity
     for name, (_, write) in WEIGHT_ONLY.items():
         write(source, shop.file(name))
     smallest = replace(int8, name=f"{int8.name}, tokens by product quantization", product_tables=True)
-    ranges = gate.activation_ranges(source, shop.file(SMALLEST), shop.calibration, shop.open) if int8.smoothed else {}
-    quantize(source, shop.file(SMALLEST), smallest, ranges)
+    seen = gate.observe(source, shop.file(SMALLEST), shop.calibration, shop.open) if int8.calibrated else {}
+    quantize(source, shop.file(SMALLEST), smallest, seen)
     ways[SMALLEST] = smallest.name
     return {
         name: (how, compare(reference, shop.open(shop.file(name)).run(shop.texts)[0])) for name, how in ways.items()

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 
 from amalgam_edge.evaluation import mean_divergence
+from amalgam_edge.exporters.activations import Activation, Activations, add_observers, joined
 from amalgam_edge.exporters.fidelity import Fidelity, compare
 from amalgam_edge.exporters.quantization import LADDER, Quantization, quantizable_products, quantize, with_float_nodes
-from amalgam_edge.exporters.smoothing import range_outputs
 from amalgam_edge.runtime.text_model import TextModel
 
 _TIMED_TEXTS = 200
@@ -86,7 +86,7 @@ def pass_gate(
         texts: held out from training.
         open_model: opens a model with the bundle's tokenizer.
         budget: the share of texts that may change their label.
-        calibration: other texts, which tell how large activations are.
+        calibration: other texts, which tell what activations are like.
         ladder: ways to quantize, the least careful first; after the last, the one nearest the float model is tried
             with its worst products in float.
         say: told of each miss.
@@ -100,14 +100,14 @@ def pass_gate(
         say("ranking products by the harm that quantizing them does")
         few = slice(_SENSITIVITY_TEXTS)
         yield from with_float_nodes(
-            nearest, _most_harmful(source, target, texts[few], reference[few], open_model, nearest, ranges)
+            nearest, _most_harmful(source, target, texts[few], reference[few], open_model, nearest, activations)
         )
 
-    ranges: dict[str, np.ndarray] = {}
+    activations: Activations = {}
     for how in careful():
-        if how.smoothed and not ranges:
-            ranges = activation_ranges(source, target, calibration, open_model)
-        quantize(source, target, how, ranges)
+        if how.calibrated and not activations:
+            activations = observe(source, target, calibration, open_model)
+        quantize(source, target, how, activations)
         fidelity = compare(reference, open_model(target).run(texts)[0])
         attempts.append((how, fidelity))
         if fidelity.disagreement <= budget:
@@ -146,19 +146,22 @@ def _most_harmful(
     reference: np.ndarray,
     open_model: OpenModel,
     how: Quantization,
-    ranges: Mapping[str, np.ndarray],
+    activations: Activations,
 ) -> list[str]:
-    """Quantizable products by how much nearer the float model comes when that one alone is left in float."""
+    """Quantizable products by how much nearer the float model comes when that one alone is left in float.
+
+    Weights are rounded plainly in these trials, which is quicker and changes little of the order.
+    """
     divergence: dict[str, float] = {}
     with _scratch_model(scratch, "trial") as trial:
         for node in quantizable_products(source):
-            quantize(source, trial, replace(how, float_nodes=(node,)), ranges)
+            quantize(source, trial, replace(how, rounded=False, float_nodes=(node,)), activations)
             divergence[node] = mean_divergence(reference, open_model(trial).run(texts)[0])
     return sorted(divergence, key=lambda node: divergence[node])
 
 
-def activation_ranges(source: Path, beside: Path, texts: Sequence[str], open_model: OpenModel) -> dict[str, np.ndarray]:
-    """The largest magnitude that each channel of each multiplied value takes on these texts, ``(width,)`` by its name.
+def observe(source: Path, beside: Path, texts: Sequence[str], open_model: OpenModel) -> Activations:
+    """What a model multiplies on these texts.
 
     Args:
         source: the float model.
@@ -167,11 +170,16 @@ def activation_ranges(source: Path, beside: Path, texts: Sequence[str], open_mod
         open_model: opens a model with the bundle's tokenizer.
     """
     model = onnx.load(source)
-    outputs = range_outputs(model.graph)
-    with _scratch_model(beside, "ranges") as observed:
+    outputs = add_observers(model.graph)
+    names = [name for pair in outputs.values() for name in pair]
+    with _scratch_model(beside, "observed") as observed:
         onnx.save(model, observed)
-        seen = list(open_model(observed).outputs(texts, list(outputs.values())))
-    return dict(zip(outputs, (np.max(values, axis=0) for values in zip(*seen, strict=True)), strict=True))
+        seen: dict[str, Activation] = {}
+        for values in open_model(observed).outputs(texts, names):
+            for value, largest, gram in zip(outputs, values[::2], values[1::2], strict=True):
+                batch = Activation(largest, gram)
+                seen[value] = joined([seen[value], batch]) if value in seen else batch
+    return seen
 
 
 @contextmanager

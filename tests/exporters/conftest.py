@@ -135,8 +135,7 @@ def _load(folder: Path) -> Any:
 def toy(tmp_path, tokenizer):
     """``toy(outlier)`` → path of a bag of words under three products w1, w2, w3 without biases.
 
-    With an outlier, w2 has one weight so large that a single scale for the matrix leaves the others no resolution;
-    what it feeds is never read.
+    With an outlier, w2 has a row so large that no other weight has resolution; what it multiplies is always zero.
     """
 
     def make(outlier: float = 0.0, name: str = "model.onnx") -> Path:
@@ -149,8 +148,8 @@ def toy(tmp_path, tokenizer):
             "w3": rng.normal(size=(width, n_labels)) * 2 / math.sqrt(width),
         }
         if outlier:
-            weights["w2"][5, 7] = outlier
-            weights["w3"][7] = 0.0
+            weights["w2"][5] = outlier
+            weights["w1"][:, 5] = 0.0
         steps = [
             helper.make_node("Gather", ["table", "input_ids"], ["vectors"], "look_up"),
             helper.make_node("Cast", ["attention_mask"], ["cast"], "cast", to=TensorProto.FLOAT),

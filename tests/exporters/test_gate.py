@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from amalgam_edge.exporters import gate
+from amalgam_edge.exporters.activations import Activation
 from amalgam_edge.exporters.fidelity import Fidelity, compare
 from amalgam_edge.exporters.gate import measure_latency, pass_gate
 from amalgam_edge.exporters.quantization import LADDER, Quantization, quantize
 from amalgam_edge.runtime.text_model import TextModel
 
+WAYS = (Quantization("plain"), Quantization("calibrated", calibrated=True), *LADDER)
 TEXTS = [f"text {k} about {word}" for k in range(20) for word in ("maps", "sound", "ice", "news", "fonts")]
 
 
@@ -43,8 +45,8 @@ class Scripted:
         self.opened = []
 
     def __call__(self, path):
-        if path.name.endswith(".ranges.onnx"):
-            return Ranges()
+        if path.name.endswith(".observed.onnx"):
+            return Observed()
         self.opened.append(path)
         count = next(self.wrong) if len(self.opened) > 1 else 0
         labels = self.truth.copy()
@@ -52,11 +54,11 @@ class Scripted:
         return Answers(5.0 * np.eye(3)[labels])
 
 
-class Ranges:
+class Observed:
     """Activations of the toy: three values that are multiplied, all channels alike."""
 
     def outputs(self, texts, names, *, batch_size=32):
-        yield [np.ones(int(width)) for width in (32, 32, 32)[: len(names)]]
+        yield [np.ones(32) if name.endswith("_largest") else np.eye(32) for name in names]
 
 
 class Answers:
@@ -73,12 +75,12 @@ def files(folder):
 
 def test_the_least_careful_way_is_taken_where_it_is_good_enough(source, target, open_model, tmp_path):
     said = []
-    result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=1.0, say=said.append)
-    assert result.accepted == LADDER[0]
-    assert result.attempts == ((LADDER[0], result.fidelity),)
+    result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=1.0, say=said.append, ladder=WAYS)
+    assert result.accepted == WAYS[0]
+    assert result.attempts == ((WAYS[0], result.fidelity),)
     assert said == []
     assert files(tmp_path) == ["model.onnx", "model_quantized.onnx"]
-    quantize(source, tmp_path / "by hand.onnx", LADDER[0])
+    quantize(source, tmp_path / "by hand.onnx", WAYS[0])
     reference, found = open_model(source).run(TEXTS)[0], open_model(tmp_path / "by hand.onnx").run(TEXTS)[0]
     np.testing.assert_array_equal(open_model(target).run(TEXTS)[0], found)
     assert result.fidelity.agreement == np.mean(reference.argmax(1) == found.argmax(1))
@@ -88,13 +90,13 @@ def test_the_least_careful_way_is_taken_where_it_is_good_enough(source, target, 
 def test_the_ladder_is_walked_in_order(source, target, tmp_path):
     said = []
     opened = Scripted([30, 20, 4])
-    result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.05, say=said.append)
-    assert result.accepted == LADDER[2]
-    assert [how for how, _ in result.attempts] == list(LADDER)
+    result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.05, say=said.append, ladder=WAYS)
+    assert result.accepted == WAYS[2]
+    assert [how for how, _ in result.attempts] == list(WAYS)
     assert [round(f.disagreement, 9) for _, f in result.attempts] == [0.3, 0.2, 0.04]
     assert opened.opened == [source, target, target, target]
     assert len(said) == 2
-    for line, how, share in zip(said, LADDER, ("30.00%", "20.00%"), strict=False):
+    for line, how, share in zip(said, WAYS, ("30.00%", "20.00%"), strict=False):
         assert how.name in line
         assert share in line
         assert "5.00%" in line
@@ -102,10 +104,10 @@ def test_the_ladder_is_walked_in_order(source, target, tmp_path):
 
 
 def test_the_accepted_way_is_what_lies_in_the_target(source, target, tmp_path):
-    result = pass_gate(source, target, TEXTS, Scripted([50, 0]), calibration=TEXTS, budget=0.05)
-    ranges = dict.fromkeys(("bag", "h1", "h2"), np.ones(32))
-    quantize(source, tmp_path / "by hand.onnx", result.accepted, ranges)
-    assert result.accepted == LADDER[1]
+    result = pass_gate(source, target, TEXTS, Scripted([50, 0]), calibration=TEXTS, budget=0.05, ladder=WAYS)
+    seen = dict.fromkeys(("bag", "h1", "h2"), Activation(np.ones(32), np.eye(32)))
+    quantize(source, tmp_path / "by hand.onnx", result.accepted, seen)
+    assert result.accepted == WAYS[1]
     assert target.read_bytes() == (tmp_path / "by hand.onnx").read_bytes()
 
 
@@ -113,22 +115,30 @@ def test_the_accepted_way_is_what_lies_in_the_target(source, target, tmp_path):
 def test_a_miss_as_large_as_the_budget_is_within_it(source, target, wrong, n_texts, budget):
     texts = ["x"] * n_texts
     result = pass_gate(
-        source, target, texts, Scripted([wrong] + [n_texts] * 20, n_texts), calibration=texts, budget=budget
+        source,
+        target,
+        texts,
+        Scripted([wrong] + [n_texts] * 20, n_texts),
+        calibration=texts,
+        budget=budget,
+        ladder=WAYS,
     )
-    assert result.accepted == LADDER[0]
+    assert result.accepted == WAYS[0]
 
 
 @pytest.mark.parametrize(("wrong", "n_texts", "budget"), [(2, 100, 0.01), (21, 2000, 0.01), (1, 7, 0.0)])
 def test_one_text_beyond_the_budget_is_a_miss(source, target, wrong, n_texts, budget):
     texts = ["x"] * n_texts
-    result = pass_gate(source, target, texts, Scripted([wrong, 0], n_texts), calibration=texts, budget=budget)
-    assert result.accepted == LADDER[1]
+    result = pass_gate(
+        source, target, texts, Scripted([wrong, 0], n_texts), calibration=texts, budget=budget, ladder=WAYS
+    )
+    assert result.accepted == WAYS[1]
 
 
 def test_the_most_harmful_product_is_left_in_float(toy, target, open_model, tmp_path):
     source = toy(outlier=400.0)
     said = []
-    ladder = (Quantization("one scale a matrix"),)
+    ladder = (Quantization("plain"),)
     result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=ladder, say=said.append)
     (first, careless), (second, careful) = result.attempts
     assert first == ladder[0]
@@ -140,18 +150,23 @@ def test_the_most_harmful_product_is_left_in_float(toy, target, open_model, tmp_
     assert files(tmp_path) == ["model.onnx", "model_quantized.onnx"]
 
 
-def test_without_an_outlier_no_product_needs_float(source, target, open_model):
-    result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=LADDER[:1])
+def test_calibration_makes_up_for_what_never_gets_large(toy, target, open_model):
+    result = pass_gate(toy(outlier=400.0), target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=LADDER)
     assert result.accepted == LADDER[0]
+
+
+def test_without_an_outlier_no_product_needs_float(source, target, open_model):
+    result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=WAYS[:1])
+    assert result.accepted == WAYS[0]
 
 
 def test_careful_ways_start_from_the_one_nearest_to_float(source, target):
     """By divergence; each of the three products is then tried alone, and half of them may stay in float: one."""
     opened = Scripted([50, 20, 40, *[3, 2, 1], 20])
-    result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.0)
+    result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.0, ladder=WAYS)
     assert result.accepted is None
     last = result.attempts[-1][0]
-    assert last.name == f"{LADDER[1].name}, 1 product(s) in float"
+    assert last.name == f"{WAYS[1].name}, 1 product(s) in float"
     assert last.float_nodes == ("w3",)  # the product whose trial came nearest is the most harmful one
     assert len(result.attempts) == 4
     assert result.fidelity.disagreement == pytest.approx(0.2)
@@ -162,34 +177,36 @@ def test_nothing_is_left_where_nothing_passes(source, target, open_model, tmp_pa
 
     def adversary(path):
         model = open_model(path)
-        if path == source or path.name.endswith(".ranges.onnx"):
+        if path == source or path.name.endswith(".observed.onnx"):
             return model
         return Answers(np.roll(model.run(TEXTS)[0], 1, axis=1))
 
     said = []
-    result = pass_gate(source, target, TEXTS, adversary, calibration=TEXTS, budget=0.0, say=said.append)
+    result = pass_gate(source, target, TEXTS, adversary, calibration=TEXTS, budget=0.0, say=said.append, ladder=WAYS)
     assert result.accepted is None
-    assert len(result.attempts) == len(LADDER) + 1
+    assert len(result.attempts) == len(WAYS) + 1
     assert result.fidelity == min((f for _, f in result.attempts), key=lambda f: f.disagreement)
     assert result.fidelity.disagreement > 0
     assert sum("over the budget" in line for line in said) == len(result.attempts)
     assert files(tmp_path) == ["model.onnx"]
 
 
-def test_ranges_are_the_largest_magnitudes_on_the_calibration_texts(source, target, open_model, monkeypatch):
+def test_activations_are_those_of_the_calibration_texts(source, target, open_model, monkeypatch):
     seen = {}
 
-    def record(source, target, how, ranges):
-        seen.update(ranges)
-        quantize(source, target, how, ranges)
+    def record(source, target, how, activations):
+        seen.update(activations)
+        quantize(source, target, how, activations)
 
     monkeypatch.setattr(gate, "quantize", record)
-    pass_gate(source, target, TEXTS[:3], open_model, calibration=TEXTS, budget=1.0, ladder=LADDER[1:])
-    weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(source).graph.initializer}
+    pass_gate(source, target, TEXTS[:3], open_model, calibration=TEXTS, budget=1.0, ladder=WAYS[1:])
+    weights = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in onnx.load(source).graph.initializer}
     model = open_model(source)
     bags = np.array([weights["table"][model.tokenize([text]).ids].sum(axis=0) for text in TEXTS])
-    np.testing.assert_allclose(seen["bag"], np.abs(bags).max(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(seen["h1"], np.abs(np.tanh(bags @ weights["w1"])).max(axis=0), rtol=1e-5)
+    hidden = np.tanh(bags @ weights["w1"])
+    for name, values in (("bag", bags), ("h1", hidden), ("h2", np.tanh(hidden @ weights["w2"]))):
+        np.testing.assert_allclose(seen[name].largest, np.abs(values).max(axis=0), rtol=1e-4)
+        np.testing.assert_allclose(seen[name].gram, values.T @ values, rtol=1e-3, atol=1e-2)
     assert sorted(seen) == ["bag", "h1", "h2"]
 
 
@@ -197,12 +214,12 @@ def test_no_trial_is_left_behind_by_a_failure(source, target, tmp_path):
     def failing(path):
         if "trial" in path.name:
             raise RuntimeError("cut off")
-        if path.name.endswith(".ranges.onnx"):
-            return Ranges()
+        if path.name.endswith(".observed.onnx"):
+            return Observed()
         return Answers(np.eye(4)[np.arange(100) % 4] if path == source else np.ones((100, 4)))
 
     with pytest.raises(RuntimeError, match="cut off"):
-        pass_gate(source, target, TEXTS, failing, calibration=TEXTS, budget=0.0)
+        pass_gate(source, target, TEXTS, failing, calibration=TEXTS, budget=0.0, ladder=WAYS)
     assert not [name for name in files(tmp_path) if "trial" in name]
 
 

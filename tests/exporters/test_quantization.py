@@ -7,6 +7,7 @@ import pytest
 import tiny
 from onnx import TensorProto, helper, numpy_helper
 
+from amalgam_edge.exporters.activations import Activation, products
 from amalgam_edge.exporters.quantization import (
     LADDER,
     Quantization,
@@ -14,8 +15,8 @@ from amalgam_edge.exporters.quantization import (
     quantize,
     with_float_nodes,
 )
-from amalgam_edge.exporters.smoothing import products
 
+WAYS = (Quantization("plain"), Quantization("calibrated", calibrated=True), *LADDER)
 PRODUCTS = ("MatMulInteger", "DynamicQuantizeMatMul")
 
 
@@ -52,36 +53,32 @@ def run(path, n_texts=16):
     return session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
 
 
-def ranges_of(path, feed):
-    """The largest magnitude of each channel that is multiplied, as ONNX Runtime puts the values out."""
+def seen_by(path, feed):
+    """What is multiplied, as ONNX Runtime puts the values out."""
     model = onnx.load(path)
     sources = sorted({product.source for product in products(model.graph)})
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in sources)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    values = session.run(sources, feed)
+    rows = [value.reshape(-1, value.shape[-1]) for value in session.run(sources, feed)]
     return {
-        name: np.abs(value.reshape(-1, value.shape[-1])).max(axis=0)
-        for name, value in zip(sources, values, strict=True)
+        name: Activation(np.abs(value).max(axis=0), value.T @ value) for name, value in zip(sources, rows, strict=True)
     }
 
 
-@pytest.mark.parametrize("how", LADDER, ids=lambda how: how.name)
+@pytest.mark.parametrize("how", WAYS, ids=lambda how: how.name)
 def test_weights_never_have_eight_signed_bits(exported, tmp_path, how):
     target = tmp_path / "q.onnx"
     rng = np.random.default_rng(1)
     feed = {"input_ids": rng.integers(5, 390, (16, 12)), "attention_mask": np.ones((16, 12), np.int64)}
-    quantize(exported.path, target, how, ranges_of(exported.path, feed) if how.smoothed else {})
+    quantize(exported.path, target, how, seen_by(exported.path, feed))
     weights = int8_weights(target)
     assert len(weights) == len(quantizable_products(exported.path))
     assert len(weights) >= 7
     for weight, scale, zero in weights.values():
-        if how.unsigned:
-            assert weight.dtype == np.uint8
-        else:
-            assert weight.dtype == np.int8
-            assert np.abs(weight.astype(int)).max() <= 64
-            assert not zero.any()
-        assert scale.size == zero.size == (weight.shape[1] if how.per_channel else 1)
+        assert weight.dtype == np.int8
+        assert np.abs(weight.astype(int)).max() <= 64
+        assert not zero.any()
+        assert scale.size == zero.size == weight.shape[1]
         assert (scale > 0).all()
     assert not float_products(target)
     found, expected = run(target), run(exported.path)
@@ -92,7 +89,7 @@ def test_weights_never_have_eight_signed_bits(exported, tmp_path, how):
 def test_weights_are_the_float_ones_within_half_a_step(toy, tmp_path):
     source = toy()
     floats = {t.name: numpy_helper.to_array(t) for t in onnx.load(source).graph.initializer}
-    for how in LADDER:
+    for how in WAYS:
         quantize(source, tmp_path / "q.onnx", how)
         weights = int8_weights(tmp_path / "q.onnx")
         assert len(weights) == 3
@@ -100,8 +97,7 @@ def test_weights_are_the_float_ones_within_half_a_step(toy, tmp_path):
             (weight, scale, zero) = next(found for node, found in weights.items() if node.startswith(name))
             restored = (weight.astype(np.float64) - zero.astype(np.float64)) * scale
             assert (np.abs(restored - floats[name]) <= scale * 0.51).all(), (how.name, name)
-            levels = 127 if how.unsigned else 63
-            assert np.abs(weight.astype(int) - zero.astype(int)).max() >= levels
+            assert np.abs(weight.astype(int)).max() >= 63
 
 
 def test_float_nodes_stay_float(exported, tmp_path):
@@ -163,7 +159,7 @@ def test_recorded_shapes_that_contradict_are_ignored(toy, tmp_path):
     onnx.save(model, source)
     with pytest.raises(Exception, match="Inferred shape and existing shape differ"):
         onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    for how in LADDER:
+    for how in WAYS:
         quantize(source, tmp_path / "q.onnx", how)
         assert len(int8_weights(tmp_path / "q.onnx")) == 3
 
@@ -204,8 +200,8 @@ def test_a_quantized_student_tells_nothing_of_the_builder(exports, tmp_path):
 
 def test_ever_more_products_stay_in_float_up_to_half():
     ranked = [f"n{k}" for k in range(11)]
-    tried = list(with_float_nodes(LADDER[1], ranked))
+    tried = list(with_float_nodes(LADDER[0], ranked))
     assert [how.float_nodes for how in tried] == [tuple(ranked[:1]), tuple(ranked[:2]), tuple(ranked[:4])]
-    assert all(how.per_channel and not how.unsigned for how in tried)
-    assert [how.name for how in tried] == [f"{LADDER[1].name}, {n} product(s) in float" for n in (1, 2, 4)]
+    assert all(how.calibrated and how.rounded for how in tried)
+    assert [how.name for how in tried] == [f"{LADDER[0].name}, {n} product(s) in float" for n in (1, 2, 4)]
     assert list(with_float_nodes(LADDER[0], ["alone"])) == []

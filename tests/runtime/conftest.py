@@ -48,7 +48,7 @@ def _write(folder: Path, torch_folder: Path, model: object) -> None:
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
     export_student(model, folder / "onnx" / "model.onnx")
-    quantize(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", LADDER[1])
+    quantize(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", LADDER[0])
     write_manifest(
         folder,
         {
