@@ -13,7 +13,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.bundle_writer import check_output, write_manifest
 from amalgam_edge.exporters.model_card import render_model_card
 from amalgam_edge.exporters.static_export import ladder_of
-from amalgam_edge.optimizing import CALIBRATION_TEXTS, Workshop, make_models
+from amalgam_edge.optimizing import CALIBRATION_TEXTS, Workshop, choose_models, try_models
 from amalgam_edge.progress import Progress
 from amalgam_edge.report import render_front
 from amalgam_edge.runtime.bundle import CARD, MANIFEST, MODEL_FILES, REPORT, Bundle
@@ -45,7 +45,7 @@ def optimize_bundle(
     Raises:
         AmalgamError: the budget is not understood, the bundle has no float model, or there are no texts.
     """
-    wishes = Budget.parse(budget)
+    wishes = Budget.parse(budget).with_loss(100 * float(bundle.manifest["gate"]["max_disagreement"]))
     if output.resolve() != bundle.folder.resolve():
         check_output(output, overwrite=False)
     if "fp32" not in bundle.precisions:
@@ -55,6 +55,7 @@ def optimize_bundle(
     with progress.step("reading texts"):
         held_out, other = _texts(bundle, calibration, text_column)
     manifest = dict(bundle.manifest)
+    student = manifest.get("student") or {}  # bundles of earlier versions do not say
     with staged(output) as folder:
         shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
         for precision in bundle.precisions:
@@ -67,11 +68,14 @@ def optimize_bundle(
                 pad_token_id=int(manifest["pad_token_id"]),
                 texts=held_out,
                 calibration=other,
-                max_disagreement=float(manifest["gate"]["max_disagreement"]),
+                max_disagreement=wishes.limits["loss"] / 100,
                 ladder=ladder_of(folder / MODEL_FILES["fp32"], bundle.is_static),
+                layers=student.get("layers"),
+                n_tokens=student.get("n_tokens"),
+                agreement=student.get("agreement"),
                 say=progress.say,
             )
-            manifest |= make_models(shop, wishes)
+            manifest |= choose_models(try_models([shop], every_precision=True), wishes)[1]
         with progress.step("writing the bundle"):
             manifest["evaluation"] = _still_true(manifest["evaluation"])
             (folder / CARD).write_text(render_model_card(manifest, output.name), "utf-8")
