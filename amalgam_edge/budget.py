@@ -25,15 +25,19 @@ class Candidate:
     """A model that could ship, as it was measured.
 
     Attributes:
-        name: of its precision.
+        name: of its precision, after what tells its student and vocabulary from others that it is weighed against.
         made_by: how it was quantized.
         megabytes: of its file, 10⁶ bytes each.
         latency_ms: median of one text at a time, tokenizing included.
         p95_ms: its 95th percentile.
         batch_ms: median of 32 texts of mixed lengths.
         memory_megabytes: the most that a process which runs it takes; None where the system does not tell.
-        loss_percent: texts whose label is not the float model's.
+        loss_percent: texts whose label is not that of its student's float model with all tokens.
         mean_kl: mean KL(float ‖ model) in nats.
+        layers: of its student; None where it has none. Students differ in it.
+        n_tokens: that it knows; None where that is not known.
+        agreement: share of held-out texts on which its student, float and with all tokens, names the likeliest label of
+            the supervision; None where that was not measured.
     """
 
     name: str
@@ -45,10 +49,13 @@ class Candidate:
     memory_megabytes: float | None
     loss_percent: float
     mean_kl: float
+    layers: int | None = None
+    n_tokens: int | None = None
+    agreement: float | None = None
 
-    def costs(self) -> tuple[float, float, float, float]:
+    def costs(self) -> tuple[float, float, float, float, float]:
         """What the front weighs: the smaller, the better."""
-        return self.megabytes, self.latency_ms, self.batch_ms, self.loss_percent
+        return self.megabytes, self.latency_ms, self.batch_ms, self.loss_percent, -(self.agreement or 0.0)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,10 @@ class Budget:
                 raise AmalgamError(f"--budget: {wish} is limited twice")
             limits[wish] = float(found[2]) * _WISHES[wish][1][found[3].lower()]
         return cls(limits)
+
+    def with_loss(self, percent: float) -> Budget:
+        """The same with a limit on ``loss``, if it has none."""
+        return Budget({"loss": percent, **self.limits})
 
     def excess(self, candidate: Candidate) -> dict[str, float | None]:
         """The wishes that a candidate does not meet, and what it costs; None is not known, which meets nothing."""
@@ -111,22 +122,24 @@ def front(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def pick(candidates: Sequence[Candidate], budget: Budget) -> Pick:
-    """The fastest on the front that meets every wish; where none does, the one that misses the fewest, by the least.
+    """Of the student that agrees most with its supervision, among those that can meet every wish, the fastest model.
+
+    Where nothing meets every wish, it is the model that misses the fewest, by the least.
 
     Args:
         candidates: at least one.
         budget: the wishes.
     """
-    names = front(candidates)
-    on_front = [candidate for candidate in candidates if candidate.name in names]
-    meeting = [candidate for candidate in on_front if not budget.excess(candidate)]
-    if meeting:
-        fastest = min(meeting, key=lambda candidate: candidate.latency_ms)
-        others = ", ".join(candidate.name for candidate in meeting if candidate is not fastest)
-        reason = f"the fastest that meets the budget; {others} would too" if others else "it alone meets the budget"
-        return Pick(fastest.name, True, reason)
-    nearest = min(on_front, key=lambda candidate: _miss(candidate, budget))
-    return Pick(nearest.name, False, f"nothing meets the budget; the nearest is {describe_excess(nearest, budget)}")
+    meeting = [candidate for candidate in candidates if not budget.excess(candidate)]
+    if not meeting:
+        nearest = min(_on_front(candidates), key=lambda candidate: _miss(candidate, budget))
+        return Pick(nearest.name, False, f"nothing meets the budget; the nearest is {describe_excess(nearest, budget)}")
+    truest = max(meeting, key=lambda candidate: (candidate.agreement or 0.0, -candidate.latency_ms))
+    its_own = _on_front([candidate for candidate in meeting if candidate.layers == truest.layers])
+    fastest = min(its_own, key=lambda candidate: candidate.latency_ms)
+    others = ", ".join(candidate.name for candidate in its_own if candidate is not fastest)
+    reason = f"the fastest that meets the budget; {others} would too" if others else "it alone meets the budget"
+    return Pick(fastest.name, True, _why_its_student(candidates, meeting, truest) + reason)
 
 
 def describe_excess(candidate: Candidate, budget: Budget) -> str:
@@ -137,6 +150,25 @@ def describe_excess(candidate: Candidate, budget: Budget) -> str:
         over = "is not known here" if cost is None else f"is {cost:.3g} {unit}, {cost - limit:.2g} {unit} too much"
         parts.append(f"{wish} {over}")
     return f"{candidate.name}, whose {' and '.join(parts)}"
+
+
+def _on_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    names = front(candidates)
+    return [candidate for candidate in candidates if candidate.name in names]
+
+
+def _why_its_student(candidates: Sequence[Candidate], meeting: Sequence[Candidate], truest: Candidate) -> str:
+    """The beginning of a reason where there were several students; empty where there was one."""
+    if len({candidate.layers for candidate in candidates}) == 1:
+        return ""
+    others = {candidate.layers: candidate for candidate in meeting if candidate.layers != truest.layers}
+    if not others:
+        return f"the student of {truest.layers} layers alone can meet the budget; of its models "
+    shares = "; ".join(f"{layers} layers: {other.agreement:.1%}" for layers, other in others.items())
+    return (
+        f"of the students that can meet the budget, that of {truest.layers} layers agrees most with held-out "
+        f"supervision ({truest.agreement:.1%}; {shares}); of its models "
+    )
 
 
 def _dominates(one: Candidate, other: Candidate) -> bool:

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from amalgam_edge.budget import Budget
-from amalgam_edge.corpus import Corpus, read_corpus
+from amalgam_edge.cascading import renew_cascade
+from amalgam_edge.corpus import LABEL, Corpus, read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.bundle_writer import check_output, write_manifest
 from amalgam_edge.exporters.model_card import render_model_card
 from amalgam_edge.exporters.static_export import ladder_of
-from amalgam_edge.optimizing import CALIBRATION_TEXTS, Workshop, make_models
+from amalgam_edge.optimizing import CALIBRATION_TEXTS, Workshop, choose_models, try_models
 from amalgam_edge.progress import Progress
 from amalgam_edge.report import render_front
 from amalgam_edge.runtime.bundle import CARD, MANIFEST, MODEL_FILES, REPORT, Bundle
 from amalgam_edge.staging import staged
+
+_FOREIGN_LABELS = 3  # that a warning names
 
 
 def optimize_bundle(
@@ -45,16 +48,21 @@ def optimize_bundle(
     Raises:
         AmalgamError: the budget is not understood, the bundle has no float model, or there are no texts.
     """
-    wishes = Budget.parse(budget)
+    wishes = Budget.parse(budget).with_loss(100 * float(bundle.manifest["gate"]["max_disagreement"]))
     if output.resolve() != bundle.folder.resolve():
         check_output(output, overwrite=False)
     if "fp32" not in bundle.precisions:
         raise AmalgamError(f"{bundle.folder}: holds no float model to start from; build it again")
-    bundle.verify()
-    progress.begin(3)
+    lost = _lost_static_model(bundle)
+    bundle.verify(without=lost)
+    cascade = None if lost else bundle.cascade
+    progress.begin(3 + (cascade is not None))
     with progress.step("reading texts"):
         held_out, other = _texts(bundle, calibration, text_column)
+        if calibration is not None:
+            _warn_of_labels(bundle, calibration, progress)
     manifest = dict(bundle.manifest)
+    student = manifest.get("student") or {}  # bundles of earlier versions do not say
     with staged(output) as folder:
         shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
         for precision in bundle.precisions:
@@ -67,11 +75,21 @@ def optimize_bundle(
                 pad_token_id=int(manifest["pad_token_id"]),
                 texts=held_out,
                 calibration=other,
-                max_disagreement=float(manifest["gate"]["max_disagreement"]),
+                max_disagreement=wishes.limits["loss"] / 100,
                 ladder=ladder_of(folder / MODEL_FILES["fp32"], bundle.is_static),
+                layers=student.get("layers"),
+                n_tokens=student.get("n_tokens"),
+                agreement=student.get("agreement"),
                 say=progress.say,
             )
-            manifest |= make_models(shop, wishes)
+            manifest |= choose_models(try_models([shop], every_precision=True), wishes)[1]
+        manifest["cascade"] = None
+        for name in lost:
+            progress.say(f"no cascade any more: {bundle.folder / name} is not there")
+        if cascade is not None:
+            with progress.step("setting the cascade's threshold"):
+                encoder = shop.open(shop.file(manifest["default_precision"]))
+                manifest["cascade"] = renew_cascade(cascade, folder, encoder, held_out, other, progress.say)
         with progress.step("writing the bundle"):
             manifest["evaluation"] = _still_true(manifest["evaluation"])
             (folder / CARD).write_text(render_model_card(manifest, output.name), "utf-8")
@@ -79,6 +97,12 @@ def optimize_bundle(
             (folder / MANIFEST).unlink()
             write_manifest(folder, manifest)
     return manifest
+
+
+def _lost_static_model(bundle: Bundle) -> list[str]:
+    """The file of the bundle's cascade, if somebody took it away; a bundle can do without."""
+    files = [str(bundle.cascade["file"])] if bundle.cascade else []
+    return [name for name in files if not (bundle.folder / name).is_file()]
 
 
 def _texts(bundle: Bundle, calibration: str | None, text_column: str | None) -> tuple[Sequence[str], Sequence[str]]:
@@ -89,6 +113,16 @@ def _texts(bundle: Bundle, calibration: str | None, text_column: str | None) -> 
     train, held_out = corpus.split(int(bundle.manifest["recipe"]["held_out"]))
     texts = corpus.texts
     return [texts[int(row)] for row in held_out], [texts[int(row)] for row in train[:CALIBRATION_TEXTS]]
+
+
+def _warn_of_labels(bundle: Bundle, source: str, progress: Progress) -> None:
+    """Say if texts come with labels that the bundle does not have: they may be texts of another kind."""
+    column = str(bundle.manifest["recipe"].get("label_column", LABEL))
+    foreign = [name for name in read_label_names(source, column) if name not in bundle.labels]
+    if foreign:
+        named = ", ".join(f"'{name}'" for name in foreign[:_FOREIGN_LABELS])
+        more = f" and {len(foreign) - _FOREIGN_LABELS} more" if len(foreign) > _FOREIGN_LABELS else ""
+        progress.say(f"warning: {source}: labels that the bundle does not have: {named}{more}; only texts are used")
 
 
 def _own_corpus(bundle: Bundle) -> Corpus:

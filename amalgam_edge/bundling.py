@@ -1,4 +1,4 @@
-"""From a trained student to the bundle: export, quantize, measure, describe."""
+"""From the student that ships to the bundle: cascade, evaluation, description."""
 
 from __future__ import annotations
 
@@ -10,29 +10,23 @@ from typing import Any
 import numpy as np
 
 from amalgam_edge import environment, evaluation
-from amalgam_edge.budget import Budget
-from amalgam_edge.calibration import Calibration, Reliability, reliability
+from amalgam_edge.calibration import Reliability, reliability
 from amalgam_edge.cascading import Companion, add_cascade
+from amalgam_edge.choosing import Chosen
 from amalgam_edge.exporters.bundle_writer import write_manifest
 from amalgam_edge.exporters.model_card import render_model_card
-from amalgam_edge.exporters.static_export import ladder_of
-from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.model_types import STATIC
 from amalgam_edge.models.teacher import Teacher
-from amalgam_edge.optimizing import CALIBRATION_TEXTS, Workshop, make_models
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.report import ReportData, render_report
 from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT, TOKENIZER
 from amalgam_edge.runtime.cascade import CascadeModel
 from amalgam_edge.runtime.text_model import TextModel
-from amalgam_edge.scores import TeacherScores
 from amalgam_edge.scoring.score import predict_texts
 from amalgam_edge.scoring.torch_runner import TorchRunner
-from amalgam_edge.stages import Student, Texts
-from amalgam_edge.supervision import Supervision, certainty
-from amalgam_edge.training import History
+from amalgam_edge.stages import Lesson, Texts
+from amalgam_edge.supervision import certainty
 
 
 @dataclass(frozen=True)
@@ -40,40 +34,40 @@ class Made:
     """What a build has made by the time that it is written down.
 
     Attributes:
+        lesson: what the student was made from.
+        teachers: that were listened to.
+        chosen: the student, whose models lie in the bundle's folder.
         gold: labels of the labelled texts, positions in the label space; None without such texts.
-        n_truncated: corpus texts longer than the student's input.
-        vocabulary: how many tokens were left out, and what that changed; None where all stayed.
-        calibration: the student's temperature; None where none was wanted.
         companion: the static student of a cascade; None where none was asked for.
     """
 
-    recipe: Recipe
-    texts: Texts
+    lesson: Lesson
     teachers: Sequence[Teacher]
-    labels: LabelSpace
-    scores: Sequence[TeacherScores]
-    supervision: Supervision
-    student: Student
-    history: History
+    chosen: Chosen
     gold: np.ndarray | None
-    n_truncated: int
-    vocabulary: dict[str, Any] | None = None
-    calibration: Calibration | None = None
     companion: Companion | None = None
 
     @property
-    def temperature(self) -> float:
-        """What the student's logits are divided by."""
-        return self.calibration.temperature if self.calibration else 1.0
+    def recipe(self) -> Recipe:
+        """Of the build."""
+        return self.lesson.recipe
+
+    @property
+    def texts(self) -> Texts:
+        """Of the build."""
+        return self.lesson.texts
+
+    @property
+    def labels(self) -> LabelSpace:
+        """That the student answers with."""
+        return self.lesson.labels
 
 
 def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Export, quantize, measure and describe the student in ``folder``; returns the manifest."""
-    with progress.step("exporting to ONNX"):
-        _save_student(made, folder)
-        export_student(made.student.model, folder / MODEL_FILES["fp32"], made.temperature)
-    with progress.step("quantizing and measuring"):
-        measured = _make_models(made, folder, progress)
+    """Measure and describe the student whose models are in ``folder``; returns the manifest."""
+    measured = made.chosen.measured
+    if made.recipe.include_torch:
+        made.chosen.student.model.save_pretrained(folder)
     cascade = None
     if made.companion is not None:
         with progress.step("setting the cascade's threshold"):
@@ -81,7 +75,8 @@ def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]
     evaluated: dict[str, Any] = {}
     confusion = None
     curves: dict[str, Reliability] = {}
-    calibration = made.calibration.as_dict() if made.calibration else None
+    fitted = made.chosen.variant.calibration
+    calibration = fitted.as_dict() if fitted else None
     if made.gold is not None:
         with progress.step("evaluating on labelled texts"):
             evaluated, logits = _evaluate(made, made.gold, folder, measured, cascade)
@@ -102,26 +97,14 @@ def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]
         }
         (folder / RECIPE).write_text(made.recipe.to_yaml(), "utf-8")
         (folder / CARD).write_text(render_model_card(manifest, Path(made.recipe.output).name), "utf-8")
-        report = render_report(manifest, ReportData(made.scores, made.history, confusion, curves))
+        report = render_report(manifest, ReportData(made.lesson.scores, made.chosen.trained.history, confusion, curves))
         (folder / REPORT).write_text(report, "utf-8")
         write_manifest(folder, manifest)
     return manifest
 
 
-def _save_student(made: Made, folder: Path) -> None:
-    model, tokenizer = made.student.model, made.student.tokenizer
-    model.config.architectures = [type(model).__name__]
-    model.config.name_or_path = ""
-    if made.recipe.include_torch:
-        model.save_pretrained(folder)
-    else:
-        model.config.save_pretrained(folder)
-    tokenizer.name_or_path = ""
-    tokenizer.save_pretrained(folder)
-
-
 def _open(made: Made, folder: Path, model: Path) -> TextModel:
-    tokenizer = made.student.tokenizer
+    tokenizer = made.chosen.student.tokenizer
     return TextModel(
         model, folder / TOKENIZER, max_length=tokenizer.model_max_length, pad_token_id=tokenizer.pad_token_id
     )
@@ -131,25 +114,6 @@ def _add_cascade(made: Made, companion: Companion, folder: Path, precision: str,
     held_out = [made.texts.corpus.texts[int(row)] for row in made.texts.held_out]
     encoder = _open(made, folder, folder / MODEL_FILES[precision])
     return add_cascade(companion, folder, encoder, held_out, made.recipe.cascade_agreement, progress.say)
-
-
-def _make_models(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
-    texts, calibration = (
-        [made.texts.corpus.texts[int(row)] for row in rows]
-        for rows in (made.texts.held_out, made.texts.train[:CALIBRATION_TEXTS])
-    )
-    tokenizer = made.student.tokenizer
-    shop = Workshop(
-        folder,
-        max_length=tokenizer.model_max_length,
-        pad_token_id=tokenizer.pad_token_id,
-        texts=texts,
-        calibration=calibration,
-        max_disagreement=made.recipe.max_disagreement,
-        ladder=ladder_of(folder / MODEL_FILES["fp32"], made.student.model.config.model_type == STATIC),
-        say=progress.say,
-    )
-    return make_models(shop, Budget.parse(made.recipe.budget) if made.recipe.budget else None)
 
 
 def _evaluate(
@@ -182,8 +146,9 @@ def _evaluate(
 def _reliability(made: Made, gold: np.ndarray, logits: np.ndarray) -> dict[str, Reliability]:
     """Confidence against gold labels before the student's logits were divided by its temperature, and after."""
     truth = np.eye(len(made.labels))[gold]
-    curves = {"as trained": reliability(logits, truth, temperature=1 / made.temperature)}
-    if made.calibration is not None:
+    variant = made.chosen.variant
+    curves = {"as trained": reliability(logits, truth, temperature=1 / variant.temperature)}
+    if variant.calibration is not None:
         curves["calibrated"] = reliability(logits, truth)
     return curves
 
@@ -209,7 +174,9 @@ def _describe(made: Made) -> dict[str, Any]:
     """The manifest's account of where the student comes from."""
     corpus = made.texts.corpus
     sources = made.labels.sources()
-    picked = certainty(made.scores).argmax(axis=1)
+    trained, variant = made.chosen.trained, made.chosen.variant
+    scores_of = made.lesson.scores
+    picked = certainty(scores_of).argmax(axis=1)
     return {
         "versions": environment.installed_versions(),
         "machine": environment.describe_machine(),
@@ -225,7 +192,7 @@ def _describe(made: Made) -> dict[str, Any]:
                 "mean_uncertainty": float(scores.uncertainty.mean()),
                 "picked_share": float((picked == position).mean()),
             }
-            for position, (teacher, scores) in enumerate(zip(made.teachers, made.scores, strict=True))
+            for position, (teacher, scores) in enumerate(zip(made.teachers, scores_of, strict=True))
         ],
         "corpus": {
             "fingerprint": corpus.fingerprint,
@@ -233,14 +200,15 @@ def _describe(made: Made) -> dict[str, Any]:
             "n_train": len(made.texts.train),
             "n_blank": corpus.n_blank,
             "n_duplicate": corpus.n_duplicate,
-            "n_truncated": made.n_truncated,
+            "n_truncated": made.lesson.tokenized.n_truncated,
         },
         "recipe": made.recipe.model_dump(),
         "recipe_fingerprint": made.recipe.fingerprint(),
-        "supervision": made.supervision.digest(),
-        "training": made.history,
-        "vocabulary": made.vocabulary,
-        "model_type": made.student.model.config.model_type,
-        "max_length": made.student.tokenizer.model_max_length,
-        "pad_token_id": made.student.tokenizer.pad_token_id,
+        "supervision": made.lesson.supervision.digest(),
+        "training": trained.history,
+        "student": {"layers": trained.layers, "n_tokens": variant.n_tokens, "agreement": trained.agreement},
+        "vocabulary": variant.vocabulary,
+        "model_type": made.chosen.student.model.config.model_type,
+        "max_length": made.chosen.student.tokenizer.model_max_length,
+        "pad_token_id": made.chosen.student.tokenizer.pad_token_id,
     }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,13 +146,52 @@ def add_cascade(
     """
     file = folder / STATIC_FILE
     export_quantized(companion.model, file)
-    own = encoder.run(companion.texts)[0].argmax(axis=1)
+    agrees = companion.logits.argmax(axis=1) == encoder.run(companion.texts)[0].argmax(axis=1)
+    thresholds = _thresholds(confidence(companion.logits), agrees, 1.0 - asked)
+    return _set_threshold(file, companion.model.config.width, thresholds, encoder, held_out, asked, say)
+
+
+def renew_cascade(
+    cascade: Mapping[str, Any],
+    folder: Path,
+    encoder: TextModel,
+    held_out: Sequence[str],
+    texts: Sequence[str],
+    say: Say = lambda message: None,
+) -> dict[str, Any]:
+    """Measure a bundle's cascade before another model of its encoder; the manifest's ``cascade``.
+
+    The threshold was set by texts that the static student had not seen, and is not lowered. Where it does not keep the
+    agreement any more, higher ones are tried; where these do not either, the static student leaves the bundle.
+
+    Args:
+        cascade: the manifest's account so far, of a cascade that is there.
+        folder: the bundle.
+        encoder: the model that ships now, open.
+        held_out: texts that neither was trained on.
+        texts: others, which tell what share of texts a threshold leaves to the encoder.
+        say: told of each miss.
+    """
+    file = folder / cascade["file"]
+    thresholds = _and_higher([float(cascade["threshold"])], confidence(_static_logits(file, encoder, texts)))
+    return _set_threshold(file, cascade["width"], thresholds, encoder, held_out, cascade["agreement_asked"], say)
+
+
+def _set_threshold(
+    file: Path,
+    width: int,
+    thresholds: Sequence[float],
+    encoder: TextModel,
+    held_out: Sequence[str],
+    asked: float,
+    say: Say,
+) -> dict[str, Any]:
+    """Take the first threshold that keeps the agreement asked for; where none does, the static model's file goes."""
     expected = encoder.run(held_out)[0]
-    static = run_model(ModelRunner(file), encoder.tokenize(held_out), encoder.pad_token_id, STATIC_BATCH)
+    static = _static_logits(file, encoder, held_out)
     attempts = []
     found = None
-    agrees = companion.logits.argmax(axis=1) == own
-    for threshold in _thresholds(confidence(companion.logits), agrees, 1.0 - asked):
+    for threshold in thresholds:
         answered = CascadeModel(encoder, file, threshold).run(held_out)[0]
         attempt = {
             "threshold": threshold,
@@ -173,7 +212,7 @@ def add_cascade(
     return (
         account | {"file": None}
         if found is None
-        else account | {"file": STATIC_FILE, **_size(companion, file), **found}
+        else account | {"file": STATIC_FILE, "bytes": file.stat().st_size, "width": width, **found}
     )
 
 
@@ -199,11 +238,19 @@ def lowest_threshold(confidences: np.ndarray, agrees: np.ndarray, budget: float)
 def _thresholds(confidences: np.ndarray, agrees: np.ndarray, budget: float) -> list[float]:
     """Ever higher thresholds, each once: as training texts would have it, then for ever fewer texts."""
     found = [lowest_threshold(confidences, agrees, budget * care) for care in CARE]
-    thresholds = [threshold for threshold in found if threshold is not None]
-    if thresholds:
-        sure = confidences[confidences >= thresholds[-1]]
-        thresholds += [float(np.quantile(sure, share, method="higher")) for share in FEWER]
-    return list(dict.fromkeys(thresholds))
+    return _and_higher([threshold for threshold in found if threshold is not None], confidences)
+
+
+def _and_higher(thresholds: Sequence[float], confidences: np.ndarray) -> list[float]:
+    """The same, each once, and above the last of them those that leave more of the texts to the encoder."""
+    sure = confidences[confidences >= thresholds[-1]] if thresholds else confidences[:0]
+    higher = [float(np.quantile(sure, share, method="higher")) for share in FEWER if len(sure)]
+    return list(dict.fromkeys([*thresholds, *higher]))
+
+
+def _static_logits(file: Path, encoder: TextModel, texts: Sequence[str]) -> np.ndarray:
+    """What a static model answers to texts as the encoder reads them, ``(n_texts, n_labels)``."""
+    return run_model(ModelRunner(file), encoder.tokenize(texts), encoder.pad_token_id, STATIC_BATCH)
 
 
 def _logits(
@@ -222,7 +269,3 @@ def _parts(n_texts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for fold in range(FOLDS):
         yield rows[rows % FOLDS != fold], rows[rows % FOLDS == fold]
     yield rows, rows[:0]
-
-
-def _size(companion: Companion, file: Path) -> dict[str, int]:
-    return {"bytes": file.stat().st_size, "width": companion.model.config.width}

@@ -128,6 +128,23 @@ def read_corpus(
     )
 
 
+def read_label_names(source: str, column: str, *, split: str = "train") -> list[str]:
+    """The names in a column of labels, each once, in order; none where there is no such column of single values.
+
+    Args:
+        source: as for :func:`read_corpus`.
+        column: of labels.
+        split: of a Hub data set.
+
+    Raises:
+        AmalgamError: the source cannot be read.
+    """
+    table = _load(source, split)
+    if not isinstance(table.features.get(column), datasets.Value | datasets.ClassLabel):
+        return []
+    return [name for name in dict.fromkeys(_label_names(table, column)[column]) if name]
+
+
 def _load(source: str, split: str) -> datasets.Dataset:
     if source.startswith(HUB_PREFIX):
         name = source.removeprefix(HUB_PREFIX)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from amalgam_edge.budget import Budget, Candidate, front, pick
 from amalgam_edge.exporters import gate
@@ -39,6 +41,11 @@ class Workshop:
         calibration: other texts, which tell what activations are like.
         max_disagreement: the share of texts whose label a model may change.
         ladder: ways to make int8.
+        title: what tells it from other workshops, before each model's name; empty where it is the only one.
+        layers: of the student; None where it has none.
+        n_tokens: that it knows.
+        agreement: of the student with its supervision, see :class:`~amalgam_edge.budget.Candidate`.
+        compared_with: the model whose labels they should not change, in words.
         say: told of each miss.
     """
 
@@ -49,6 +56,11 @@ class Workshop:
     calibration: Sequence[str]
     max_disagreement: float
     ladder: Sequence[Quantization] = LADDER
+    title: str = ""
+    layers: int | None = None
+    n_tokens: int | None = None
+    agreement: float | None = None
+    compared_with: str = "the float model"
     say: Say = lambda message: None
 
     def open(self, model: Path) -> TextModel:
@@ -59,73 +71,143 @@ class Workshop:
         """Where a precision's model lies."""
         return self.folder / MODEL_FILES[precision]
 
+    def name(self, precision: str) -> str:
+        """What a precision's model is called among those of all workshops."""
+        return f"{self.title} {precision}".lstrip()
 
-def make_models(shop: Workshop, budget: Budget | None = None) -> dict[str, Any]:
-    """Make int8, and under a budget the other precisions too; what is good enough stays in the folder.
 
-    A budget's ``loss`` takes the place of the workshop's ``max_disagreement``.
+@dataclass(frozen=True)
+class Tried:
+    """What came of a workshop.
+
+    Attributes:
+        shop: the workshop.
+        result: what became of int8.
+        made: precision → how it was made, and how near it is to the float model.
+        latencies: precision → p50 and p95 in milliseconds.
+        candidates: precision → all that a budget asks about; empty without one.
+    """
+
+    shop: Workshop
+    result: gate.GateResult
+    made: Mapping[str, tuple[str, Fidelity]]
+    latencies: Mapping[str, Mapping[str, float]]
+    candidates: Mapping[str, Candidate] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> list[str]:
+        """The precisions that are good enough to ship; the float model always is, for others to be made of it."""
+        allowed = self.shop.max_disagreement
+        return [name for name, (_, near) in self.made.items() if name == "fp32" or near.disagreement <= allowed]
+
+
+def try_models(shops: Sequence[Workshop], *, every_precision: bool) -> list[Tried]:
+    """Make and measure the models of one student, each vocabulary in a workshop of its own.
+
+    All are compared with the float model of the first workshop, and take turns when they are timed.
+
+    Args:
+        shops: at least one.
+        every_precision: make those that only a budget asks for too, and measure all that it may limit.
+    """
+    floats = [shop.open(shop.file("fp32")).run(shop.texts)[0] for shop in shops]
+    results = [_pass_gate(shop, floats[0]) for shop in shops]
+    made = [
+        _made(shop, result, compare(floats[0], own))
+        | (_others(shop, result.accepted or shop.ladder[-1], floats[0]) if every_precision else {})
+        for shop, result, own in zip(shops, results, floats, strict=True)
+    ]
+    models = {
+        shop.name(name): shop.open(shop.file(name)) for shop, its in zip(shops, made, strict=True) for name in its
+    }
+    latencies = gate.measure_latency(models, shops[0].texts)
+    tried = [
+        Tried(shop, result, its, {name: latencies[shop.name(name)] for name in its})
+        for shop, result, its in zip(shops, results, made, strict=True)
+    ]
+    if not every_precision:
+        return tried
+    batch = list(shops[0].texts[:_BATCH])
+    seconds = side_by_side({name: _bind(model, batch) for name, model in models.items()}, rounds=5, seconds=0.2)
+    return [
+        replace(one, candidates={name: _candidate(one, name, seconds[one.shop.name(name)]) for name in one.made})
+        for one in tried
+    ]
+
+
+def choose_models(tried: Sequence[Tried], budget: Budget | None = None) -> tuple[int, dict[str, Any]]:
+    """Choose the workshop that ships, and leave in its folder what is good enough.
+
+    Args:
+        tried: one, or under a budget several.
+        budget: picks among all models; without one int8 is the default, where it is good enough.
 
     Returns:
-        The manifest's ``precisions``, ``default_precision``, ``gate`` and, under a budget, ``front``.
+        Its position, and the manifest's ``precisions``, ``default_precision``, ``gate`` and, under a budget, ``front``.
     """
+    position, default, entries = 0, "int8" if "int8" in tried[0].kept else "fp32", {}
     if budget is not None:
-        budget = Budget({"loss": 100 * shop.max_disagreement, **budget.limits})
-    allowed = shop.max_disagreement if budget is None else budget.limits["loss"] / 100
-    result = gate.pass_gate(
-        shop.file("fp32"),
-        shop.file("int8"),
-        shop.texts,
-        shop.open,
-        budget=allowed,
-        calibration=shop.calibration,
-        ladder=shop.ladder,
-        say=shop.say,
-    )
-    made: dict[str, tuple[str, Fidelity]] = {"fp32": ("float", Fidelity(1.0, 0.0, len(shop.texts)))}
-    if result.accepted is not None:
-        made["int8"] = (result.accepted.name, result.fidelity)
-    if budget is not None:
-        made |= _others(shop, result.accepted or shop.ladder[-1])
-    models = {name: shop.open(shop.file(name)) for name in made}
-    latencies = gate.measure_latency(models, shop.texts)
-    kept = {name: how for name, how in made.items() if how[1].disagreement <= allowed}
-    chosen: dict[str, Any] = {}
-    default = "int8" if "int8" in kept else "fp32"
-    if budget is not None:
-        chosen = _front(_measured(shop, models, made, latencies), set(kept), budget)
-        default = chosen["front"]["picked"]
-    for name in made.keys() - kept.keys():
+        entries = _front(tried, budget)
+        position, default = next(
+            (position, precision)
+            for position, one in enumerate(tried)
+            for precision, candidate in one.candidates.items()
+            if candidate.name == entries["front"]["picked"]
+        )
+    chosen = tried[position]
+    shop, result = chosen.shop, chosen.result
+    for name in chosen.made.keys() - set(chosen.kept):
         shop.file(name).unlink()
-    return {
+    return position, {
         "precisions": {
             name: gate.Precision(
                 file=MODEL_FILES[name],
                 bytes=shop.file(name).stat().st_size,
-                quantization=how,
-                fidelity=fidelity,
-                latency_ms=latencies[name],
+                quantization=chosen.made[name][0],
+                fidelity=chosen.made[name][1],
+                latency_ms=chosen.latencies[name],
                 kernels=fused_kernels(shop.file(name)),
             ).as_dict()
-            for name, (how, fidelity) in kept.items()
+            for name in chosen.kept
         },
         "default_precision": default,
         "gate": {
             "passed": result.accepted is not None,
             "n_texts": len(shop.texts),
-            "max_disagreement": allowed,
+            "max_disagreement": shop.max_disagreement,
+            "compared_with": shop.compared_with,
             "attempts": [
                 {"quantization": how.name, "disagreement": f.disagreement, "mean_kl": f.mean_kl}
                 for how, f in result.attempts
             ],
         },
-        **chosen,
+        **entries,
     }
 
 
-def _others(shop: Workshop, int8: Quantization) -> dict[str, tuple[str, Fidelity]]:
+def _pass_gate(shop: Workshop, reference: np.ndarray) -> gate.GateResult:
+    return gate.pass_gate(
+        shop.file("fp32"),
+        shop.file("int8"),
+        shop.texts,
+        shop.open,
+        budget=shop.max_disagreement,
+        calibration=shop.calibration,
+        ladder=shop.ladder,
+        reference=reference,
+        say=shop.say,
+    )
+
+
+def _made(shop: Workshop, result: gate.GateResult, of_float: Fidelity) -> dict[str, tuple[str, Fidelity]]:
+    """The precisions that every build makes: how, and how near they are to what they are compared with."""
+    int8 = {} if result.accepted is None else {"int8": (result.accepted.name, result.fidelity)}
+    return {"fp32": ("float", of_float), **int8}
+
+
+def _others(shop: Workshop, int8: Quantization, reference: np.ndarray) -> dict[str, tuple[str, Fidelity]]:
     """The precisions that only a budget asks for; the last is int8 with the smallest of tables."""
     source = shop.file("fp32")
-    reference = shop.open(source).run(shop.texts)[0]
     ways = {name: how for name, (how, _) in WEIGHT_ONLY.items()}
     for name, (_, write) in WEIGHT_ONLY.items():
         write(source, shop.file(name))
@@ -138,43 +220,43 @@ def _others(shop: Workshop, int8: Quantization) -> dict[str, tuple[str, Fidelity
     }
 
 
-def _measured(
-    shop: Workshop,
-    models: Mapping[str, TextModel],
-    made: Mapping[str, tuple[str, Fidelity]],
-    latencies: Mapping[str, Mapping[str, float]],
-) -> list[Candidate]:
-    batch = list(shop.texts[:_BATCH])
-    seconds = side_by_side({name: _bind(model, batch) for name, model in models.items()}, rounds=5, seconds=0.2)
-    return [
-        Candidate(
-            name,
-            how,
-            megabytes=shop.file(name).stat().st_size / 1e6,
-            latency_ms=latencies[name]["p50"],
-            p95_ms=latencies[name]["p95"],
-            batch_ms=seconds[name] * 1e3,
-            memory_megabytes=peak_megabytes(
-                shop.file(name),
-                shop.folder / TOKENIZER,
-                max_length=shop.max_length,
-                pad_token_id=shop.pad_token_id,
-            ),
-            loss_percent=100 * fidelity.disagreement,
-            mean_kl=fidelity.mean_kl,
-        )
-        for name, (how, fidelity) in made.items()
-    ]
+def _candidate(tried: Tried, precision: str, batch_seconds: float) -> Candidate:
+    shop, (how, fidelity) = tried.shop, tried.made[precision]
+    return Candidate(
+        shop.name(precision),
+        how,
+        megabytes=shop.file(precision).stat().st_size / 1e6,
+        latency_ms=tried.latencies[precision]["p50"],
+        p95_ms=tried.latencies[precision]["p95"],
+        batch_ms=batch_seconds * 1e3,
+        memory_megabytes=peak_megabytes(
+            shop.file(precision),
+            shop.folder / TOKENIZER,
+            max_length=shop.max_length,
+            pad_token_id=shop.pad_token_id,
+        ),
+        loss_percent=100 * fidelity.disagreement,
+        mean_kl=fidelity.mean_kl,
+        layers=shop.layers,
+        n_tokens=shop.n_tokens,
+        agreement=shop.agreement,
+    )
 
 
 def _bind(model: TextModel, texts: Sequence[str]) -> Callable[[], object]:
     return lambda: model.run(texts)
 
 
-def _front(candidates: Sequence[Candidate], kept: Collection[str], budget: Budget) -> dict[str, Any]:
-    picked = pick([candidate for candidate in candidates if candidate.name in kept], budget)
+def _front(tried: Sequence[Tried], budget: Budget) -> dict[str, Any]:
+    """The manifest's ``front``: every model that was measured, and the pick among those that are good enough."""
+    candidates = [candidate for one in tried for candidate in one.candidates.values()]
+    picked = pick([one.candidates[name] for one in tried for name in one.kept], budget)
     on_front = front(candidates)
-    rows = [{**asdict(candidate), "on_front": candidate.name in on_front} for candidate in candidates]
+    rows = [
+        {**asdict(candidate), "precision": precision, "on_front": candidate.name in on_front}
+        for one in tried
+        for precision, candidate in one.candidates.items()
+    ]
     return {
         "front": {
             "limits": budget.limits,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from amalgam_edge import cascading, stages
-from amalgam_edge.budget import Budget
 from amalgam_edge.bundling import Made, write_bundle
+from amalgam_edge.choosing import choose_student
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
@@ -16,6 +16,7 @@ from amalgam_edge.exporters.bundle_writer import check_output
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
+from amalgam_edge.stages import Lesson, Student, Trained, Variant
 from amalgam_edge.staging import staged
 from amalgam_edge.training import check_logger
 
@@ -43,17 +44,19 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         progress.say(f"{output}: finished already, nothing to do")
         return manifest
 
-    steps = 6 + recipe.trim_vocabulary + recipe.calibrate + 2 * recipe.cascade + bool(recipe.evaluate)
+    a_student = 3 + recipe.trim_vocabulary + recipe.calibrate
+    steps = 3 + len(recipe.layer_counts) * a_student + 2 * recipe.cascade + bool(recipe.evaluate)
     progress.begin(steps + stages.n_scoring_steps(recipe))
     with progress.step("reading texts"):
         texts = stages.read_texts(recipe)
         if recipe.cascade:
             cascading.require_texts(texts)
     with progress.step("loading teachers and student"):
-        teachers, labels, student = stages.load_models(recipe)
+        teachers, labels, students = stages.load_models(recipe)
         gold = labels.encode(texts.labelled.labels) if texts.labelled else None
-        tokenized = stages.tokenize(texts.corpus, student.tokenizer)
-    _say_corpus(texts.corpus, tokenized.n_truncated, student.tokenizer.model_max_length, progress)
+        tokenizer = students[0].tokenizer
+        tokenized = stages.tokenize(texts.corpus, tokenizer)
+    _say_corpus(texts.corpus, tokenized.n_truncated, tokenizer.model_max_length, progress)
     for warning in labels.warnings:
         progress.say(f"warning: {warning}")
 
@@ -61,60 +64,60 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     stages.score(recipe, teachers, stores, texts.corpus, progress)
     scores = [store.read() for store in stores]
     method, settings = stages.method_of(recipe)
-    supervision = method.supervise(scores, labels, settings)
-    training = stages.training_settings(recipe)
+    lesson = Lesson(recipe, texts, tokenized, labels, scores, method.supervise(scores, labels, settings))
     training_folder = recipe.work_folder / f"training-{recipe.fingerprint()[:12]}"
-    with progress.step("training the student", training.n_updates(len(texts.train)), "updates") as advance:
+    trained = [
+        _train(student, lesson, training_folder, progress, several=len(students) > 1, resume=resume)
+        for student in students
+    ]
+    with staged(output) as folder:
+        chosen = choose_student(lesson, trained, folder, progress)
+        companion = None
+        if recipe.cascade:
+            n_updates = cascading.n_updates(stages.training_settings(recipe, static=True), len(texts.train))
+            with progress.step("training the cascade's static student", n_updates, "updates") as advance:
+                companion = cascading.train_companion(
+                    chosen.student,
+                    texts,
+                    labels.names,
+                    recipe,
+                    training_folder.with_name(f"{training_folder.name}-static"),
+                    advance,
+                )
+        manifest = write_bundle(Made(lesson, teachers, chosen, gold, companion), folder, progress)
+    shutil.rmtree(training_folder, ignore_errors=True)
+    return manifest
+
+
+def _train(
+    student: Student, lesson: Lesson, folder: Path, progress: Progress, *, several: bool, resume: bool
+) -> Trained:
+    """Fit a student, and make it ready to ship; one of several is called by its layers and has a folder of its own."""
+    recipe, layers = lesson.recipe, stages.layers_of(student)
+    settings = stages.training_settings(recipe)
+    title = f"training the student of {layers} layers" if several else "training the student"
+    with progress.step(title, settings.n_updates(len(lesson.texts.train)), "updates") as advance:
         history = stages.distil(
             student,
-            texts,
-            tokenized,
-            supervision,
-            stages.method_loss(method, settings),
-            training,
-            training_folder,
+            lesson.texts,
+            lesson.tokenized,
+            lesson.supervision,
+            stages.method_loss(*stages.method_of(recipe)),
+            settings,
+            folder / f"{layers}-layers" if several else folder,
             advance,
             resume=resume,
         )
-    vocabulary = None
+        agreement = stages.agreement_with_supervision(student, lesson.texts, lesson.supervision)
+    of_which = f", {layers} layers" if several else ""
+    variants = [Variant(student)]
     if recipe.trim_vocabulary:
-        with progress.step("trimming the vocabulary"):
-            student, vocabulary = stages.trim_vocabulary(student, texts, tokenized, recipe.max_disagreement, progress)
-    calibration = None
+        with progress.step(f"trimming the vocabulary{of_which}"):
+            variants = stages.trimmed_variants(student, lesson, progress)
     if recipe.calibrate:
-        with progress.step("calibrating"):
-            calibration = stages.calibrate_student(recipe, student, texts, scores, labels)
-    companion = None
-    if recipe.cascade:
-        n_updates = cascading.n_updates(stages.training_settings(recipe, static=True), len(texts.train))
-        with progress.step("training the cascade's static student", n_updates, "updates") as advance:
-            companion = cascading.train_companion(
-                student,
-                texts,
-                labels.names,
-                recipe,
-                training_folder.with_name(f"{training_folder.name}-static"),
-                advance,
-            )
-    made = Made(
-        recipe,
-        texts,
-        teachers,
-        labels,
-        scores,
-        supervision,
-        student,
-        history,
-        gold,
-        tokenized.n_truncated,
-        vocabulary,
-        calibration,
-        companion,
-    )
-    with staged(output) as folder:
-        manifest = write_bundle(made, folder, progress)
-    shutil.rmtree(training_folder, ignore_errors=True)
-    return manifest
+        with progress.step(f"calibrating{of_which}"):
+            variants = [stages.calibrated(variant, lesson) for variant in variants]
+    return Trained(layers, history, agreement, variants)
 
 
 def _finished(output: Path, recipe: Recipe) -> dict[str, Any]:
@@ -136,7 +139,6 @@ def _check(recipe: Recipe) -> None:
     stages.check_student(recipe)
     stages.method_of(recipe)
     stages.backend_of(recipe)
-    if recipe.budget:
-        Budget.parse(recipe.budget)
+    stages.budget_of(recipe)
     resolve_device(recipe.device)
     check_logger(recipe.report_to)

@@ -47,25 +47,44 @@ def uncertainty_histograms(uncertainty: Mapping[str, np.ndarray]) -> str:
 
 
 def front_scatter(candidates: Sequence[Mapping[str, Any]], picked: str) -> str:
-    """Each model's size and latency, its share of changed labels beside its name; the front is joined by a line."""
+    """Each model's size and latency, its share of changed labels beside its name; the front is joined by a line.
+
+    Models of several students or vocabularies have a colour for each of these, and names on the front alone.
+    """
+    kinds = list(dict.fromkeys(_student(candidate) for candidate in candidates))
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         panel = figure.subplots()
         on_front = sorted((c["megabytes"], c["latency_ms"]) for c in candidates if c["on_front"])
         panel.plot(*zip(*on_front, strict=True), color=_GRID, zorder=1)
-        for candidate, colour in zip(candidates, _cycle(), strict=False):
+        for candidate, own_colour in zip(candidates, _cycle(), strict=False):
             place = (candidate["megabytes"], candidate["latency_ms"])
             marker = "*" if candidate["name"] == picked else "o" if candidate["on_front"] else "x"
+            colour = own_colour if len(kinds) == 1 else _COLOURS[kinds.index(_student(candidate)) % len(_COLOURS)]
             panel.scatter(*place, color=colour, marker=marker, s=120 if marker == "*" else 40, zorder=2)
-            panel.annotate(
-                f"{candidate['name']} ({candidate['loss_percent']:.2g}%)", place, (6, 5), textcoords="offset points"
-            )
+            if len(kinds) == 1 or marker != "x":
+                panel.annotate(
+                    f"{candidate.get('precision', candidate['name'])} ({candidate['loss_percent']:.2g}%)",
+                    place,
+                    (6, 5),
+                    textcoords="offset points",
+                )
+        if len(kinds) > 1:
+            for kind, colour in zip(kinds, _cycle(), strict=False):
+                panel.scatter([], [], color=colour, label=kind)
+            panel.legend(frameon=False)
         panel.set_xlabel("size, MB")
         panel.set_ylabel("median of one text, ms")
         panel.set_xlim(left=0)
         panel.set_ylim(bottom=0)
         panel.margins(x=0.15, y=0.15)
         return _svg(figure)
+
+
+def _student(candidate: Mapping[str, Any]) -> str:
+    """What a candidate was made of, in words."""
+    layers, n_tokens = candidate.get("layers"), candidate.get("n_tokens")
+    return ", ".join(([f"{layers} layers"] if layers else []) + ([f"{n_tokens} tokens"] if n_tokens else []))
 
 
 def picked_bars(teachers: Sequence[str], picked: np.ndarray) -> str:

@@ -62,7 +62,9 @@ class Recipe(BaseModel):
         default="",
         description="Encoder to start from: folder, Hub name, or teacher:NAME; or static, static:ENCODER: no layers.",
     )
-    student_layers: Count | None = Field(default=None, description="Keep this many layers of it.  [default: all]")
+    student_layers: Count | Annotated[list[Count], Field(min_length=1)] | None = Field(
+        default=None, description="Keep this many layers of it; several, as in 3,6, for --budget.  [default: all]"
+    )
     static_width: Count = Field(
         default=64, description="Entries of a static student's token vectors, at most those of its encoder."
     )
@@ -96,7 +98,8 @@ class Recipe(BaseModel):
         "more precisions are then tried.",
     )
     trim_vocabulary: bool = Field(
-        default=False, description="Leave out the tokens that the corpus does not use, as far as held-out texts allow."
+        default=False,
+        description="Leave out the tokens that the corpus does not use, as far as held-out texts and the budget allow.",
     )
     calibrate: bool = Field(
         default=True, description="Fit a temperature to held-out supervision, so that scores are probabilities."
@@ -116,6 +119,21 @@ class Recipe(BaseModel):
     @classmethod
     def _one_teacher_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("student_layers", mode="before")
+    @classmethod
+    def _commas_are_between_counts(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("student_layers", mode="after")
+    @classmethod
+    def _one_count_stands_alone(cls, value: Any) -> Any:
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+    @property
+    def layer_counts(self) -> list[int | None]:
+        """How many layers each student keeps; None stands for all."""
+        return [*self.student_layers] if isinstance(self.student_layers, list) else [self.student_layers]
 
     @property
     def work_folder(self) -> Path:
@@ -142,8 +160,10 @@ def read_recipe(path: str | Path | None, overrides: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate({**content, **overrides})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0])
+        errors = error.errors()
+        field = str(errors[0]["loc"][0])
+        # Of a field that may be of several kinds, the error that got the furthest tells the most.
+        first = max((one for one in errors if one["loc"][0] == errors[0]["loc"][0]), key=lambda one: len(one["loc"]))
         where = f"{path}: " if path and field not in overrides else ""
         raise AmalgamError(f"{where}{field}: {first['msg']} (got {first['input']!r})") from error
 

@@ -142,7 +142,9 @@ def front_section(manifest: dict[str, Any]) -> str:
     drawn = plots.front_scatter(front["candidates"], front["picked"])
     note = (
         f"{escape(front_line(manifest))}. * is what was picked. A model is on the front if no other is as good in "
-        "size, both latencies and labels changed, and better in one. In the figure, beside each name: labels changed."
+        "size, both latencies, labels changed and its student's agreement with supervision, and better in one. Labels "
+        "changed are those of the student's float model with all tokens; the agreement is that model's, on held-out "
+        "texts. In the figure, beside each name: labels changed."
     )
     return _section("Models under the budget", _table(front_table(manifest)) + drawn, note)
 
@@ -164,10 +166,11 @@ def _table(table: Table) -> str:
 
 def _gate_note(manifest: dict[str, Any]) -> str:
     gate = manifest["gate"]
+    compared_with = gate.get("compared_with", "the float model")
     tried = "; ".join(f"{escape(a['quantization'])} {a['disagreement']:.2%}" for a in gate["attempts"])
     verdict = "" if gate["passed"] else '<b class="miss">No int8 model kept within the budget; float only. </b>'
     return (
-        f"{verdict}* is the default. Agreement is with the float model on {gate['n_texts']} texts held out from "
-        f"training; budget {gate['max_disagreement']:.2%} of changed labels. Tried: {tried}."
+        f"{verdict}* is the default. Agreement is with {compared_with} on {gate['n_texts']} texts held out "
+        f"from training; budget {gate['max_disagreement']:.2%} of changed labels. Tried: {tried}."
         + (f"<br>{escape(line)}." if (line := cascade_line(manifest)) else "")
     )

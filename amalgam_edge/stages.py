@@ -13,13 +13,16 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.backends import Backend, resolve_backend
+from amalgam_edge.budget import Budget
 from amalgam_edge.calibration import Calibration, calibrate
 from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.evaluation import accuracy
 from amalgam_edge.exporters.trimming import trim_through_gate
 from amalgam_edge.labels import LabelSpace
+from amalgam_edge.model_types import STATIC
 from amalgam_edge.models.static_student import build_static_student, encoder_of, is_static
-from amalgam_edge.models.student import build_student, resolve_student
+from amalgam_edge.models.student import build_student, n_layers, resolve_student
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.objectives import METHODS, Method, MethodSettings
 from amalgam_edge.progress import Advance, Progress
@@ -74,6 +77,69 @@ class Tokenized:
     n_truncated: int
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What every student of a build is made from.
+
+    Attributes:
+        recipe: of the build.
+        texts: see :class:`Texts`.
+        tokenized: the corpus.
+        labels: the label space.
+        scores: each teacher's.
+        supervision: what they come to.
+    """
+
+    recipe: Recipe
+    texts: Texts
+    tokenized: Tokenized
+    labels: LabelSpace
+    scores: Sequence[TeacherScores]
+    supervision: Supervision
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A trained student with as many tokens as it may ship with.
+
+    Attributes:
+        student: on the CPU.
+        vocabulary: how many tokens were left out, and what that changed; None where all stayed.
+        calibration: its temperature; None where none was wanted.
+    """
+
+    student: Student
+    vocabulary: dict[str, Any] | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def temperature(self) -> float:
+        """What the student's logits are divided by."""
+        return self.calibration.temperature if self.calibration else 1.0
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens it knows."""
+        return int(self.student.model.get_input_embeddings().weight.shape[0])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained student.
+
+    Attributes:
+        layers: None where it has none.
+        history: the training curve.
+        agreement: share of held-out texts on which it names the likeliest label of the supervision.
+        variants: what may ship of it: under a budget the one with all tokens comes first.
+    """
+
+    layers: int | None
+    history: History
+    agreement: float
+    variants: Sequence[Variant]
+
+
 def require(recipe: Recipe, *fields: str) -> None:
     """Refuse a recipe that leaves one of these fields empty."""
     for field in fields:
@@ -83,12 +149,21 @@ def require(recipe: Recipe, *fields: str) -> None:
 
 
 def check_student(recipe: Recipe) -> None:
-    """Refuse options that a static student has no use for.
+    """Refuse students that could not be told apart or chosen from, and options that a static one has no use for.
 
     Raises:
-        AmalgamError: one of them is set.
+        AmalgamError: there is one of these.
     """
+    counts = recipe.layer_counts
+    repeated = next((count for count in counts if counts.count(count) > 1), None)
+    if repeated is not None:
+        raise AmalgamError(f"--student-layers: {repeated} is named twice")
     if not is_static(recipe.student):
+        if len(counts) > 1 and not recipe.budget:
+            raise AmalgamError(
+                f"--student-layers {','.join(map(str, counts))}: several students need a budget to choose by; "
+                "give one with --budget, or name one count"
+            )
         return
     if recipe.student_layers is not None:
         raise AmalgamError(
@@ -123,19 +198,35 @@ def read_texts(recipe: Recipe) -> Texts:
     return Texts(corpus, train, held_out, labelled)
 
 
-def load_models(recipe: Recipe) -> tuple[list[Teacher], LabelSpace, Student]:
-    """Load the teachers, merge their labels, and build the student.
+def budget_of(recipe: Recipe) -> Budget | None:
+    """The recipe's budget, with a limit on labels changed in any case; None where it has none.
+
+    Raises:
+        AmalgamError: it is not understood.
+    """
+    return Budget.parse(recipe.budget).with_loss(100 * recipe.max_disagreement) if recipe.budget else None
+
+
+def load_models(recipe: Recipe) -> tuple[list[Teacher], LabelSpace, list[Student]]:
+    """Load the teachers, merge their labels, and build a student of each number of layers.
 
     Raises:
         AmalgamError: one of them cannot be had.
     """
     teachers = load_teachers(recipe.teachers, dropout=recipe.dropout, max_length=recipe.max_length)
     labels = LabelSpace.union({t.name: t.class_names for t in teachers}, read_renames(recipe.labels))
-    return teachers, labels, new_student(recipe, teachers, labels)
+    return teachers, labels, [new_student(recipe, teachers, labels, layers) for layers in recipe.layer_counts]
 
 
-def new_student(recipe: Recipe, teachers: Sequence[Teacher], labels: LabelSpace) -> Student:
-    """The student before any training; the same one each time."""
+def new_student(recipe: Recipe, teachers: Sequence[Teacher], labels: LabelSpace, layers: int | None) -> Student:
+    """A student before any training; the same one each time.
+
+    Args:
+        recipe: of the build.
+        teachers: whose encoder it may start from.
+        labels: that it answers with.
+        layers: that it keeps; None for all, and for a static student.
+    """
     sources = {teacher.name: teacher.source for teacher in teachers}
     if is_static(recipe.student):
         return Student(
@@ -150,10 +241,14 @@ def new_student(recipe: Recipe, teachers: Sequence[Teacher], labels: LabelSpace)
         )
     checkpoint = resolve_student(recipe.student, sources)
     return Student(
-        *build_student(
-            checkpoint, labels.names, layers=recipe.student_layers, max_length=recipe.max_length, seed=recipe.seed
-        )
+        *build_student(checkpoint, labels.names, layers=layers, max_length=recipe.max_length, seed=recipe.seed)
     )
+
+
+def layers_of(student: Student) -> int | None:
+    """How many layers a student has; None for a static one."""
+    config = student.model.config
+    return None if config.model_type == STATIC else n_layers(config)
 
 
 def scoring_settings(recipe: Recipe) -> ScoringSettings:
@@ -280,6 +375,30 @@ def distil(
     )
 
 
+def agreement_with_supervision(student: Student, texts: Texts, supervision: Supervision) -> float:
+    """Share of held-out texts on which a student names the likeliest label of their supervision."""
+    held_out = supervision.take(texts.held_out)
+    return accuracy(held_out.target.argmax(axis=1), _held_out_logits(student, texts).argmax(axis=1))
+
+
+def trimmed_variants(student: Student, lesson: Lesson, progress: Progress) -> list[Variant]:
+    """A trained student without the tokens that the training texts do not use; not calibrated.
+
+    Where held-out texts do not allow that, it is the student as it was. Under a budget the student as it was comes
+    first in any case, and half of the labels that may change are left for quantization to change.
+    """
+    budget = budget_of(lesson.recipe)
+    allowed = lesson.recipe.max_disagreement if budget is None else budget.limits["loss"] / 100 / 2
+    trimmed = Variant(*trim_vocabulary(student, lesson.texts, lesson.tokenized, allowed, progress))
+    return [trimmed] if budget is None or trimmed.vocabulary is None else [Variant(student), trimmed]
+
+
+def calibrated(variant: Variant, lesson: Lesson) -> Variant:
+    """The same with a temperature of its own."""
+    calibration = calibrate_student(lesson.recipe, variant.student, lesson.texts, lesson.scores, lesson.labels)
+    return replace(variant, calibration=calibration)
+
+
 def trim_vocabulary(
     student: Student, texts: Texts, tokenized: Tokenized, budget: float, progress: Progress
 ) -> tuple[Student, dict[str, Any] | None]:
@@ -307,13 +426,16 @@ def calibrate_student(
     method, settings = method_of(recipe)
     supervision = method.supervise(scores, labels, replace(settings, distillation_temperature=1.0))
     held_out = supervision.take(texts.held_out)
-    logits = predict_texts(
+    return calibrate(_held_out_logits(student, texts), held_out.target, held_out.weight)
+
+
+def _held_out_logits(student: Student, texts: Texts) -> np.ndarray:
+    return predict_texts(
         TorchRunner(student.model, sites=(), device="cpu"),
         student.tokenizer,
         [texts.corpus.texts[int(row)] for row in texts.held_out],
         max_length=student.tokenizer.model_max_length,
     )
-    return calibrate(logits, held_out.target, held_out.weight)
 
 
 def tokenize(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Tokenized:

@@ -171,6 +171,8 @@ def front_table(manifest: dict[str, Any]) -> Table:
     return Table(
         (
             Column("model", numeric=False),
+            Column("layers"),
+            Column("tokens"),
             Column("MB"),
             Column("p50 ms"),
             Column("p95 ms"),
@@ -178,18 +180,22 @@ def front_table(manifest: dict[str, Any]) -> Table:
             Column("memory MB"),
             Column("labels changed"),
             Column("mean KL"),
+            Column("agreement with supervision"),
             Column("on the front", numeric=False),
         ),
         tuple(
             (
-                row["name"] + (" *" if row["name"] == front["picked"] else ""),
+                row.get("precision", row["name"]) + (" *" if row["name"] == front["picked"] else ""),
+                _count(row.get("layers")),
+                _count(row.get("n_tokens")),
                 f"{row['megabytes']:.1f}",
                 f"{row['latency_ms']:.2f}",
                 f"{row['p95_ms']:.2f}",
                 f"{row['batch_ms']:.1f}",
-                "–" if row["memory_megabytes"] is None else f"{row['memory_megabytes']:.0f}",
+                _count(row["memory_megabytes"]),
                 f"{row['loss_percent']:.2f}%",
                 f"{row['mean_kl']:.1e}",
+                _share(row.get("agreement")),
                 "yes" if row["on_front"] else "no",
             )
             for row in front["candidates"]
@@ -233,6 +239,10 @@ def cascade_line(manifest: dict[str, Any]) -> str:
         f"{cascade['n_texts']} held-out texts, those with a probability of {cascade['threshold']:.3f} or more; "
         f"{cascade['agreement']:.2%} agreement with the encoder alone (asked: {asked})"
     )
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
 
 
 def _share(value: float | None) -> str:

@@ -92,7 +92,7 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     """Accuracy over the union of students of the same shape under other supervision, all else equal."""
     texts = stages.read_texts(recipe)
     assert texts.labelled is not None
-    teachers, labels, untrained = stages.load_models(recipe)
+    teachers, labels, (untrained,) = stages.load_models(recipe)
     scores = [store.read() for store in stages.cached_stores(recipe, teachers, texts.corpus)]  # the build's
     vanilla = recipe.model_copy(update={"method": "vanilla-kd"})
     method, settings = stages.method_of(vanilla)
@@ -106,7 +106,7 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     tokenized = stages.tokenize(texts.corpus, untrained.tokenizer)
     training = stages.training_settings(recipe)
     for name, (target, loss) in supervised.items():
-        student = stages.new_student(recipe, teachers, labels)
+        student = stages.new_student(recipe, teachers, labels, recipe.layer_counts[0])
         folder = recipe.work_folder / f"comparison-{name.replace(' ', '-')}"
         with progress.step(f"student by {name}", training.n_updates(len(texts.train)), "updates") as advance:
             stages.distil(student, texts, tokenized, target, loss, training, folder, advance)

@@ -28,8 +28,9 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
 
     The teachers score every text of the corpus under Monte-Carlo dropout; how certain they are becomes the student's
     supervision. The student is trained, exported to ONNX, quantized to int8, and int8 ships only if it agrees with the
-    float model on held-out texts. Exit status 3: no int8 model did, and the bundle holds the float model alone; or
-    --cascade was asked for and no threshold kept to --cascade-agreement.
+    float model on held-out texts. Under a --budget more precisions are tried, students of several --student-layers, and
+    the vocabulary trimmed and whole. Exit status 3: no int8 model agreed, and the bundle holds the float model alone;
+    nothing meets the budget; or --cascade was asked for and no threshold kept to --cascade-agreement.
 
     \b
     Examples:
@@ -39,6 +40,8 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
       amalgam-edge build --teacher sport=runs/a --teacher news=runs/b --corpus hf://datasets/ag_news \\
           --student teacher:sport --evaluate labelled.csv --output student/
       amalgam-edge build --recipe student/recipe.yaml --budget "size<=20MB, latency<=2ms, loss<=1%" --output small/
+      amalgam-edge build --recipe student/recipe.yaml --student-layers 3,6 --trim-vocabulary \\
+          --budget "size<=10MB" --output smaller/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
     pipeline = load_training_part("amalgam_edge.pipeline", "building a student")

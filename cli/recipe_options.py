@@ -38,6 +38,8 @@ def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Calla
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     elif get_origin(kind) is Literal:
         options["type"] = click.Choice(get_args(kind))
+    elif get_origin(kind) is Union and any(get_origin(part) is list for part in get_args(kind)):
+        options |= {"metavar": "N[,N]"}
     elif get_origin(kind) is Union:
         options |= {"type": _NumberOr(get_args(get_args(kind)[1]))}
     else:

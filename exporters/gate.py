@@ -76,6 +76,7 @@ def pass_gate(
     budget: float,
     calibration: Sequence[str],
     ladder: Sequence[Quantization] = LADDER,
+    reference: np.ndarray | None = None,
     say: Say = lambda message: None,
 ) -> GateResult:
     """Quantize ever more carefully until the disagreement with the float model is within the budget.
@@ -89,9 +90,11 @@ def pass_gate(
         calibration: other texts, which tell what activations are like.
         ladder: ways to quantize, the least careful first; after the last, the one nearest the float model is tried
             with its worst products in float.
+        reference: logits that the quantized model's are compared with; by default the float model's own.
         say: told of each miss.
     """
-    reference = open_model(source).run(texts)[0]
+    if reference is None:
+        reference = open_model(source).run(texts)[0]
     attempts: list[tuple[Quantization, Fidelity]] = []
 
     def careful() -> Iterator[Quantization]:

@@ -32,7 +32,7 @@ print(classifier(["some text"])[0])
 
 ## Precisions
 
-Agreement with the float model on {n_gate} texts held out from training; latency of one text at a time on the machine
+Agreement with {compared_with} on {n_gate} texts held out from training; latency of one text at a time on the machine
 that built the bundle. The starred one is the default.
 
 {precisions}
@@ -70,6 +70,7 @@ def render_model_card(manifest: dict[str, Any], folder: str) -> str:
         method=manifest["recipe"]["method"],
         labels=", ".join(f"`{label['name']}`" for label in manifest["labels"]),
         n_gate=manifest["gate"]["n_texts"],
+        compared_with=manifest["gate"].get("compared_with", "the float model"),
         precisions=precision_table(manifest).to_markdown(),
         cascade=f"\n{line[0].upper()}{line[1:]}.\n" if (line := cascade_line(manifest)) else "",
         teachers=teacher_table(manifest).to_markdown(),

@@ -82,6 +82,15 @@ def kept_layers(depth: int, keep: int) -> tuple[int, ...]:
     return tuple(int(layer) for layer in np.linspace(0, depth - 1, keep).round())
 
 
+def n_layers(config: PretrainedConfig) -> int:
+    """How many layers a model of this config has.
+
+    Raises:
+        AmalgamError: that is not known of its architecture.
+    """
+    return _depth(config)[1]
+
+
 def _depth(config: PretrainedConfig) -> tuple[str, int]:
     """The config's name for its number of layers, and that number."""
     try:

@@ -1,5 +1,7 @@
 """Budgets, fronts and picks, by hand."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,3 +96,72 @@ def test_what_is_not_known_meets_nothing():
     assert not picked.within_budget
     assert "memory is not known here" in picked.reason
     assert pick([unknown], Budget.parse("size<=1GB")).within_budget
+
+
+def test_a_limit_on_loss_is_added_where_there_is_none():
+    assert Budget({"size": 1.0}).with_loss(2.0).limits == {"size": 1.0, "loss": 2.0}
+    assert Budget({"loss": 0.5}).with_loss(2.0).limits == {"loss": 0.5}
+
+
+def test_a_model_that_another_beats_is_picked_if_it_alone_needs_as_little_memory():
+    hungry = candidate("hungry", 10, 1.0, 0.1, 300)
+    frugal = candidate("frugal", 10, 1.1, 0.1, 90)
+    assert front([hungry, frugal]) == ["hungry"]
+    picked = pick([hungry, frugal], Budget.parse("memory<=100MB"))
+    assert (picked.name, picked.within_budget) == ("frugal", True)
+
+
+def of_student(layers, agreement, *models):
+    return [replace(model, name=f"{layers}-layer {model.name}", layers=layers, agreement=agreement) for model in models]
+
+
+SMALL = of_student(3, 0.81, candidate("fp32", 45, 1.5, 0.0), candidate("int8", 12, 0.7, 0.4))
+LARGE = of_student(
+    6, 0.834, candidate("fp32", 70, 3.0, 0.0), candidate("int8", 18, 1.4, 0.6), candidate("q4", 16, 2, 1)
+)
+
+
+def test_of_the_students_that_can_meet_the_budget_the_truest_is_picked_and_of_its_models_the_fastest():
+    picked = pick(SMALL + LARGE, Budget.parse("size<=20MB, loss<=1%"))
+    assert (picked.name, picked.within_budget) == ("6-layer int8", True)
+    assert picked.reason == (
+        "of the students that can meet the budget, that of 6 layers agrees most with held-out supervision "
+        "(83.4%; 3 layers: 81.0%); of its models the fastest that meets the budget; 6-layer q4 would too"
+    )
+
+
+def test_a_student_that_cannot_meet_the_budget_is_not_picked_however_true():
+    picked = pick(SMALL + LARGE, Budget.parse("latency<=1ms"))
+    assert (picked.name, picked.within_budget) == ("3-layer int8", True)
+    assert picked.reason == (
+        "the student of 3 layers alone can meet the budget; of its models it alone meets the budget"
+    )
+    nothing = pick(SMALL + LARGE, Budget.parse("size<=10MB"))
+    assert (nothing.name, nothing.within_budget) == ("3-layer int8", False)
+    assert "size is 12 MB, 2 MB too much" in nothing.reason.replace("whose size", "size")
+
+
+def test_of_students_that_agree_as_often_the_fastest_model_is_picked():
+    equal = of_student(3, 0.834, *[replace(model, name=model.name.removeprefix("3-layer ")) for model in SMALL])
+    assert pick(LARGE + equal, Budget.parse("loss<=1%")).name == "3-layer int8"
+
+
+def test_a_deeper_student_is_on_the_front_for_what_it_agrees_more():
+    assert front(SMALL + LARGE) == [model.name for model in SMALL + LARGE]
+    worse = [replace(model, agreement=0.81) for model in LARGE]
+    assert front(SMALL + worse) == [model.name for model in SMALL]
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2, 3]), *[st.integers(1, 4)] * 3), min_size=1, max_size=12))
+def test_the_pick_is_the_best_of_all_that_meet_the_budget(rows):
+    agreements = {1: 0.5, 2: 0.75, 3: 0.7}
+    made = [
+        replace(candidate(str(k), size, speed, loss), layers=layers, agreement=agreements[layers])
+        for k, (layers, size, speed, loss) in enumerate(rows)
+    ]
+    picked = pick(made, Budget.parse("size<=2MB, loss<=3%"))
+    able = [(-agreements[c.layers], c.latency_ms) for c in made if c.megabytes <= 2 and c.loss_percent <= 3]
+    assert picked.within_budget == bool(able)
+    one = made[int(picked.name)]
+    if able:
+        assert (-agreements[one.layers], one.latency_ms) == min(able)

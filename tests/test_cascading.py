@@ -19,6 +19,7 @@ from amalgam_edge.cascading import (
     add_cascade,
     lowest_threshold,
     n_updates,
+    renew_cascade,
     require_texts,
 )
 from amalgam_edge.errors import AmalgamError
@@ -203,3 +204,53 @@ def test_a_cascade_that_answers_nothing_is_none(static, tmp_path):
     account = add_cascade(companion(static, range(40)), tmp_path, encoder, ["1", "2"], 1.0)
     assert account["file"] is None
     assert {attempt["share"] for attempt in account["attempts"]} == {0.0}
+
+
+@pytest.fixture
+def bundled(static, tmp_path):
+    """A bundle's folder with a cascade, set before an encoder of which the static student knows tokens from 20 on."""
+    encoder = Encoder(lambda number: number % 3 if number >= 20 else (number + 1) % 3)
+    account = add_cascade(companion(static, range(40)), tmp_path, encoder, [str(n) for n in range(20, 40)], 1.0)
+    assert account["threshold"] == pytest.approx(np.exp(21 / 8) / (np.exp(21 / 8) + 2), rel=1e-3)
+    return tmp_path, account
+
+
+def test_a_threshold_that_still_holds_stays_and_is_measured_before_the_new_model(bundled):
+    folder, account = bundled
+    better = Encoder(lambda number: number % 3)  # now tokens below 20 would be right too, but the threshold is careful
+    renewed = renew_cascade(account, folder, better, [str(n) for n in range(10, 30)], [str(n) for n in range(40)])
+    assert renewed["threshold"] == account["threshold"]
+    assert (renewed["agreement"], renewed["share"], renewed["n_texts"]) == (1.0, 0.5, 20)
+    same = ("file", "bytes", "width", "agreement_asked")
+    assert {name: renewed[name] for name in same} == {name: account[name] for name in same}
+
+
+def test_a_threshold_that_does_not_hold_any_more_rises(bundled):
+    folder, account = bundled
+    said = []
+    worse = Encoder(lambda number: number % 3 if number >= 30 else (number + 1) % 3)
+    texts = [str(n) for n in range(40)]
+    renewed = renew_cascade(account, folder, worse, texts, texts, said.append)
+    # of the 20 texts above the old threshold half are left to the encoder: those of tokens from 30 on stay
+    assert renewed["threshold"] == pytest.approx(np.exp(31 / 8) / (np.exp(31 / 8) + 2), rel=1e-3)
+    assert (renewed["agreement"], renewed["share"]) == (1.0, 10 / 40)
+    assert len(said) == 1
+    assert "asked: 100.00%" in said[0]
+
+
+def test_a_cascade_that_cannot_be_kept_leaves_the_bundle(bundled):
+    folder, account = bundled
+    stranger = Encoder(lambda number: (number + 1) % 3)
+    renewed = renew_cascade(account, folder, stranger, [str(n) for n in range(30, 40)], ["35", "36", "37"])
+    assert renewed["file"] is None
+    # the encoder alone is never wrong: of ten texts none is left to it at first, then those below 36, then below 37
+    assert [attempt["agreement"] for attempt in renewed["attempts"]] == pytest.approx([0.0, 0.6, 0.7])
+    assert not (folder / STATIC_FILE).exists()
+
+
+def test_texts_of_which_the_static_student_is_sure_of_none_add_no_threshold(bundled):
+    folder, account = bundled
+    encoder = Encoder(lambda number: number % 3)
+    renewed = renew_cascade(account, folder, encoder, ["1", "2"], ["3", "4"])
+    assert [attempt["threshold"] for attempt in renewed["attempts"]] == [account["threshold"]]
+    assert renewed["file"] is None

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from amalgam_edge.corpus import read_corpus
+from amalgam_edge.corpus import read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
 
@@ -362,3 +362,15 @@ def test_the_split_depends_on_the_texts_and_not_on_their_order(write):
 def test_the_split_holds_out_at_least_one_and_at_most_a_fifth(write, texts, asked, parts):
     corpus = read_corpus(write("c.txt", as_txt([f"text {k}" for k in range(texts)])))
     assert [len(part) for part in corpus.split(asked)] == parts
+
+
+def test_names_in_a_column_of_labels(write):
+    rows = [{"text": "a", "label": "net"}, {"text": "b", "label": None}, {"text": "c", "label": "fonts"}]
+    path = write("labels.jsonl", as_jsonl([*rows, rows[0]]))
+    assert read_label_names(path, "label") == ["net", "fonts"]
+    assert read_label_names(path, "gold") == []
+    assert read_label_names(write("numbers.csv", b"text,label\na,1\nb,0\nc,1\n"), "label") == ["1", "0"]
+    lists = [{"text": "a", "label": ["net", "fonts"]}, {"text": "b", "label": []}]
+    assert read_label_names(write("lists.jsonl", as_jsonl(lists)), "label") == []
+    with pytest.raises(AmalgamError, match="no such file"):
+        read_label_names("gone.csv", "label")

@@ -1,3 +1,5 @@
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,8 @@ def test_an_unknown_field_is_refused(write):
         ("score_temperature", 0.0),
         ("distillation_temperature", -1.0),
         ("student_layers", 0),
+        ("student_layers", []),
+        ("student_layers", "three"),
         ("epochs", 0),
         ("epochs", 1.5),
         ("batch_size", -4),
@@ -135,6 +139,41 @@ def test_passes_of_another_kind_are_refused(write, passes):
     assert "passes" in refusal(read_recipe, None, {"passes": passes})
     path = write(yaml.safe_dump({"passes": passes}))
     assert refusal(read_recipe, path, {}).startswith(f"{path}: passes")
+
+
+@pytest.mark.parametrize(
+    ("content", "kept", "counts"),
+    [
+        ("3", 3, [3]), ("'3'", 3, [3]), ("[3]", 3, [3]), ("[3, 6]", [3, 6], [3, 6]), ("3,6", [3, 6], [3, 6]),
+        ("' 6 , 3'", [6, 3], [6, 3]), ("null", None, [None]),
+    ],
+)  # fmt: skip
+def test_layers_are_one_count_or_several(write, content, kept, counts):
+    recipe = read_recipe(write(f"student_layers: {content}"), {})
+    assert (recipe.student_layers, recipe.layer_counts) == (kept, counts)
+    assert read_recipe(write(recipe.to_yaml()), {}) == recipe
+
+
+@pytest.mark.parametrize("value", ["3,", "3,x", [3, 0], [3, -1], "3;6", [[3]]])
+def test_counts_of_layers_that_are_none_are_refused(value):
+    assert refusal(read_recipe, None, {"student_layers": value}).startswith("student_layers: ")
+
+
+def test_of_several_counts_the_wrong_one_is_named():
+    assert refusal(read_recipe, None, {"student_layers": "3,x"}).endswith("(got 'x')")
+    assert refusal(read_recipe, None, {"student_layers": [3, 0]}).endswith("(got 0)")
+
+
+def test_one_count_has_the_fingerprint_that_it_always_had():
+    content = {**Recipe(student_layers=3).model_dump(), "student_layers": 3}
+    del content["max_passes"]
+    for field in ("output", "work", "device", "backend", "threads", "batch_tokens", "report_to"):
+        del content[field]
+    expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert {Recipe(student_layers=count).fingerprint() for count in (3, "3", [3])} == {expected}
+    several = {Recipe(student_layers=counts).fingerprint() for counts in ([3, 6], "3,6")}
+    assert len(several) == 1
+    assert several != {expected}
 
 
 def test_fields_of_the_past_are_refused(write):

@@ -4,9 +4,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from manifests import make_calibration, make_manifest, make_precision, make_teacher
+from manifests import make_calibration, make_front, make_manifest, make_precision, make_teacher
 
 from amalgam_edge.calibration import reliability
+from amalgam_edge.plots import front_scatter
 from amalgam_edge.report import ReportData, render_report
 from amalgam_edge.scores import TeacherScores
 
@@ -223,3 +224,30 @@ def test_many_labels_are_drawn_without_counts():
 
 def test_a_build_without_updates_has_an_empty_curve():
     assert render(history=[{"step": 1, "epoch": 1.0, "held_out_loss": 0.5}]).count("svg") == 5
+
+
+def drawn_in(svg):
+    return ["".join(text.itertext()).strip() for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_a_front_of_one_student_names_every_model():
+    front = make_front()
+    names = drawn_in(front_scatter(front["candidates"], front["picked"]))
+    assert {"fp32 (0%)", "int8 (0.69%)", "fp16 (0.01%)"} <= set(names)
+
+
+def test_a_front_of_several_students_tells_them_by_colour_and_names_what_is_on_it():
+    front = make_front(picked="6-layer int8")
+    for row, layers in zip(front["candidates"], (6, 6, 3), strict=True):
+        row |= {"precision": row["name"], "name": f"{layers}-layer {row['name']}", "layers": layers, "n_tokens": 812}
+    page = render(make_manifest(front=front))
+    assert "Models under the budget" in page.headings
+    names = [text for figure in page.figures for text in drawn_in(ElementTree.tostring(figure))]
+    assert {"fp32 (0%)", "int8 (0.69%)", "6 layers, 812 tokens", "3 layers, 812 tokens"} <= set(names)
+    assert "fp16 (0.01%)" not in names
+
+
+def test_what_labels_are_compared_with_is_told():
+    gate = {**make_manifest()["gate"], "compared_with": "the float model with all tokens"}
+    assert "with the float model with all tokens on 12 texts" in "".join(render(make_manifest(gate=gate)).text)
+    assert "is with the float model on 12 texts" in "".join(render().text)

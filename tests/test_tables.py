@@ -167,6 +167,20 @@ def test_the_front_by_hand():
     assert front_line(make_manifest()) == ""
 
 
+def test_students_are_told_apart_by_layers_and_tokens():
+    front = make_front(picked="6-layer trimmed int8")
+    facts = {"name": "6-layer trimmed int8", "precision": "int8", "layers": 6, "n_tokens": 812, "agreement": 0.8344}
+    front["candidates"][1] |= facts
+    front["candidates"][2] |= {"name": "3-layer int8", "precision": "int8", "layers": 3, "n_tokens": 30522}
+    table = front_table(make_manifest(front=front))
+    columns = [titles(table).index(name) for name in ("model", "layers", "tokens", "agreement with supervision")]
+    assert [[row[column] for column in columns] for row in table.rows] == [
+        ["fp32", "–", "–", "–"],  # as bundles of earlier versions have it
+        ["int8 *", "6", "812", "83.4%"],
+        ["int8", "3", "30522", "–"],
+    ]
+
+
 def test_a_benchmark_by_hand():
     cells = [Cell("1×16", 1, {"amalgam-edge int8": 0.001, "torch": 0.0025})]
     rows = benchmark_table(cells).rows

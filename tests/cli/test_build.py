@@ -119,7 +119,7 @@ def of_the_build(built):
     """The recipe of a build, its texts, its labels, an untrained student, and its scores."""
     recipe = Recipe(**manifest_of(built.bundle)["recipe"])
     texts = pipeline.stages.read_texts(recipe)
-    teachers, labels, student = pipeline.stages.load_models(recipe)
+    teachers, labels, (student,) = pipeline.stages.load_models(recipe)
     scores = [store.read() for store in pipeline.stages.cached_stores(recipe, teachers, texts.corpus)]
     return recipe, texts, labels, student, scores
 

@@ -81,6 +81,35 @@ def test_in_place_and_with_texts_of_ones_own(bundle, invoke, tmp_path):
     assert sorted(path.name for path in bundle.parent.iterdir()) == ["student", "texts.txt"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "warned"),
+    [
+        (["games", "net"], None),
+        (["games", "", "soup"], "'soup'; only texts are used"),
+        (["b", "a", "c", "d", "e"], "'b', 'a', 'c' and 2 more; only texts are used"),
+    ],
+)
+def test_texts_with_labels_that_are_not_the_bundles_are_told_and_used(bundle, invoke, tmp_path, labels, warned):
+    texts = tmp_path / "texts.csv"
+    rows = [f"mail server {k} chess,{labels[k % len(labels)]}" for k in range(40)]
+    texts.write_text("\n".join(["text,label", *rows]), "utf-8")
+    result = invoke("optimize", bundle, "--budget", "loss<=100%", "--calibration", texts)
+    assert result.exit_code == 0, result.output
+    assert manifest_of(bundle)["gate"]["n_texts"] == 8
+    words = " ".join(result.output.split())  # the console may break lines
+    assert ("labels that the bundle does not have" in words) == (warned is not None)
+    assert (warned or "") in words
+
+
+def test_what_is_known_of_the_student_stands_beside_its_models(optimized, built):
+    output, said = optimized
+    student = manifest_of(built.bundle)["student"]
+    assert student["layers"] == 2
+    for row in manifest_of(output)["front"]["candidates"]:
+        assert {name: row[name] for name in student} == student
+    assert f"{student['agreement']:.1%}" in said
+
+
 def test_a_budget_that_cannot_be_met_says_by_how_much(bundle, invoke):
     result = invoke("optimize", bundle, "--budget", "size<=1kB, loss<=100%")
     assert result.exit_code == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -159,6 +160,59 @@ def test_a_cascade_that_cannot_be_had_is_said(invoke, options, inputs, tmp_path,
     assert not (bundle / "onnx" / "model_static.onnx").exists()
     assert EdgeClassifier.from_pretrained(bundle)(["chess"])[0].label
     Bundle.open(bundle).verify()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Memory and the time of 32 texts are measured elsewhere."""
+    from amalgam_edge import optimizing
+
+    monkeypatch.setattr(optimizing, "peak_megabytes", lambda *paths, **options: 100.0)
+    monkeypatch.setattr(optimizing, "side_by_side", lambda runs, **options: dict.fromkeys(runs, 1e-3))
+
+
+def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, invoke, tmp_path, quick):
+    from amalgam_edge import stages
+    from amalgam_edge.recipe import Recipe
+
+    small = tmp_path / "small"
+    texts = stages.read_texts(Recipe(**manifest_of(cascaded.bundle)["recipe"]))
+    result = invoke("optimize", cascaded.bundle, "--budget", "size<=100MB, loss<=100%", "--output", small)
+    assert result.exit_code == 0, result.output
+    before, after = manifest_of(cascaded.bundle)["cascade"], manifest_of(small)["cascade"]
+    assert after["threshold"] == before["threshold"]  # any agreement will do
+    held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
+    with_it, alone = (EdgeClassifier.from_pretrained(small, cascade=c).logits(held_out) for c in (True, False))
+    assert after["agreement"] == pytest.approx(np.mean(with_it.argmax(axis=1) == alone.argmax(axis=1)))
+    assert f"answers {after['share']:.1%} of {after['n_texts']} held-out texts" in result.output
+    Bundle.open(small).verify()
+
+
+def test_optimize_leaves_out_a_cascade_that_does_not_keep_its_agreement(cascaded, invoke, tmp_path, monkeypatch, quick):
+    from amalgam_edge import cascading
+
+    monkeypatch.setattr(cascading, "agreement", lambda reference, other: -1.0)
+    small = tmp_path / "small"
+    result = invoke("optimize", cascaded.bundle, "--budget", "loss<=100%", "--output", small)
+    assert result.exit_code == 0, result.output
+    assert "no cascade: no threshold kept" in result.output
+    assert manifest_of(small)["cascade"]["file"] is None
+    assert not (small / "onnx" / "model_static.onnx").exists()
+    Bundle.open(small).verify()
+    assert (cascaded.bundle / "onnx" / "model_static.onnx").exists()
+
+
+def test_optimize_does_without_a_static_model_that_is_gone(cascaded, invoke, mistake, tmp_path, quick):
+    bundle = shutil.copytree(cascaded.bundle, tmp_path / "student")
+    (bundle / "onnx" / "model_static.onnx").unlink()
+    result = invoke("optimize", bundle, "--budget", "loss<=100%")
+    assert result.exit_code == 0, result.output
+    assert "no cascade any more" in result.output
+    assert manifest_of(bundle)["cascade"] is None
+    Bundle.open(bundle).verify()
+    assert EdgeClassifier.from_pretrained(bundle)(["chess"])[0].label
+    (bundle / "tokenizer_config.json").unlink()
+    assert "tokenizer_config.json: missing" in mistake("optimize", bundle, "--budget", "loss<=100%")
 
 
 @pytest.mark.parametrize(

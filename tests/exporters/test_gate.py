@@ -103,6 +103,16 @@ def test_the_ladder_is_walked_in_order(source, target, tmp_path):
     assert files(tmp_path) == ["model.onnx", "model_quantized.onnx"]
 
 
+def test_labels_may_be_compared_with_those_of_another_model(source, target):
+    """The float model would be content with the first way; what it was made from is not."""
+    others = 5.0 * np.eye(3)[np.roll(np.arange(100) % 3, 1)]
+    with pytest.raises(StopIteration):  # no way comes near, and the script ends
+        pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.5, reference=others)
+    own = 5.0 * np.eye(3)[np.arange(100) % 3]
+    result = pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.0, reference=own)
+    assert result.fidelity.agreement == 1.0
+
+
 def test_the_accepted_way_is_what_lies_in_the_target(source, target, tmp_path):
     result = pass_gate(source, target, TEXTS, Scripted([50, 0]), calibration=TEXTS, budget=0.05, ladder=WAYS)
     seen = dict.fromkeys(("bag", "h1", "h2"), Activation(np.ones(32), np.eye(32)))
