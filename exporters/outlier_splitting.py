@@ -133,6 +133,7 @@ def _hidden(index: GraphIndex, makers: Mapping[str, Product], graph: onnx.GraphP
     alone = all(reader.name in within for name in inside if name != source for reader in index.readers(name)) and all(
         reader.name in within for name in vectors for reader in index.readers(name)
     )
-    shaped = all(np.shape(index.constant(name)) == (width,) for name in vectors)
+    values = [index.constant(name) for name in vectors]
+    shaped = all(value is not None and value.shape == (width,) for value in values)
     multiplied = all(reader.op_type in ("MatMul", "Gemm") for reader in index.readers(source))
     return Hidden(makers[maker.name], tuple(sorted(vectors))) if alone and shaped and multiplied else None

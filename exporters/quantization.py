@@ -68,7 +68,7 @@ def quantize(source: Path, target: Path, how: Quantization, activations: Activat
     model = onnx.load(source)
     graph = model.graph
     del graph.value_info[:]
-    seen = dict(activations or {})
+    seen: Activations = activations or {}
     if how.calibrated:
         seen = _calibrate(graph, seen)
     if how.product_tables:

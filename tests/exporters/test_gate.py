@@ -107,7 +107,7 @@ def test_labels_may_be_compared_with_those_of_another_model(source, target):
     """The float model would be content with the first way; what it was made from is not."""
     others = 5.0 * np.eye(3)[np.roll(np.arange(100) % 3, 1)]
     with pytest.raises(StopIteration):  # no way comes near, and the script ends
-        pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.5, reference=others)
+        pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.5, reference=others, ladder=WAYS)
     own = 5.0 * np.eye(3)[np.arange(100) % 3]
     result = pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.0, reference=own)
     assert result.fidelity.agreement == 1.0
