@@ -43,7 +43,10 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         progress.say(f"{output}: finished already, nothing to do")
         return manifest
 
-    steps = 6 + recipe.trim_vocabulary + recipe.calibrate + 2 * recipe.cascade + bool(recipe.evaluate)
+    method, settings = stages.method_of(recipe)
+    steps = (
+        6 + method.reads_hidden + recipe.trim_vocabulary + recipe.calibrate + 2 * recipe.cascade + bool(recipe.evaluate)
+    )
     progress.begin(steps + stages.n_scoring_steps(recipe))
     with progress.step("reading texts"):
         texts = stages.read_texts(recipe)
@@ -60,7 +63,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     stores = stages.cached_stores(recipe, teachers, texts.corpus)
     stages.score(recipe, teachers, stores, texts.corpus, progress)
     scores = [store.read() for store in stores]
-    method, settings = stages.method_of(recipe)
+    told = stages.tell(recipe, teachers, texts.corpus, scores, progress)
     supervision = method.supervise(scores, labels, settings)
     training = stages.training_settings(recipe)
     training_folder = recipe.work_folder / f"training-{recipe.fingerprint()[:12]}"
@@ -70,10 +73,11 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
             texts,
             tokenized,
             supervision,
-            stages.method_loss(method, settings),
+            stages.objective(recipe, labels, student, told),
             training,
             training_folder,
             advance,
+            told=told,
             resume=resume,
         )
     vocabulary = None
