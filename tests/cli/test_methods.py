@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import onnxruntime
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from amalgam_edge import pipeline, stages
+from amalgam_edge.errors import MissingExtraError
 from amalgam_edge.objectives import METHODS, MethodSettings, Objective, Told
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
@@ -42,6 +44,15 @@ def test_methods_as_json(invoke):
         "feature_weight": 1.0,
         "reconstruction_weight": 1.0,
     }
+
+
+def test_methods_without_the_extra_say_what_to_install(invoke, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("amalgam_edge.objectives")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = invoke("methods")
+    assert isinstance(result.exception, MissingExtraError)
+    assert 'pip install "amalgam-edge[train]"' in str(result.exception)
 
 
 def test_the_options_of_build_have_the_defaults_that_are_listed():
