@@ -44,8 +44,9 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         progress.say(f"{output}: finished already, nothing to do")
         return manifest
 
+    method, settings = stages.method_of(recipe)
     a_student = 3 + recipe.trim_vocabulary + recipe.calibrate
-    steps = 3 + len(recipe.layer_counts) * a_student + 2 * recipe.cascade + bool(recipe.evaluate)
+    steps = 3 + method.reads_hidden + 2 * recipe.cascade + bool(recipe.evaluate) + len(recipe.layer_counts) * a_student
     progress.begin(steps + stages.n_scoring_steps(recipe))
     with progress.step("reading texts"):
         texts = stages.read_texts(recipe)
@@ -63,8 +64,8 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     stores = stages.cached_stores(recipe, teachers, texts.corpus)
     stages.score(recipe, teachers, stores, texts.corpus, progress)
     scores = [store.read() for store in stores]
-    method, settings = stages.method_of(recipe)
-    lesson = Lesson(recipe, texts, tokenized, labels, scores, method.supervise(scores, labels, settings))
+    told = stages.tell(recipe, teachers, texts.corpus, scores, progress)
+    lesson = Lesson(recipe, texts, tokenized, labels, scores, method.supervise(scores, labels, settings), told)
     training_folder = recipe.work_folder / f"training-{recipe.fingerprint()[:12]}"
     trained = [
         _train(student, lesson, training_folder, progress, several=len(students) > 1, resume=resume)
@@ -98,15 +99,7 @@ def _train(
     title = f"training the student of {layers} layers" if several else "training the student"
     with progress.step(title, settings.n_updates(len(lesson.texts.train)), "updates") as advance:
         history = stages.distil(
-            student,
-            lesson.texts,
-            lesson.tokenized,
-            lesson.supervision,
-            stages.method_loss(*stages.method_of(recipe)),
-            settings,
-            folder / f"{layers}-layers" if several else folder,
-            advance,
-            resume=resume,
+            student, lesson, settings, folder / f"{layers}-layers" if several else folder, advance, resume=resume
         )
         agreement = stages.agreement_with_supervision(student, lesson.texts, lesson.supervision)
     of_which = f", {layers} layers" if several else ""

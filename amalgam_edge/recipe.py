@@ -14,6 +14,7 @@ from amalgam_edge.labels import Renames
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 _NOT_OF_THE_RESULT = frozenset({"output", "work", "device", "backend", "threads", "batch_tokens", "report_to"})
@@ -53,10 +54,21 @@ class Recipe(BaseModel):
         description="Tokens that a teacher reads at once, padding included.  [default: 1024 on a CPU, 16384 on a GPU]",
     )
 
-    method: str = Field(default="muka-soft", description="How teachers become supervision.")
+    method: str = Field(
+        default="muka-soft", description='How teachers become supervision; "amalgam-edge methods" lists them.'
+    )
     reweight: bool = Field(default=True, description="Weight each text by the margin between its two surest teachers.")
     score_temperature: Positive = Field(default=0.2, description="Temperature of the softmax over teachers' scores.")
-    distillation_temperature: Positive = Field(default=2.0, description="Temperature of vanilla-kd.")
+    distillation_temperature: Positive = Field(
+        default=2.0, description="Temperature of distillation on logits: vanilla-kd, uhc, cfl, dfa."
+    )
+    feature_weight: Weight = Field(
+        default=1.0, description="Weight of drawing the student's hidden state to the teachers': cfl, dfa."
+    )
+    reconstruction_weight: Weight = Field(
+        default=1.0, description="Weight of keeping the teachers' hidden states recoverable: cfl, dfa."
+    )
+    common_width: Count = Field(default=128, description="Entries of the space that hidden states share: cfl.")
 
     student: str = Field(
         default="",
@@ -81,7 +93,7 @@ class Recipe(BaseModel):
         description="Peak learning rate; 2e-5 suits encoders of 12 layers.  [default: 0.0001, static 0.01]",
     )
     warmup_ratio: Share = Field(default=0.1, description="Share of the updates spent warming up.")
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(default=0.01, description="Weight decay of AdamW.")
+    weight_decay: Weight = Field(default=0.01, description="Weight decay of AdamW.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Seed of masks, head and shuffling.")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     report_to: str = Field(default="none", description="Logger of the training loop (tensorboard, wandb, …).")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.backends import Backend, resolve_backend
@@ -21,13 +22,15 @@ from amalgam_edge.evaluation import accuracy
 from amalgam_edge.exporters.trimming import trim_through_gate
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.model_types import STATIC
+from amalgam_edge.models.head import last_layer
 from amalgam_edge.models.static_student import build_static_student, encoder_of, is_static
 from amalgam_edge.models.student import build_student, n_layers, resolve_student
 from amalgam_edge.models.teacher import Teacher, load_teachers
-from amalgam_edge.objectives import METHODS, Method, MethodSettings
+from amalgam_edge.objectives import METHODS, Method, MethodSettings, Objective, Shapes, Told
 from amalgam_edge.progress import Advance, Progress
 from amalgam_edge.recipe import Recipe, read_renames
 from amalgam_edge.scores import TeacherScores
+from amalgam_edge.scoring.hidden import HiddenStates, HiddenStore, hidden_key, store_hidden
 from amalgam_edge.scoring.score import ScoringSettings, predict_texts, score_corpus, score_key
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.scoring.torch_runner import TorchRunner
@@ -88,6 +91,7 @@ class Lesson:
         labels: the label space.
         scores: each teacher's.
         supervision: what they come to.
+        told: what the method's objective reads of each teacher.
     """
 
     recipe: Recipe
@@ -96,6 +100,7 @@ class Lesson:
     labels: LabelSpace
     scores: Sequence[TeacherScores]
     supervision: Supervision
+    told: Told
 
 
 @dataclass(frozen=True)
@@ -319,15 +324,61 @@ def method_of(recipe: Recipe) -> tuple[Method, MethodSettings]:
     if recipe.method not in METHODS:
         raise AmalgamError(f"no method '{recipe.method}'; there are {', '.join(METHODS)}")
     return METHODS[recipe.method], MethodSettings(
-        reweight=recipe.reweight,
-        score_temperature=recipe.score_temperature,
-        distillation_temperature=recipe.distillation_temperature,
+        **{field.name: getattr(recipe, field.name) for field in fields(MethodSettings)}
     )
 
 
+def tell(
+    recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus, scores: Sequence[TeacherScores], progress: Progress
+) -> Told:
+    """What the recipe's objective may read of each teacher; nothing, where the method has a plain loss.
+
+    Hidden states, for an objective that reads them, are those of the work folder; what it lacks is computed.
+    """
+    method, _ = method_of(recipe)
+    if method.objective is None:
+        return Told()
+    logits = tuple(teacher.logits for teacher in scores)
+    return Told(logits, _hidden_states(recipe, teachers, corpus, progress) if method.reads_hidden else ())
+
+
+def _hidden_states(
+    recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus, progress: Progress
+) -> tuple[HiddenStates, ...]:
+    batch_tokens = recipe.batch_tokens or backend_of(recipe).batch_tokens
+    stores = []
+    with progress.step("reading hidden states", len(corpus) * len(teachers), "texts") as advance:
+        for teacher in teachers:
+            key = hidden_key(teacher, corpus)
+            stores.append(HiddenStore(recipe.work_folder / "hidden" / f"{key.teacher}-{key.fingerprint[:12]}", key))
+            store_hidden(teacher, stores[-1], corpus, advance, device=recipe.device, batch_tokens=batch_tokens)
+    return tuple(store.read() for store in stores)
+
+
+def objective(recipe: Recipe, labels: LabelSpace, student: Student, told: Told) -> LossFunction | Objective:
+    """What the student is trained under: the method's loss, or its objective, made for these teachers and this student.
+
+    Initial weights of an objective are the recipe's seed's alone.
+    """
+    method, settings = method_of(recipe)
+    if method.objective is None:
+        return method_loss(method, settings)
+    shapes = Shapes(
+        columns=tuple(labels.columns.values()),
+        teacher_widths=tuple(len(part[0]) for part in told.hidden),
+        student_width=last_layer(student.model).in_features,
+    )
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(recipe.seed)
+        return method.objective(shapes, settings)
+
+
 def method_loss(method: Method, settings: MethodSettings) -> LossFunction:
-    """The method's loss with its parameters bound."""
-    return lambda logits, target, weight: method.loss(logits, target, weight, settings)
+    """The loss of a method that has one, with its parameters bound."""
+    loss = method.loss
+    if loss is None:
+        raise ValueError(f"{method.name} has an objective and no loss")
+    return lambda logits, target, weight: loss(logits, target, weight, settings)
 
 
 def training_settings(recipe: Recipe, *, static: bool = False) -> TrainingSettings:
@@ -353,10 +404,7 @@ def training_settings(recipe: Recipe, *, static: bool = False) -> TrainingSettin
 
 def distil(
     student: Student,
-    texts: Texts,
-    tokenized: Tokenized,
-    supervision: Supervision,
-    loss: LossFunction,
+    lesson: Lesson,
     settings: TrainingSettings,
     folder: Path,
     advance: Advance,
@@ -367,11 +415,21 @@ def distil(
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     train, held_out = (
-        SupervisedTexts(tokenized.dataset.select(rows)["input_ids"], supervision.take(rows))
-        for rows in (texts.train, texts.held_out)
+        SupervisedTexts(
+            lesson.tokenized.dataset.select(rows)["input_ids"], lesson.supervision.take(rows), lesson.told.take(rows)
+        )
+        for rows in (lesson.texts.train, lesson.texts.held_out)
     )
     return fit(
-        student.model, student.tokenizer, train, held_out, loss, settings, folder=folder, advance=advance, resume=resume
+        student.model,
+        student.tokenizer,
+        train,
+        held_out,
+        objective(lesson.recipe, lesson.labels, student, lesson.told),
+        settings,
+        folder=folder,
+        advance=advance,
+        resume=resume,
     )
 
 

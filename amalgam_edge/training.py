@@ -23,6 +23,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.models.head import hidden_state
+from amalgam_edge.objectives import Batch, Objective, Told
 from amalgam_edge.padding import pad_batch
 from amalgam_edge.progress import Advance
 from amalgam_edge.supervision import Supervision
@@ -79,13 +81,15 @@ class SupervisedTexts(torch.utils.data.Dataset[dict[str, Any]]):
     Args:
         input_ids: token ids of each text; may be memory-mapped.
         supervision: a row a text.
+        told: what the teachers say of each text, for an objective to read.
     """
 
-    def __init__(self, input_ids: Sequence[list[int]], supervision: Supervision) -> None:
+    def __init__(self, input_ids: Sequence[list[int]], supervision: Supervision, told: Told | None = None) -> None:
         if len(input_ids) != len(supervision.target):
             raise ValueError(f"{len(input_ids)} texts but {len(supervision.target)} targets")
         self._input_ids = input_ids
         self._supervision = supervision
+        self._told = told or Told()
 
     def __len__(self) -> int:
         return len(self._input_ids)
@@ -95,6 +99,8 @@ class SupervisedTexts(torch.utils.data.Dataset[dict[str, Any]]):
             "input_ids": self._input_ids[row],
             "target": self._supervision.target[row],
             "weight": self._supervision.weight[row],
+            "teacher_logits": [part[row] for part in self._told.logits],
+            "teacher_hidden": [part[row] for part in self._told.hidden],
         }
 
 
@@ -103,7 +109,7 @@ def fit(
     tokenizer: PreTrainedTokenizerBase,
     train: SupervisedTexts,
     held_out: SupervisedTexts | None,
-    loss: LossFunction,
+    loss: LossFunction | Objective,
     settings: TrainingSettings,
     folder: Path,
     advance: Advance,
@@ -117,7 +123,7 @@ def fit(
         tokenizer: whose padding token fills batches.
         train: what to fit.
         held_out: what to measure the loss on after each epoch.
-        loss: (logits, target, weight) → scalar mean over the batch.
+        loss: (logits, target, weight) → scalar mean over the batch; or an objective, whose parameters are fitted too.
         settings: see :class:`TrainingSettings`.
         folder: for checkpoints, one an epoch.
         advance: called with the number of updates just made.
@@ -159,7 +165,7 @@ def fit(
     )
     trainer = _ObjectiveTrainer(
         loss,
-        model=model,
+        model=_WithObjective(model, loss) if isinstance(loss, Objective) else model,
         args=arguments,
         train_dataset=train,
         eval_dataset=held_out,
@@ -169,12 +175,12 @@ def fit(
     trainer.remove_callback(PrinterCallback)
     checkpoint = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
     trainer.train(resume_from_checkpoint=checkpoint)
-    model.to("cpu").eval()
+    trainer.model.to("cpu").eval()
     return _curve(trainer.state.log_history)
 
 
 class _ObjectiveTrainer(Trainer):
-    def __init__(self, loss: LossFunction, **options: Any) -> None:
+    def __init__(self, loss: LossFunction | Objective, **options: Any) -> None:
         super().__init__(**options)
         self._loss = loss
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, so accumulation divides it
@@ -186,9 +192,42 @@ class _ObjectiveTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
+        if isinstance(self._loss, Objective):  # within the model
+            return super().compute_loss(model, inputs, return_outputs)
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         loss = self._loss(outputs.logits, inputs["target"], inputs["weight"])
         return (loss, outputs) if return_outputs else loss
+
+
+class _WithObjective(torch.nn.Module):
+    """A student and its objective as one model, so that both are optimised, kept in checkpoints and resumed alike."""
+
+    def __init__(self, student: PreTrainedModel, objective: Objective) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor,
+        teacher_logits: Sequence[torch.Tensor],
+        teacher_hidden: Sequence[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        with hidden_state(self.student) as latest:
+            logits = self.student(input_ids=input_ids, attention_mask=attention_mask).logits
+        with torch.autocast(input_ids.device.type, enabled=False):
+            batch = Batch(
+                logits=logits.float(),
+                hidden=latest().float(),
+                target=target,
+                weight=weight,
+                teacher_logits=tuple(part.float() for part in teacher_logits),
+                teacher_hidden=tuple(part.float() for part in teacher_hidden),
+            )
+            return {"loss": self.objective(batch), "logits": logits}
 
 
 class _Padding:
@@ -197,14 +236,21 @@ class _Padding:
     def __init__(self, pad_token_id: int) -> None:
         self._pad_token_id = pad_token_id
 
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         input_ids, attention_mask = pad_batch([example["input_ids"] for example in examples], self._pad_token_id)
         return {
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": torch.from_numpy(attention_mask),
             "target": torch.from_numpy(np.stack([example["target"] for example in examples])),
             "weight": torch.from_numpy(np.stack([example["weight"] for example in examples])),
+            "teacher_logits": _by_teacher([example["teacher_logits"] for example in examples]),
+            "teacher_hidden": _by_teacher([example["teacher_hidden"] for example in examples]),
         }
+
+
+def _by_teacher(rows: Sequence[Sequence[np.ndarray]]) -> list[torch.Tensor]:
+    """A row a teacher of each text to the rows of each teacher."""
+    return [torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True)]
 
 
 class _Watcher(TrainerCallback):

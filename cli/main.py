@@ -15,6 +15,7 @@ EXIT_MISTAKE = 2
 # name → (module of amalgam_edge.cli, one-line help); the help stands here so that --help need not load the modules.
 _COMMANDS = {
     "build": ("build", "Merge teachers into one quantized student, without labels."),
+    "methods": ("methods", "List the methods by which teachers become one student."),
     "score": ("score", "Score texts with teachers under Monte-Carlo dropout."),
     "export-teacher": ("export_teacher", "Write a teacher as ONNX whose dropout stays alive."),
     "predict": ("predict", "Classify texts with a bundle."),

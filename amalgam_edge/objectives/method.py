@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from amalgam_edge.labels import LabelSpace
+from amalgam_edge.objectives.objective import Objective, Shapes
 from amalgam_edge.scores import TeacherScores
 from amalgam_edge.supervision import Supervision
 
@@ -20,31 +21,48 @@ class MethodSettings:
         reweight: weight each text by the margin between its two most certain teachers.
         score_temperature: τ of the softmax over teachers' scores.
         distillation_temperature: T of distillation on logits.
+        feature_weight: of the term that draws the student's hidden state to the teachers'.
+        reconstruction_weight: of the term that keeps the teachers' hidden states recoverable.
+        common_width: entries of the space that the hidden states share.
     """
 
     reweight: bool = True
     score_temperature: float = 0.2
     distillation_temperature: float = 2.0
+    feature_weight: float = 1.0
+    reconstruction_weight: float = 1.0
+    common_width: int = 128
 
 
 Supervise = Callable[[Sequence[TeacherScores], LabelSpace, MethodSettings], Supervision]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, MethodSettings], torch.Tensor]
+BuildObjective = Callable[[Shapes, MethodSettings], Objective]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A named way to amalgamate.
+    """A named way to amalgamate: its supervision, and either a loss or an objective under which the student meets it.
 
     Attributes:
         name: as given to ``--method``.
         summary: one line.
         paper: where it comes from.
+        parameters: the settings that it reads.
         supervise: teachers' scores → supervision.
         loss: (student logits ``(n, n_labels)``, target ``(n, n_labels)``, weight ``(n,)``, settings) → scalar.
+        objective: (shapes, settings) → a loss that reads what the teachers say too, and may have trainable parts.
+        reads_hidden: whether the objective reads the teachers' hidden states, which are then computed.
     """
 
     name: str
     summary: str
     paper: str
+    parameters: tuple[str, ...]
     supervise: Supervise
-    loss: Loss
+    loss: Loss | None = None
+    objective: BuildObjective | None = None
+    reads_hidden: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.loss is None) == (self.objective is None):
+            raise ValueError(f"{self.name}: a method has either a loss or an objective")

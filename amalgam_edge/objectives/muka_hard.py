@@ -20,6 +20,7 @@ METHOD = Method(
     name="muka-hard",
     summary="the teacher with the highest Monte-Carlo-dropout certainty",
     paper="arXiv 2112.07327",
+    parameters=("reweight",),
     supervise=supervise,
     loss=weighted_divergence,
 )

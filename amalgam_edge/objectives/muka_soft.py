@@ -21,6 +21,7 @@ METHOD = Method(
     name="muka-soft",
     summary="teachers weighted by softmax of their Monte-Carlo-dropout certainty",
     paper="arXiv 2112.07327",
+    parameters=("score_temperature", "reweight"),
     supervise=supervise,
     loss=weighted_divergence,
 )

@@ -38,6 +38,7 @@ METHOD = Method(
     name="vanilla-kd",
     summary="softmax of the concatenated logits at temperature T (the baseline)",
     paper="arXiv 1503.02531",
+    parameters=("distillation_temperature",),
     supervise=supervise,
     loss=loss,
 )

@@ -50,17 +50,21 @@ class ScoreKey:
         return of_mapping(self.as_dict())
 
 
-class ScoreStore:
-    """The shards of one teacher over one corpus.
+class ShardStore:
+    """Files of rows, one teacher's over one corpus, in a folder that says what they answer to.
 
     Shard ``i`` holds the texts ``i · shard_size`` to ``(i + 1) · shard_size`` in the corpus' order. A shard is there
     whole or not at all, so a killed run goes on where it stopped.
 
     Args:
         folder: of this store alone.
-        key: what the scores depend on.
+        key: what the rows depend on.
         shard_size: texts a shard.
     """
+
+    suffix: str  # of a shard's file
+    what: str  # its rows are, in words
+    remedy: str  # for rows that are not there
 
     def __init__(self, folder: Path, key: ScoreKey, *, shard_size: int = 1024) -> None:
         self.folder = folder
@@ -81,8 +85,8 @@ class ScoreStore:
         """Make the folder and its manifest, or check the manifest and the shards that are there.
 
         Raises:
-            AmalgamError: the folder holds scores of something else, something in it is damaged, or it cannot be
-                written to. Nothing that was scored is touched.
+            AmalgamError: the folder holds rows of something else, something in it is damaged, or it cannot be
+                written to. Nothing that was stored is touched.
         """
         wanted = {"key": self.key.as_dict(), "shard_size": self.shard_size}
         if self.begun:
@@ -92,7 +96,7 @@ class ScoreStore:
             for stale in self.folder.glob("*.part"):  # what a killed run was writing
                 stale.unlink(missing_ok=True)
             return
-        if any(self.folder.glob("shard-*.parquet")):
+        if any(self.folder.glob(f"shard-*.{self.suffix}")):
             raise AmalgamError(f"{self.folder}: shards without a {MANIFEST}; restore it, or name another folder")
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -102,11 +106,11 @@ class ScoreStore:
         manifest = self.folder / MANIFEST
         found = _read_json(manifest)
         if not isinstance(found, dict) or not isinstance(found.get("key"), dict):
-            raise AmalgamError(f"{manifest}: damaged; restore it, or move the folder away and score again")
+            raise AmalgamError(f"{manifest}: damaged; restore it, or move the folder away and {self.remedy}")
         changes = _changes(_flat(found), _flat(wanted))
         if changes:
             raise AmalgamError(
-                f"{self.folder}: holds scores of another run ({'; '.join(changes)}); "
+                f"{self.folder}: holds {self.what} of another run ({'; '.join(changes)}); "
                 "name another folder, or delete this one"
             )
 
@@ -117,6 +121,53 @@ class ScoreStore:
     def missing(self) -> list[int]:
         """Shards that are not there yet."""
         return [shard for shard in range(self.n_shards) if not self._path(shard).exists()]
+
+    def _put(self, shard: int, content: bytes | pa.Buffer) -> None:
+        """Add a shard's file.
+
+        Raises:
+            AmalgamError: there is no room, or no right, to write it.
+        """
+        with self._writing():
+            write_by_rename(self._path(shard), content)
+
+    def _require_all(self) -> None:
+        """Refuse to read a store that is not whole.
+
+        Raises:
+            AmalgamError: shards are missing.
+        """
+        missing = self.missing()
+        if missing:
+            raise AmalgamError(f"{self.folder}: {len(missing)} of {self.n_shards} shards are missing; {self.remedy}")
+
+    def _check(self, shard: int) -> None:
+        """Look whether a shard's file is whole, without reading all of it; raise :meth:`_damaged` if not."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise AmalgamError(
+                f"{self.folder}: cannot be written to ({error.strerror or first_line(error)}); "
+                "what was scored is kept, and the next run goes on from there"
+            ) from error
+
+    def _damaged(self, shard: int) -> AmalgamError:
+        return AmalgamError(f"{self._path(shard)}: a damaged shard; delete it and {self.remedy}")
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:06d}.{self.suffix}"
+
+
+class ScoreStore(ShardStore):
+    """The scores of one teacher over one corpus, as Parquet."""
+
+    suffix = "parquet"
+    what = "scores"
+    remedy = "score again"
 
     def write(self, shard: int, scores: TeacherScores) -> None:
         """Add a shard.
@@ -129,8 +180,7 @@ class ScoreStore:
             columns[name] = _to_arrow(getattr(scores, name))
         content = pa.BufferOutputStream()
         pq.write_table(pa.table(columns), content, compression="zstd", write_page_checksum=True)
-        with self._writing():
-            write_by_rename(self._path(shard), content.getvalue())
+        self._put(shard, content.getvalue())
 
     def read(self) -> TeacherScores:
         """All scores, in the corpus' order.
@@ -146,9 +196,7 @@ class ScoreStore:
         Raises:
             AmalgamError: shards are missing or cannot be read.
         """
-        missing = self.missing()
-        if missing:
-            raise AmalgamError(f"{self.folder}: {len(missing)} of {self.n_shards} shards are missing; score again")
+        self._require_all()
         return (self._read(shard) for shard in range(self.n_shards))
 
     def _read(self, shard: int) -> TeacherScores:
@@ -170,22 +218,6 @@ class ScoreStore:
             raise self._damaged(shard) from error
         if n_rows != len(self.rows(shard)):
             raise self._damaged(shard)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise AmalgamError(
-                f"{self.folder}: cannot be written to ({error.strerror or first_line(error)}); "
-                "what was scored is kept, and the next run goes on from there"
-            ) from error
-
-    def _damaged(self, shard: int) -> AmalgamError:
-        return AmalgamError(f"{self._path(shard)}: a damaged shard; delete it and score again")
-
-    def _path(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:06d}.parquet"
 
 
 def write_by_rename(path: Path, content: bytes | pa.Buffer) -> None:

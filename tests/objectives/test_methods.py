@@ -1,12 +1,17 @@
 import math
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
+import gradients
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import scipy.special
 import torch
+from hypothesis import given
 
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.objectives import METHODS, MethodSettings, weighted_divergence
+from amalgam_edge.objectives import METHODS, MethodSettings, Shapes, Told, catalogue, weighted_divergence
 from amalgam_edge.scores import TeacherScores
 
 LOGITS = {"a": [[2.0, 0.5], [0.1, 0.3]], "b": [[0.2, -0.4, 1.0], [3.0, -1.0, 0.0]]}
@@ -168,5 +173,66 @@ def test_half_precision_logits_are_compared_in_float32(batch):
 
 
 def test_methods_are_registered_under_their_names():
-    assert {"muka-soft", "muka-hard", "vanilla-kd"} <= set(METHODS)
+    assert {"muka-soft", "muka-hard", "vanilla-kd", "uhc", "cfl", "dfa"} <= set(METHODS)
     assert all(METHODS[name].name == name and METHODS[name].summary and METHODS[name].paper for name in METHODS)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_reads_the_parameters_that_it_lists_and_no_others(name):
+    """Settings that hold these alone will do; and each of them makes a difference."""
+    method = METHODS[name]
+    shapes = Shapes(((0, 1), (1, 2, 3)), (3, 5) if method.reads_hidden else (), 4)
+    batch = gradients.random_batch(shapes.columns, shapes.teacher_widths, 4)
+
+    def outcome(**changes):
+        values = {**asdict(MethodSettings()), **changes}
+        only = SimpleNamespace(**{parameter: values[parameter] for parameter in method.parameters})
+        made = method.supervise(scores_of("a", "b"), labels_of("a", "b"), only)
+        torch.manual_seed(0)
+        if method.loss is not None:
+            loss = method.loss(batch.logits, batch.target, batch.weight, only)
+        else:
+            loss = method.objective(shapes, only)(batch)
+        return [loss.item(), *made.target.ravel().tolist(), *made.weight.tolist()]
+
+    usual = outcome()
+    for parameter in method.parameters:
+        value = getattr(MethodSettings(), parameter)
+        other = (not value) if isinstance(value, bool) else value * 2
+        assert outcome(**{parameter: other}) != usual, parameter
+
+
+def test_every_parameter_is_read_by_some_method():
+    assert {name for method in METHODS.values() for name in method.parameters} == set(asdict(MethodSettings()))
+
+
+def test_a_method_has_either_a_loss_or_an_objective():
+    for changes in ({"loss": None}, {"objective": METHODS["uhc"].objective}):
+        with pytest.raises(ValueError, match="either a loss or an objective"):
+            replace(METHODS["muka-soft"], **changes)
+
+
+def test_the_catalogue_tells_of_each_method_in_order():
+    listed = catalogue()
+    assert [row["name"] for row in listed] == list(METHODS)
+    rows = {row["name"]: row for row in listed}
+    assert rows["muka-hard"] == {
+        "name": "muka-hard",
+        "summary": METHODS["muka-hard"].summary,
+        "paper": "arXiv 2112.07327",
+        "parameters": {"reweight": True},
+    }
+    assert rows["cfl"]["parameters"]["common_width"] == 128
+
+
+@given(st.lists(st.integers(0, 6), max_size=8), st.lists(st.integers(0, 7), max_size=5))
+def test_what_is_told_is_taken_by_rows(rows, again):
+    table = np.arange(14).reshape(7, 2)
+    told = Told(logits=(table, table + 100), hidden=(table + 200,)).take(np.array(rows, dtype=int))
+    for part, offset in zip((*told.logits, *told.hidden), (0, 100, 200), strict=True):
+        assert len(part) == len(rows)
+        assert [part[k].tolist() for k in range(len(rows))] == [(table[row] + offset).tolist() for row in rows]
+    places = np.array([place for place in again if place < len(rows)], dtype=int)
+    twice = told.take(places)
+    taken = table[np.array(rows, dtype=int)[places]] + 200
+    assert [twice.hidden[0][k].tolist() for k in range(len(places))] == taken.tolist()

@@ -1,0 +1,136 @@
+"""A teacher's hidden states of a corpus: computed once, dropout off, and kept in files that are mapped into memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from amalgam_edge.corpus import Corpus
+from amalgam_edge.devices import resolve_device
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.models.head import hidden_state, last_layer
+from amalgam_edge.models.teacher import Teacher
+from amalgam_edge.progress import Advance
+from amalgam_edge.scoring.batches import batches_by_length, encode
+from amalgam_edge.scoring.store import ScoreKey, ShardStore
+
+_LARGEST_HALF = np.finfo(np.float16).max
+
+
+class HiddenStates:
+    """A row a text, ``(width,)`` of float16 or float32, read from disk when it is asked for.
+
+    Args:
+        shards: arrays of rows, each of ``shard_size`` but the last.
+        shard_size: rows a shard.
+    """
+
+    def __init__(self, shards: Sequence[np.ndarray], shard_size: int) -> None:
+        self._shards = shards
+        self._shard_size = shard_size
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self._shards)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self._shards[row // self._shard_size][row % self._shard_size]
+
+
+class HiddenStore(ShardStore):
+    """The hidden states of one teacher over one corpus, as ``.npy``: float16 where they fit."""
+
+    suffix = "npy"
+    what = "hidden states"
+    remedy = "build again"
+
+    def write(self, shard: int, states: np.ndarray) -> None:
+        """Add a shard, ``(n_texts, width)``.
+
+        Raises:
+            AmalgamError: there is no room, or no right, to write it.
+        """
+        fits = bool((np.abs(states) <= _LARGEST_HALF).all())
+        content = io.BytesIO()
+        np.save(content, states.astype(np.float16) if fits else states)
+        self._put(shard, content.getvalue())
+
+    def read(self) -> HiddenStates:
+        """All hidden states, in the corpus' order.
+
+        Raises:
+            AmalgamError: shards are missing or cannot be read.
+        """
+        self._require_all()
+        return HiddenStates([self._mapped(shard) for shard in range(self.n_shards)], self.shard_size)
+
+    def _mapped(self, shard: int) -> np.ndarray:
+        try:
+            states = np.load(self._path(shard), mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(shard) from error
+        if states.ndim != 2 or len(states) != len(self.rows(shard)):
+            raise self._damaged(shard)
+        return states
+
+    def _check(self, shard: int) -> None:
+        self._mapped(shard)
+
+
+def hidden_key(teacher: Teacher, corpus: Corpus) -> ScoreKey:
+    """What the hidden states of a teacher depend on."""
+    return ScoreKey(
+        teacher=teacher.name,
+        teacher_fingerprint=teacher.fingerprint,
+        corpus_fingerprint=corpus.fingerprint,
+        n_texts=len(corpus),
+        settings={"max_length": teacher.max_length},
+    )
+
+
+def store_hidden(
+    teacher: Teacher, store: HiddenStore, corpus: Corpus, advance: Advance, *, device: str, batch_tokens: int
+) -> None:
+    """Run a teacher over what its store lacks, shard by shard.
+
+    Args:
+        teacher: left on the CPU.
+        store: of its hidden states.
+        corpus: the texts.
+        advance: told of texts, those that are there already among them.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        batch_tokens: tokens that run together.
+
+    Raises:
+        AmalgamError: the teacher has no hidden state a text, or the store is another run's or cannot be written to.
+    """
+    store.open()
+    missing = store.missing()
+    advance(len(corpus) - sum(len(store.rows(shard)) for shard in missing))
+    teacher.model.to(resolve_device(device))
+    for shard in missing:
+        rows = store.rows(shard)
+        store.write(shard, hidden_states(teacher, corpus.texts[rows.start : rows.stop], batch_tokens))
+        advance(len(rows))
+    teacher.model.to("cpu")
+
+
+def hidden_states(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 1024) -> np.ndarray:
+    """Hidden states with dropout off, ``(n_texts, width)`` of float32, in the order of ``texts``.
+
+    Raises:
+        AmalgamError: the teacher has no hidden state a text, or one that is not finite.
+    """
+    model = teacher.model.eval()
+    states = np.empty((len(texts), last_layer(model).in_features), dtype=np.float32)
+    encoded = encode(texts, teacher.tokenizer, teacher.max_length)
+    with torch.inference_mode(), hidden_state(model) as latest:
+        for batch in batches_by_length(encoded, pad_token_id=teacher.tokenizer.pad_token_id, batch_tokens=batch_tokens):
+            ids, mask = (torch.from_numpy(array).to(model.device) for array in (batch.input_ids, batch.attention_mask))
+            model(input_ids=ids, attention_mask=mask)
+            states[batch.rows] = latest().float().cpu().numpy()
+    if not np.isfinite(states).all():
+        raise AmalgamError(f"teacher '{teacher.name}': hidden states that are not finite; its weights are damaged")
+    return states
