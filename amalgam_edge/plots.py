@@ -11,12 +11,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import Bbox
 
 from amalgam_edge.calibration import N_BINS, Reliability
 
 _COLOURS = ("#2f6db3", "#d9822b", "#3a9a6e", "#8e5bb0", "#c8504f", "#6b7785")
 _INK = "#27313d"
 _GRID = "#e3e8ee"
+_BESIDE = (
+    ((6, 5), "left"),
+    ((6, -12), "left"),
+    ((-6, 5), "right"),
+    ((-6, -12), "right"),
+    ((6, 16), "left"),
+    ((6, -23), "left"),
+)
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -57,18 +66,15 @@ def front_scatter(candidates: Sequence[Mapping[str, Any]], picked: str) -> str:
         panel = figure.subplots()
         on_front = sorted((c["megabytes"], c["latency_ms"]) for c in candidates if c["on_front"])
         panel.plot(*zip(*on_front, strict=True), color=_GRID, zorder=1)
+        named: list[tuple[tuple[float, float], str]] = []
         for candidate, own_colour in zip(candidates, _cycle(), strict=False):
             place = (candidate["megabytes"], candidate["latency_ms"])
             marker = "*" if candidate["name"] == picked else "o" if candidate["on_front"] else "x"
             colour = own_colour if len(kinds) == 1 else _COLOURS[kinds.index(_student(candidate)) % len(_COLOURS)]
             panel.scatter(*place, color=colour, marker=marker, s=120 if marker == "*" else 40, zorder=2)
             if len(kinds) == 1 or marker != "x":
-                panel.annotate(
-                    f"{candidate.get('precision', candidate['name'])} ({candidate['loss_percent']:.2g}%)",
-                    place,
-                    (6, 5),
-                    textcoords="offset points",
-                )
+                name = candidate.get("precision", candidate["name"])
+                named.append((place, f"{name} ({candidate['loss_percent']:.2g}%)"))
         if len(kinds) > 1:
             for kind, colour in zip(kinds, _cycle(), strict=False):
                 panel.scatter([], [], color=colour, label=kind)
@@ -78,7 +84,26 @@ def front_scatter(candidates: Sequence[Mapping[str, Any]], picked: str) -> str:
         panel.set_xlim(left=0)
         panel.set_ylim(bottom=0)
         panel.margins(x=0.15, y=0.15)
+        _name_points(panel, named)
         return _svg(figure)
+
+
+def _name_points(panel: Axes, named: Sequence[tuple[tuple[float, float], str]]) -> None:
+    """A name beside each point, at the first of several places where it covers no other name and no point."""
+    panel.get_figure().draw_without_rendering()  # now it is known where points lie
+    points = panel.transData.transform([point for point, _ in named])
+    covered = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
+    for point, name in named:
+        for offset, side in _BESIDE:
+            label = panel.annotate(name, point, offset, textcoords="offset points", ha=side)
+            extent = label.get_window_extent()
+            if not any(extent.overlaps(other) for other in covered):
+                break
+            label.remove()
+        else:
+            label = panel.annotate(name, point, _BESIDE[0][0], textcoords="offset points")
+            extent = label.get_window_extent()
+        covered.append(extent)
 
 
 def _student(candidate: Mapping[str, Any]) -> str:

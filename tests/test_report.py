@@ -251,3 +251,16 @@ def test_what_labels_are_compared_with_is_told():
     gate = {**make_manifest()["gate"], "compared_with": "the float model with all tokens"}
     assert "with the float model with all tokens on 12 texts" in "".join(render(make_manifest(gate=gate)).text)
     assert "is with the float model on 12 texts" in "".join(render().text)
+
+
+def test_names_of_points_that_lie_close_do_not_cover_each_other():
+    """A name's room: 9 points high, at least 4 wide for each of its 11 characters."""
+    row = {"loss_percent": 1.0, "on_front": True}
+    close = [{**row, "name": f"int8-{k}", "megabytes": 17 + k / 2, "latency_ms": 3 + k / 50} for k in range(4)]
+    far = {**row, "name": "far", "megabytes": 70, "latency_ms": 5}
+    svg = front_scatter([*close, far], "far")
+    found = re.findall(r'text-anchor: (start|end)[^>]* x="([\d.]+)" y="([\d.]+)"[^>]*>(int8-\d) \(1%\)</text>', svg)
+    assert len(found) == 4
+    rooms = [(float(x) - 44 * (side == "end"), float(y)) for side, x, y, _ in found]
+    for k, (x, y) in enumerate(rooms):
+        assert all(abs(x - other_x) >= 44 or abs(y - other_y) >= 9 for other_x, other_y in rooms[:k])
