@@ -14,6 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
 
 from amalgam_edge.calibration import N_BINS, Reliability
+from amalgam_edge.risk_coverage import RiskCoverage
 
 _COLOURS = ("#2f6db3", "#d9822b", "#3a9a6e", "#8e5bb0", "#c8504f", "#6b7785")
 _INK = "#27313d"
@@ -187,7 +188,7 @@ def reliability_diagram(curves: Mapping[str, Reliability]) -> str:
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot((0, 1), (0, 1), ":", color=_COLOURS[5])
-        for (name, curve), colour in zip(curves.items(), _COLOURS, strict=False):
+        for (name, curve), colour in zip(curves.items(), _cycle(), strict=False):
             filled = curve.share > 0
             label = f"{name}: calibration error {curve.error:.1%}"
             above.plot(curve.confidence[filled], curve.accuracy[filled], "o-", color=colour, label=label, markersize=4)
@@ -200,6 +201,24 @@ def reliability_diagram(curves: Mapping[str, Reliability]) -> str:
         below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         below.set_xlim(0, 1)
         below.set_xlabel("confidence: the likeliest label's probability")
+        return _svg(figure)
+
+
+def risk_coverage_curves(curves: Mapping[str, RiskCoverage]) -> str:
+    """Share of wrong answers over the share of texts that are answered, surest first, a line a curve."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        panel = figure.subplots()
+        for (name, curve), colour in zip(curves.items(), _cycle(), strict=False):
+            panel.plot(curve.coverage, curve.risk, color=colour, label=f"{name}: area {curve.area:.3f}")
+        _grid(panel)
+        panel.set_xlim(0, 1)
+        panel.set_ylim(bottom=0)
+        panel.set_xlabel("coverage: texts answered, surest first")
+        panel.set_ylabel("risk: wrong answers")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        panel.legend(frameon=False)
         return _svg(figure)
 
 

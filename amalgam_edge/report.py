@@ -11,10 +11,10 @@ import numpy as np
 
 from amalgam_edge import plots
 from amalgam_edge.calibration import Reliability
+from amalgam_edge.pages import html_table, page, section
 from amalgam_edge.scores import TeacherScores
 from amalgam_edge.supervision import certainty, margin
 from amalgam_edge.tables import (
-    Table,
     calibration_line,
     cascade_line,
     evaluation_table,
@@ -23,19 +23,6 @@ from amalgam_edge.tables import (
     precision_table,
     teacher_table,
 )
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#27313d;background:#f4f6f9;margin:0}
-main{max-width:1080px;margin:0 auto;padding:24px 16px 64px}
-h1{font-size:26px;margin:.2em 0}h2{font-size:17px;margin:0 0 8px}
-section{background:#fff;border:1px solid #e3e8ee;border-radius:8px;padding:16px 20px;margin-top:16px}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:0 16px}
-@media(max-width:560px){.grid{grid-template-columns:1fr}}
-section svg{max-width:100%;height:auto}.scroll{overflow-x:auto}
-table{border-collapse:collapse;width:100%}th,td{padding:5px 10px;border-bottom:1px solid #e3e8ee;text-align:left}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-p.note{color:#5b6775;margin:6px 0 0;font-size:13.5px}.miss{color:#b03a39}
-"""
 
 
 @dataclass(frozen=True)
@@ -66,37 +53,37 @@ def render_report(manifest: dict[str, Any], data: ReportData) -> str:
     certainties = certainty(data.scores)
     uncertainty = {scores.teacher: scores.uncertainty for scores in data.scores}
     sections = [
-        _section("Precisions", _table(precision_table(manifest)), _gate_note(manifest)),
-        _section("Teachers", _table(teacher_table(manifest))),
+        section("Precisions", html_table(precision_table(manifest)), _gate_note(manifest)),
+        section("Teachers", html_table(teacher_table(manifest))),
     ]
     if manifest.get("front"):
         sections.append(front_section(manifest))
     if manifest["evaluation"]:
-        sections.append(_section("Accuracy on labelled texts", _table(evaluation_table(manifest))))
+        sections.append(section("Accuracy on labelled texts", html_table(evaluation_table(manifest))))
     if calibration_line(manifest):
-        sections.append(_section("Calibration", f"<p>{escape(calibration_line(manifest))}</p>"))
+        sections.append(section("Calibration", f"<p>{escape(calibration_line(manifest))}</p>"))
     figures = [
-        _section(
+        section(
             "Uncertainty of each teacher",
             plots.uncertainty_histograms(uncertainty),
             "0: every dropout pass is sure of one class; 1: all classes are equally likely.",
         ),
-        _section("Most certain teacher", plots.picked_bars(list(uncertainty), certainties.argmax(axis=1))),
+        section("Most certain teacher", plots.picked_bars(list(uncertainty), certainties.argmax(axis=1))),
     ]
     if len(uncertainty) > 1:
         figures.append(
-            _section(
+            section(
                 "Margin",
                 plots.margin_histogram(margin(certainties)),
                 "Under re-weighting a text counts in proportion to its margin.",
             )
         )
-    figures.append(_section("Training", plots.training_curve(data.history)))
+    figures.append(section("Training", plots.training_curve(data.history)))
     if data.confusion is not None:
-        figures.append(_section("Confusion", plots.confusion_heatmap(labels, data.confusion)))
+        figures.append(section("Confusion", plots.confusion_heatmap(labels, data.confusion)))
     if data.reliability:
         figures.append(
-            _section(
+            section(
                 "Reliability",
                 plots.reliability_diagram(data.reliability),
                 "Where the line runs along the diagonal, a score is the probability of being right.",
@@ -112,12 +99,12 @@ def render_front(manifest: dict[str, Any]) -> str:
         manifest: the content of ``amalgam.json``, with a ``front``.
     """
     sections = [
-        _section("Precisions", _table(precision_table(manifest)), _gate_note(manifest)),
+        section("Precisions", html_table(precision_table(manifest)), _gate_note(manifest)),
         front_section(manifest),
-        _section("Teachers", _table(teacher_table(manifest))),
+        section("Teachers", html_table(teacher_table(manifest))),
     ]
     if manifest["evaluation"]:
-        sections.append(_section("Accuracy on labelled texts", _table(evaluation_table(manifest))))
+        sections.append(section("Accuracy on labelled texts", html_table(evaluation_table(manifest))))
     return _page(manifest, f"{len(manifest['labels'])} labels, models chosen anew", sections)
 
 
@@ -128,12 +115,7 @@ def _page(manifest: dict[str, Any], title: str, sections: Sequence[str], figures
         f"({corpus['n_duplicate']} duplicates and {corpus['n_blank']} blank ones left out) · "
         f"amalgam-edge {manifest['versions']['amalgam-edge']}"
     )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>amalgam-edge: {escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><main>'
-        f"<h1>{escape(title)}</h1><p>{escape(summary)}</p>{''.join(sections)}"
-        f'<div class="grid">{"".join(figures)}</div></main></body></html>\n'
-    )
+    return page(title, summary, sections, figures)
 
 
 def front_section(manifest: dict[str, Any]) -> str:
@@ -146,22 +128,7 @@ def front_section(manifest: dict[str, Any]) -> str:
         "changed are those of the student's float model with all tokens; the agreement is that model's, on held-out "
         "texts. In the figure, beside each name: labels changed."
     )
-    return _section("Models under the budget", _table(front_table(manifest)) + drawn, note)
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    below = f'<p class="note">{note}</p>' if note else ""
-    return f'<section><h2>{escape(title)}</h2><div class="scroll">{body}</div>{below}</section>'
-
-
-def _table(table: Table) -> str:
-    kinds = ["n" if column.numeric else "" for column in table.columns]
-    head = "".join(f'<th class="{k}">{escape(c.title)}</th>' for k, c in zip(kinds, table.columns, strict=True))
-    rows = "".join(
-        "<tr>" + "".join(f'<td class="{k}">{escape(v)}</td>' for k, v in zip(kinds, row, strict=True)) + "</tr>"
-        for row in table.rows
-    )
-    return f"<table><tr>{head}</tr>{rows}</table>"
+    return section("Models under the budget", html_table(front_table(manifest)) + drawn, note)
 
 
 def _gate_note(manifest: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from amalgam_edge.errors import AmalgamError, first_line
 
 
 @contextmanager
@@ -26,6 +28,24 @@ def staged(output: Path) -> Iterator[Path]:
         _replace(staging, output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file that takes its place by rename; folders above it are made.
+
+    Raises:
+        AmalgamError: it cannot be written there.
+    """
+    staging = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging.write_text(content, "utf-8")
+        os.replace(staging, path)
+    except OSError as error:
+        raise AmalgamError(f"{path}: cannot be written ({error.strerror or first_line(error)})") from error
+    finally:
+        with suppress(OSError):
+            staging.unlink()
 
 
 def _replace(staging: Path, output: Path) -> None:

@@ -93,7 +93,7 @@ def teacher_table(manifest: dict[str, Any]) -> Table:
                 str(teacher["dropout_sites"]),
                 f"{teacher['mean_uncertainty']:.3f}",
                 f"{teacher['picked_share']:.1%}",
-                _share(manifest["evaluation"].get("teachers", {}).get(teacher["name"], {}).get("accuracy")),
+                share(manifest["evaluation"].get("teachers", {}).get(teacher["name"], {}).get("accuracy")),
             )
             for teacher in manifest["teachers"]
         ),
@@ -150,15 +150,25 @@ def _option(name: str, default: Any) -> str:
 
 
 def evaluation_table(manifest: dict[str, Any]) -> Table:
-    """Accuracy and macro-F1 of the student over the union, each precision; and what it answers where it may abstain."""
+    """Accuracy and macro-F1 of the student over the union, each precision; and what it answers where it may abstain.
+
+    How good its scores are stands beside these where that was measured.
+    """
     evaluation = manifest["evaluation"]
-    columns = {"accuracy": "accuracy", "macro-F1": "macro_f1"}
-    if any("answered" in row for row in evaluation["student"].values()):
-        columns |= {"answered": "answered", "accuracy on those": "answered_accuracy"}
+    rows = evaluation["student"].values()
+    columns: dict[str, tuple[str, str]] = {"accuracy": ("accuracy", ".1%"), "macro-F1": ("macro_f1", ".1%")}
+    if any("answered" in row for row in rows):
+        columns |= {"answered": ("answered", ".1%"), "accuracy on those": ("answered_accuracy", ".1%")}
+    if any("nll" in row for row in rows):
+        columns |= {"NLL": ("nll", ".3f"), "ECE": ("ece", ".1%"), "AURC": ("aurc", ".3f")}
     return Table(
         (Column("model", numeric=False), Column("texts"), *map(Column, columns)),
         tuple(
-            (f"student {name}", str(evaluation["n_texts"]), *(_share(row.get(key)) for key in columns.values()))
+            (
+                f"student {name}",
+                str(evaluation["n_texts"]),
+                *("–" if row.get(key) is None else format(row[key], form) for key, form in columns.values()),
+            )
             for name, row in evaluation["student"].items()
         ),
     )
@@ -221,7 +231,7 @@ def front_table(manifest: dict[str, Any]) -> Table:
                 _count(row["memory_megabytes"]),
                 f"{row['loss_percent']:.2f}%",
                 f"{row['mean_kl']:.1e}",
-                _share(row.get("agreement")),
+                share(row.get("agreement")),
                 "yes" if row["on_front"] else "no",
             )
             for row in front["candidates"]
@@ -258,7 +268,7 @@ def cascade_line(manifest: dict[str, Any]) -> str:
         best = max((attempt["agreement"] for attempt in cascade["attempts"] if attempt["share"] > 0), default=None)
         return (
             f"no cascade: no threshold kept {asked} agreement with the encoder on {cascade['n_texts']} held-out texts "
-            f"(best: {_share(best)})"
+            f"(best: {share(best)})"
         )
     return (
         f"cascade: a static student of {cascade['bytes'] / 1e6:.1f} MB answers {cascade['share']:.1%} of "
@@ -271,5 +281,6 @@ def _count(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f}"
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """A share in percent, a dash where there is none."""
     return "–" if value is None else f"{value:.1%}"

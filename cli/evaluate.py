@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import click
 
 from amalgam_edge.cli.extras import load_training_part, quiet_libraries
 
 
-@click.command("evaluate")
+@click.command("evaluate", context_settings={"max_content_width": 110})
 @click.argument("bundle", type=click.Path())
 @click.option("--data", required=True, help="Labelled texts: a file, a folder, or hf://datasets/NAME.")
 @click.option("--text-column", help="Column that holds the text.  [default: text]")
@@ -20,7 +22,14 @@ from amalgam_edge.cli.extras import load_training_part, quiet_libraries
 @click.option(
     "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's own]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Write JSON, with the confusion matrix.")
+@click.option("--compare", metavar="BUNDLE", help="Set another bundle beside it, on the same texts.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page with the tables, the reliability plot and the curve of risk and coverage.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, with the confusion matrix and all curves.")
 def command(
     bundle: str,
     data: str,
@@ -30,22 +39,29 @@ def command(
     precisions: tuple[str, ...],
     threads: int | None,
     abstain: float | None,
+    compare: str | None,
+    report: Path | None,
     as_json: bool,
 ) -> None:
     """Measure a bundle on labelled texts.
 
-    Accuracy and macro-F1 are of the likeliest label of every text. Under a threshold, the share of texts that get a
-    label and the accuracy on those stand beside them.
+    Accuracy and macro-F1 are of the likeliest label of every text, over all texts and over those of each teacher's
+    labels. NLL (nats), ECE and AURC say how good the scores are; less is better. Under a threshold, the share of texts
+    that get a label and the accuracy on those stand beside them.
+
+    With --compare, what each bundle answers with by default, or each --precision of both, is compared: the difference
+    in accuracy, its 95 % interval, and p by the exact McNemar test. Labels are matched by name.
 
     \b
     Examples:
       amalgam-edge evaluate student/ --data labelled.jsonl
       amalgam-edge evaluate student/ --data labelled.csv --label-column section --precision int8 --json
+      amalgam-edge evaluate student/ --data labelled.jsonl --report evaluation.html
+      amalgam-edge evaluate student/ --data labelled.jsonl --compare other-student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
     evaluation = load_training_part("amalgam_edge.bundle_evaluation", "reading labelled texts")
     from amalgam_edge.runtime import Bundle
-    from amalgam_edge.tables import evaluation_table
 
     measured = evaluation.evaluate_bundle(
         Bundle.open(bundle),
@@ -56,5 +72,28 @@ def command(
         precisions=precisions,
         threads=threads,
         abstain=abstain,
+        compare=Bundle.open(compare) if compare else None,
     )
-    click.echo(json.dumps(measured, indent=2) if as_json else evaluation_table({"evaluation": measured}).to_text())
+    click.echo(json.dumps(measured, indent=2) if as_json else _as_text(measured))
+    if report:
+        _write_report(report, measured, bundle)
+        click.echo(f"\nreport: {report}", err=as_json)
+
+
+def _as_text(measured: dict[str, Any]) -> str:
+    from amalgam_edge.evaluation_tables import comparison_lines, comparison_table, domain_table
+    from amalgam_edge.tables import evaluation_table
+
+    parts = [evaluation_table({"evaluation": measured}).to_text()]
+    if (domains := domain_table(measured)).rows:
+        parts.append(domains.to_text())
+    if "comparison" in measured:
+        parts.append("\n".join([comparison_table(measured).to_text(), *comparison_lines(measured)]))
+    return "\n\n".join(parts)
+
+
+def _write_report(path: Path, measured: dict[str, Any], bundle: str) -> None:
+    from amalgam_edge.staging import write_whole
+
+    page = load_training_part("amalgam_edge.evaluation_report", "drawing a report")
+    write_whole(path, page.render_evaluation(measured, bundle))

@@ -80,3 +80,50 @@ def test_mean_divergence_is_not_symmetric_and_zero_for_shifted_logits():
 def test_mean_divergence_survives_large_float32_logits():
     logits = np.array([[300.0, -300.0]], dtype=np.float32)
     assert evaluation.mean_divergence(logits, -logits) == pytest.approx(600.0)
+
+
+CONFUSION = np.array([[3, 1, 0, 2], [0, 2, 0, 0], [1, 0, 4, 0], [0, 0, 0, 0]])
+
+
+def test_a_domain_by_hand():
+    """Three of six texts of class 0 are right, and both of class 1; class 3 is predicted, but not asked for."""
+    found = evaluation.measure_domain(CONFUSION, [0, 1])
+    assert found["n_texts"] == 8
+    assert found["accuracy"] == 5 / 8
+    # class 0: 6 gold, 3 predicted, 3 hits; class 1: 2 gold, 3 predicted, 2 hits
+    assert found["macro_f1"] == pytest.approx((2 * 3 / 9 + 2 * 2 / 5) / 2)
+
+
+def test_texts_of_other_domains_have_no_say():
+    """The text of class 2 that is taken for class 0 is none of this domain's."""
+    without = CONFUSION.copy()
+    without[2] = 0
+    assert evaluation.measure_domain(CONFUSION, [0, 1]) == evaluation.measure_domain(without, [0, 1])
+
+
+def test_a_domain_without_texts_has_no_numbers():
+    assert evaluation.measure_domain(CONFUSION, [3]) == {"n_texts": 0, "accuracy": None, "macro_f1": None}
+
+
+def test_the_domain_of_all_labels_is_the_whole():
+    found = evaluation.measure_domain(CONFUSION, range(4))
+    assert found["accuracy"] == pytest.approx(9 / 13)
+    assert found["macro_f1"] == pytest.approx(evaluation.macro_f1(CONFUSION))
+
+
+def test_the_likelihood_by_hand():
+    logits = np.log([[0.9, 0.1], [0.6, 0.4]])
+    expected = -(np.log(0.9) + np.log(0.4)) / 2
+    assert evaluation.negative_log_likelihood(np.array([0, 1]), logits) == pytest.approx(expected, rel=1e-12)
+
+
+@given(arrays(np.float32, (5, 3), elements=st.floats(-100, 100, width=32)), st.lists(st.integers(0, 2), min_size=5))
+def test_the_likelihood_is_that_of_scipy_in_float64(logits, gold):
+    gold = np.array(gold[:5])
+    expected = -scipy.special.log_softmax(logits.astype(np.float64), axis=1)[np.arange(5), gold].mean()
+    assert evaluation.negative_log_likelihood(gold, logits) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_the_likelihood_of_a_sure_mistake_is_finite():
+    logits = np.array([[3000.0, 0.0]], dtype=np.float16)
+    assert evaluation.negative_log_likelihood(np.array([1]), logits) == pytest.approx(3000.0)

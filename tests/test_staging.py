@@ -3,7 +3,8 @@ import os
 import pytest
 
 from amalgam_edge import staging
-from amalgam_edge.staging import staged
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.staging import staged, write_whole
 
 
 def fill(folder, **files):
@@ -95,3 +96,24 @@ def test_what_a_killed_build_left_is_swept_away(tmp_path):
     with staged(tmp_path / "student[1]") as folder:
         (folder / "whole").touch()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["another.99999.part", "student[1]"]
+
+
+def test_a_file_takes_the_place_of_another(tmp_path):
+    page = tmp_path / "deep" / "page.html"
+    write_whole(page, "eins")
+    write_whole(page, "zwei ↔")
+    assert page.read_text("utf-8") == "zwei ↔"
+    assert listing(page.parent) == ["page.html"]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    page = fill(tmp_path, page_html="old") / "page.html"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(staging.os, "replace", full)
+    with pytest.raises(AmalgamError, match=r"page.html: cannot be written \(No space left on device\)"):
+        write_whole(page, "new")
+    assert page.read_text("utf-8") == "old"
+    assert listing(tmp_path) == ["page.html"]

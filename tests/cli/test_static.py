@@ -144,6 +144,20 @@ def test_evaluate_measures_the_cascade_beside_the_precisions(cascaded, invoke, i
     assert list(json.loads(alone)["student"]) == ["int8"]
 
 
+def test_a_cascade_is_compared_as_it_answers(cascaded, static, invoke, inputs):
+    """The other bundle, which has none, answers with its default precision."""
+    options = ["evaluate", cascaded.bundle, "--data", inputs.labelled, "--compare", static.bundle, "--json"]
+    measured = json.loads(invoke(*options).output)
+    (found,) = measured["comparison"]["models"].items()
+    recorded = manifest_of(static.bundle)
+    assert (found[0], found[1]["other"]) == ("cascade", recorded["default_precision"])
+    assert found[1]["accuracy"] == pytest.approx(measured["student"]["cascade"]["accuracy"])
+    default = recorded["evaluation"]["student"][recorded["default_precision"]]
+    assert found[1]["other_accuracy"] == pytest.approx(default["accuracy"])
+    named = json.loads(invoke(*options, "--precision", "fp32").output)["comparison"]["models"]
+    assert {name: row["other"] for name, row in named.items()} == {"fp32": "fp32"}
+
+
 def test_a_cascade_that_cannot_be_had_is_said(invoke, options, inputs, tmp_path, monkeypatch):
     from amalgam_edge import cascading
 
