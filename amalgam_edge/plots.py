@@ -85,13 +85,13 @@ def front_scatter(candidates: Sequence[Mapping[str, Any]], picked: str) -> str:
         panel.set_xlim(left=0)
         panel.set_ylim(bottom=0)
         panel.margins(x=0.15, y=0.15)
+        figure.draw_without_rendering()  # now it is known where points lie
         _name_points(panel, named)
         return _svg(figure)
 
 
 def _name_points(panel: Axes, named: Sequence[tuple[tuple[float, float], str]]) -> None:
     """A name beside each point, at the first of several places where it covers no other name and no point."""
-    panel.get_figure().draw_without_rendering()  # now it is known where points lie
     points = panel.transData.transform([point for point, _ in named])
     covered = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
     for point, name in named:

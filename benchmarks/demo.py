@@ -2,7 +2,7 @@
 
     python benchmarks/demo.py            # or: make demo
 
-1. Fine-tune two teachers on disjoint halves of the labels of ``debian_sections.csv``; they stand in for your own.
+1. Fine-tune two teachers on disjoint halves of the labels of ``samples/debian_sections.csv``, in place of your own.
 2. Throw the labels of the remaining texts away, and run the product's one command on them.
 3. Train two more students of the same shape, by vanilla distillation and on the true labels, and compare.
 """
@@ -10,8 +10,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 
+import corpora
 import numpy as np
 from datasets import disable_progress_bars
 from transformers import set_seed
@@ -39,12 +38,8 @@ from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.tables import Column, Table, precision_table
 from amalgam_edge.training import SupervisedTexts, TrainingSettings, fit
 
-SAMPLE = Path(__file__).with_name("debian_sections.csv")
-TEACHERS = {"teacher-a": ("games", "science", "net", "sound"), "teacher-b": ("admin", "text", "graphics", "fonts")}
-# Of each label's texts: this share fine-tunes its teacher, the next is the unlabeled corpus, the rest is for testing.
-SHARES = (0.35, 0.40)
-
-Rows = list[tuple[str, str]]
+CORPUS = "debian_sections"
+TEACHERS = corpora.TEACHERS[CORPUS]
 
 
 def encoder() -> str:
@@ -56,22 +51,7 @@ def encoder() -> str:
     return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
-def split_sample() -> tuple[Rows, Rows, Rows]:
-    """The sample's texts for the teachers, for the corpus and for testing; stratified, by hash."""
-    with SAMPLE.open(encoding="utf-8", newline="") as file:
-        rows = [(row["text"], row["label"]) for row in csv.DictReader(file)]
-    parts: tuple[Rows, Rows, Rows] = ([], [], [])
-    for label in sorted({label for _, label in rows}):
-        own = sorted((row for row in rows if row[1] == label), key=lambda row: _hash(row[0]))
-        first, second = (round(len(own) * share) for share in SHARES)
-        for part, chunk in zip(parts, (own[:first], own[first : first + second], own[first + second :]), strict=True):
-            part.extend(chunk)
-    for part in parts:
-        part.sort(key=lambda row: _hash(row[0]))
-    return parts
-
-
-def fine_tune(name: str, labels: Sequence[str], rows: Rows, folder: Path, progress: Progress) -> None:
+def fine_tune(name: str, labels: Sequence[str], rows: corpora.Rows, folder: Path, progress: Progress) -> None:
     """Make a teacher: MiniLM-L6 with a head for ``labels``, trained on the rows that bear them."""
     own = [row for row in rows if row[1] in labels]
     settings = TrainingSettings(epochs=5, batch_size=32, learning_rate=1e-4)
@@ -167,7 +147,7 @@ def main() -> None:
     start = monotonic()
     progress = ConsoleProgress()
 
-    for_teachers, corpus, test = split_sample()
+    for_teachers, corpus, test = corpora.split(*corpora.load(CORPUS))
     shutil.rmtree(runs, ignore_errors=True)
     runs.mkdir(parents=True)
     write_jsonl(runs / "unlabeled.jsonl", ({"text": text} for text, _ in corpus))
@@ -192,10 +172,6 @@ def main() -> None:
     manifest = json.loads((student / "amalgam.json").read_text("utf-8"))
     print(f"\n{accuracy_table(manifest, accuracies).to_text()}\n\n{precision_table(manifest).to_text()}")
     print(f"\nreport: {student / 'report.html'}\nthe whole demo took {(monotonic() - start) / 60:.1f} min")
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 if __name__ == "__main__":

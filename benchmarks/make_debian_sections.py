@@ -1,6 +1,6 @@
 """Make the sample of real labelled text from a Debian package index.
 
-    apt-cache dumpavail | python benchmarks/make_debian_sections.py > benchmarks/debian_sections.csv
+    apt-cache dumpavail | python benchmarks/make_debian_sections.py > benchmarks/samples/debian_sections.csv
 
 Text: a package's one-line description. Label: its archive section. One package of each source package, so that near
 twins (``0ad``, ``0ad-data``) do not stand on both sides of a split; at most ``--most`` of each section, chosen by hash.
@@ -9,20 +9,20 @@ twins (``0ad``, ``0ad-data``) do not stand on both sides of a split; at most ``-
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import TextIO
 
+from sampling import by_hash, write_sample
+
 SECTIONS = ("games", "science", "net", "sound", "admin", "text", "graphics", "fonts")
-_FIELD = re.compile(r"^(Package|Source|Section|Description|Description-en): (.*)$", re.MULTILINE)
+_FIELD = re.compile(r"^(Package|Source|Section|Description|Description-(?:md5|en|de)): (.*)$", re.MULTILINE)
 
 
 def packages(index: TextIO) -> Iterator[dict[str, str]]:
-    """The index' stanzas, as the fields that matter here."""
+    """The stanzas of an index of packages or of translations, as the fields that matter here."""
     for stanza in index.read().split("\n\n"):
         yield dict(_FIELD.findall(stanza))
 
@@ -44,18 +44,12 @@ def main() -> None:
             seen |= {source, text}
             texts[section].append(text)
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["text", "label"])
     rows = [
         (text, section)
         for section in arguments.sections
-        for text in sorted(texts[section], key=_hash)[: arguments.most]
+        for text in sorted(texts[section], key=by_hash)[: arguments.most]
     ]
-    writer.writerows(sorted(rows, key=lambda row: _hash(row[0])))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    write_sample(sorted(rows, key=lambda row: by_hash(row[0])))
 
 
 if __name__ == "__main__":

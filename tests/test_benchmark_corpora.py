@@ -1,0 +1,109 @@
+"""The labelled corpora of benchmarks/: how their sources are read, how texts are chosen, how they are split."""
+
+import io
+import re
+from collections import Counter
+
+import corpora
+import make_debian_two_languages
+import make_wordnet
+import pytest
+import sampling
+from hypothesis import given
+from hypothesis import strategies as st
+from make_debian_sections import packages
+
+SENTENCES = st.lists(
+    st.lists(st.sampled_from(["a", "Bee", "see", "the", "sea", "12"]), min_size=1, max_size=6).map(" ".join),
+    max_size=12,
+)
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall("[a-z]+", text.lower()))
+
+
+def alike(one: str, other: str) -> float:
+    return len(words(one) & words(other)) / len(words(one) | words(other))
+
+
+@given(SENTENCES)
+def test_what_is_kept_has_no_twin_and_what_is_left_out_has_one(texts):
+    expected: list[str] = []  # every pair compared, without the short cut over rare words
+    for text in texts:
+        if words(text) and all(alike(text, other) < 0.6 for other in expected):
+            expected.append(text)
+    assert list(sampling.without_twins(texts)) == expected
+
+
+def test_texts_are_chosen_by_hash_whatever_their_order():
+    names = ["ant", "bear", "crow", "deer", "eel", "fox", "goat", "hare"]
+    candidates = [(name, "even" if len(name) % 2 == 0 else "odd") for name in names]
+    chosen = sampling.choose(candidates, ("even", "odd"), 2)
+    assert chosen == sampling.choose(candidates[::-1], ("even", "odd"), 2)
+    assert Counter(label for _, label in chosen) == {"even": 2, "odd": 2}
+
+
+def test_a_text_of_two_labels_is_not_chosen():
+    assert sampling.choose([("ant", "x"), ("ant", "y"), ("bear", "y"), ("crow", "z")], ("x", "y"), 9) == [("bear", "y")]
+
+
+def test_wordnet_glosses_lose_their_examples_and_the_licence_is_no_gloss():
+    lines = [
+        "  1 This software and database is being provided to you | a licence of many words  \n",
+        "02084071 05 n 02 dog 0 domestic_dog 0 001 @ 02083346 n 0000 | a member of the genus Canis; kept by man; "
+        '"the dog barked all night"  \n',
+        "00001740 03 n 01 entity 0 000 | that which is perceived to exist  \n",
+        "07555863 13 n 01 food 0 000 | solid food  \n",
+    ]
+    assert list(make_wordnet.glosses(lines)) == [("a member of the genus Canis; kept by man", "noun.animal")]
+
+
+def test_german_descriptions_stand_for_the_original_that_was_translated():
+    index = """Package: chess
+Description: game of chess
+Description-md5: 1
+Section: games
+
+Package: chess-data
+Source: chess (1.0)
+Description: game of chess (data)
+Description-md5: 2
+Section: games
+
+Package: checkers
+Description: game of checkers
+Description-md5: newer
+Section: games
+
+Package: maps
+Description: maps of the world
+Description-md5: 3
+Section: science
+"""
+    german = {"1": "Schachspiel", "2": "Schachspiel (Daten)", "older": "Damespiel", "3": "Weltkarten"}
+    found = make_debian_two_languages.descriptions(packages(io.StringIO(index)), german)
+    assert list(found) == [("Schachspiel", "games"), ("maps of the world", "science")]
+
+
+def test_the_split_depends_on_no_order_and_shares_out_every_text_once():
+    texts = [f"text {i}" for i in range(60)]
+    labels = ["x" if i < 40 else "y" for i in range(60)]
+    split = corpora.split(texts, labels)
+    assert split == corpora.split(texts[::-1], labels[::-1])
+    assert sorted(row for part in split for row in part) == sorted(zip(texts, labels, strict=True))
+    assert [Counter(label for _, label in part) for part in split] == [
+        {"x": 14, "y": 7},
+        {"x": 16, "y": 8},
+        {"x": 10, "y": 5},
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in corpora.SAMPLES.glob("*.csv")))
+def test_two_teachers_share_out_the_labels_of_a_corpus(name):
+    texts, labels = corpora.load(name)
+    first, second = corpora.TEACHERS[name].values()
+    assert len(first) == len(second) == 4
+    assert set(first) | set(second) == set(labels)
+    assert len(set(texts)) == len(texts)
+    assert min(Counter(labels).values()) > 200
