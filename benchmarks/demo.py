@@ -30,7 +30,7 @@ from amalgam_edge import stages, supervision
 from amalgam_edge.cli.progress import ConsoleProgress
 from amalgam_edge.evaluation import accuracy
 from amalgam_edge.models.student import build_student
-from amalgam_edge.objectives import weighted_divergence
+from amalgam_edge.objectives import Told, weighted_divergence
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe, read_recipe
 from amalgam_edge.scoring.score import predict_texts
@@ -78,18 +78,19 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     method, settings = stages.method_of(vanilla)
     gold_of_corpus = labels.encode([truth[text] for text in texts.corpus.texts])
     supervised = {
-        "vanilla-kd": (method.supervise(scores, labels, settings), stages.method_loss(method, settings)),
-        "true labels": (supervision.from_labels(gold_of_corpus, len(labels)), weighted_divergence),
+        "vanilla-kd": (vanilla, method.supervise(scores, labels, settings)),
+        "true labels": (recipe, supervision.from_labels(gold_of_corpus, len(labels))),
     }
     gold = labels.encode(texts.labelled.labels)
     accuracies = {}
     tokenized = stages.tokenize(texts.corpus, untrained.tokenizer)
     training = stages.training_settings(recipe)
-    for name, (target, loss) in supervised.items():
+    for name, (how, target) in supervised.items():
+        lesson = stages.Lesson(how, texts, tokenized, labels, scores, target, Told())
         student = stages.new_student(recipe, teachers, labels, recipe.layer_counts[0])
         folder = recipe.work_folder / f"comparison-{name.replace(' ', '-')}"
         with progress.step(f"student by {name}", training.n_updates(len(texts.train)), "updates") as advance:
-            stages.distil(student, texts, tokenized, target, loss, training, folder, advance)
+            stages.distil(student, lesson, training, folder, advance)
         shutil.rmtree(folder)
         logits = predict_texts(
             TorchRunner(student.model, sites=()),

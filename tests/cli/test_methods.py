@@ -200,7 +200,7 @@ def models(inputs):
 
 
 def test_an_objective_begins_as_the_seed_has_it_and_draws_from_nobodys_randomness(models):
-    recipe, _, labels, student = models
+    recipe, _, labels, (student,) = models
     told = Told(hidden=(np.zeros((2, 3)), np.zeros((2, 5))))
 
     def begun(seed):
