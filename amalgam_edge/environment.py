@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = (
     "amalgam-edge",
@@ -85,7 +84,9 @@ def describe_machine() -> dict[str, object]:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata  # 30 ms, which no answer needs
+
     try:
-        return version(name)
-    except PackageNotFoundError:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
         return None

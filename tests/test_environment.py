@@ -17,7 +17,7 @@ def installed(monkeypatch):
                 raise PackageNotFoundError(name)
             return packages[name]
 
-        monkeypatch.setattr(environment, "version", found)
+        monkeypatch.setattr("importlib.metadata.version", found)
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(providers))
 
     return pretend
