@@ -111,8 +111,7 @@ def _texts(bundle: Bundle, calibration: str | None, text_column: str | None) -> 
     if len(corpus) < 2:
         raise AmalgamError(f"{calibration}: one text is too few; at least two are needed, and hundreds are wise")
     train, held_out = corpus.split(int(bundle.manifest["recipe"]["held_out"]))
-    texts = corpus.texts
-    return [texts[int(row)] for row in held_out], [texts[int(row)] for row in train[:CALIBRATION_TEXTS]]
+    return corpus.take(held_out), corpus.take(train[:CALIBRATION_TEXTS])
 
 
 def _warn_of_labels(bundle: Bundle, source: str, progress: Progress) -> None:

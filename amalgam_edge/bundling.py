@@ -111,7 +111,7 @@ def _open(made: Made, folder: Path, model: Path) -> TextModel:
 
 
 def _add_cascade(made: Made, companion: Companion, folder: Path, precision: str, progress: Progress) -> dict[str, Any]:
-    held_out = [made.texts.corpus.texts[int(row)] for row in made.texts.held_out]
+    held_out = made.texts.corpus.take(made.texts.held_out)
     encoder = _open(made, folder, folder / MODEL_FILES[precision])
     return add_cascade(companion, folder, encoder, held_out, made.recipe.cascade_agreement, progress.say)
 

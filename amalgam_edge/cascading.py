@@ -108,7 +108,7 @@ def train_companion(
     )
     settings = stages.training_settings(recipe, static=True)
     ids = stages.tokenize(texts.corpus, student.tokenizer).dataset.select(texts.train)["input_ids"]
-    words = [texts.corpus.texts[int(row)] for row in texts.train]
+    words = texts.corpus.take(texts.train)
     answered = from_targets(softmax(_logits(student.model, student.tokenizer, words, recipe.device).astype(np.float64)))
     asked = np.arange(min(len(words), _MOST_TEXTS))
     logits = np.empty((len(asked), len(labels)), dtype=np.float32)

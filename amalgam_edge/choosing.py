@@ -92,16 +92,13 @@ def _workshop(
     lesson: Lesson, trained: Trained, variant: Variant, room: Path, title: str, progress: Progress
 ) -> Workshop:
     texts, budget, tokenizer = lesson.texts, stages.budget_of(lesson.recipe), variant.student.tokenizer
-    held_out, calibration = (
-        [texts.corpus.texts[int(row)] for row in rows] for rows in (texts.held_out, texts.train[:CALIBRATION_TEXTS])
-    )
     all_tokens = variant is trained.variants[0]
     return Workshop(
         room,
         max_length=tokenizer.model_max_length,
         pad_token_id=tokenizer.pad_token_id,
-        texts=held_out,
-        calibration=calibration,
+        texts=texts.corpus.take(texts.held_out),
+        calibration=texts.corpus.take(texts.train[:CALIBRATION_TEXTS]),
         max_disagreement=lesson.recipe.max_disagreement if budget is None else budget.limits["loss"] / 100,
         ladder=ladder_of(room / MODEL_FILES["fp32"], variant.student.model.config.model_type == STATIC),
         title=title,

@@ -60,6 +60,11 @@ class Corpus:
         """The texts, read from disk as they are asked for."""
         return self.dataset[TEXT]
 
+    def take(self, rows: np.ndarray) -> list[str]:
+        """The texts of a selection of rows, in the order of ``rows``."""
+        texts = self.texts
+        return [texts[int(row)] for row in rows]
+
     @property
     def labels(self) -> list[str]:
         """The gold labels' names."""

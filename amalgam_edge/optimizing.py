@@ -113,8 +113,7 @@ def try_models(shops: Sequence[Workshop], *, every_precision: bool) -> list[Trie
     floats = [shop.open(shop.file("fp32")).run(shop.texts)[0] for shop in shops]
     results = [_pass_gate(shop, floats[0]) for shop in shops]
     made = [
-        _made(shop, result, compare(floats[0], own))
-        | (_others(shop, result.accepted or shop.ladder[-1], floats[0]) if every_precision else {})
+        _made(shop, result, compare(floats[0], own)) | (_others(shop, result, floats[0]) if every_precision else {})
         for shop, result, own in zip(shops, results, floats, strict=True)
     ]
     models = {
@@ -205,15 +204,15 @@ def _made(shop: Workshop, result: gate.GateResult, of_float: Fidelity) -> dict[s
     return {"fp32": ("float", of_float), **int8}
 
 
-def _others(shop: Workshop, int8: Quantization, reference: np.ndarray) -> dict[str, tuple[str, Fidelity]]:
+def _others(shop: Workshop, result: gate.GateResult, reference: np.ndarray) -> dict[str, tuple[str, Fidelity]]:
     """The precisions that only a budget asks for; the last is int8 with the smallest of tables."""
     source = shop.file("fp32")
+    int8 = result.accepted or shop.ladder[-1]
     ways = {name: how for name, (how, _) in WEIGHT_ONLY.items()}
     for name, (_, write) in WEIGHT_ONLY.items():
         write(source, shop.file(name))
     smallest = replace(int8, name=f"{int8.name}, tokens by product quantization", product_tables=True)
-    seen = gate.observe(source, shop.file(SMALLEST), shop.calibration, shop.open) if int8.calibrated else {}
-    quantize(source, shop.file(SMALLEST), smallest, seen)
+    quantize(source, shop.file(SMALLEST), smallest, result.activations)
     ways[SMALLEST] = smallest.name
     return {
         name: (how, compare(reference, shop.open(shop.file(name)).run(shop.texts)[0])) for name, how in ways.items()

@@ -465,7 +465,7 @@ def trim_vocabulary(
     Where held-out texts do not allow it, it is the student as it was, and None.
     """
     used = {token for ids in tokenized.dataset.select(texts.train)["input_ids"] for token in ids}
-    held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
+    held_out = texts.corpus.take(texts.held_out)
     trimmed = trim_through_gate(student.model, student.tokenizer, used, held_out, budget=budget, say=progress.say)
     if trimmed is None:
         progress.say("the whole vocabulary stays")
@@ -491,7 +491,7 @@ def _held_out_logits(student: Student, texts: Texts) -> np.ndarray:
     return predict_texts(
         TorchRunner(student.model, sites=(), device="cpu"),
         student.tokenizer,
-        [texts.corpus.texts[int(row)] for row in texts.held_out],
+        texts.corpus.take(texts.held_out),
         max_length=student.tokenizer.model_max_length,
     )
 

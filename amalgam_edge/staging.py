@@ -6,7 +6,7 @@ import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from amalgam_edge.errors import AmalgamError, first_line
@@ -30,22 +30,27 @@ def staged(output: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def write_by_rename(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that is either there whole or not at all; a failed attempt leaves nothing."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: str) -> None:
     """Write a text file that takes its place by rename; folders above it are made.
 
     Raises:
         AmalgamError: it cannot be written there.
     """
-    staging = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_text(content, "utf-8")
-        os.replace(staging, path)
+        write_by_rename(path, content.encode())
     except OSError as error:
         raise AmalgamError(f"{path}: cannot be written ({error.strerror or first_line(error)})") from error
-    finally:
-        with suppress(OSError):
-            staging.unlink()
 
 
 def _replace(staging: Path, output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,11 @@ def products(graph: onnx.GraphProto) -> list[Product]:
         for node in graph.node
         if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices
     ]
+
+
+def shared_weights(every: Sequence[Product]) -> set[str]:
+    """Names of the matrices that more than one product multiplies by, as layers do that share their weights."""
+    return {weight for weight, count in Counter(product.weight for product in every).items() if count > 1}
 
 
 def add_observers(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:

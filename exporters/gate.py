@@ -60,11 +60,13 @@ class GateResult:
         accepted: the way to quantize that kept within the budget, or None.
         fidelity: of the accepted one, or of the best that was tried.
         attempts: every way that was tried, with its fidelity, in order.
+        activations: what was seen of them; nothing where no way asked for it.
     """
 
     accepted: Quantization | None
     fidelity: Fidelity
     attempts: tuple[tuple[Quantization, Fidelity], ...]
+    activations: Activations
 
 
 def pass_gate(
@@ -114,11 +116,11 @@ def pass_gate(
         fidelity = compare(reference, open_model(target).run(texts)[0])
         attempts.append((how, fidelity))
         if fidelity.disagreement <= budget:
-            return GateResult(how, fidelity, tuple(attempts))
+            return GateResult(how, fidelity, tuple(attempts), activations)
         say(f"int8 with {how.name}: {fidelity.disagreement:.2%} of labels change, over the budget of {budget:.2%}")
     target.unlink(missing_ok=True)
     best = min((fidelity for _, fidelity in attempts), key=lambda fidelity: fidelity.disagreement)
-    return GateResult(None, best, tuple(attempts))
+    return GateResult(None, best, tuple(attempts), activations)
 
 
 def measure_latency(models: Mapping[str, TextModel], texts: Sequence[str]) -> dict[str, dict[str, float]]:

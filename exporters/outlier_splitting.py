@@ -7,7 +7,6 @@ adds up to the same in the next product (outlier channel splitting, Zhao et al.,
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
-from amalgam_edge.exporters.activations import Product, products
+from amalgam_edge.exporters.activations import Product, products, shared_weights
 from amalgam_edge.exporters.graphs import GraphIndex
 from amalgam_edge.exporters.smoothing import Smoothed
 
@@ -41,8 +40,8 @@ def hidden_values(graph: onnx.GraphProto) -> dict[str, Hidden]:
     """The multiplied values that can be split, by name: nothing else reads what they are made of."""
     index = GraphIndex(graph)
     every = products(graph)
-    uses = Counter(product.weight for product in every)
-    by_node = {product.node: product for product in every if uses[product.weight] == 1}
+    shared = shared_weights(every)
+    by_node = {product.node: product for product in every if product.weight not in shared}
     found = {}
     for source in {product.source for product in every}:
         hidden = _hidden(index, by_node, graph, source)
@@ -104,36 +103,31 @@ def _retake(
 def _hidden(index: GraphIndex, makers: Mapping[str, Product], graph: onnx.GraphProto, source: str) -> Hidden | None:
     """Walk back from a value to the one product that it is made of."""
     inside: dict[str, NodeProto] = {}
-    maker: NodeProto | None = None
     vectors: set[str] = set()
     pending = [source]
     while pending:
         name = pending.pop()
-        node = index.producer(name)
-        if node is None or name in inside:
-            if node is None:
-                return None
+        if name in inside:
             continue
+        node = index.producer(name)
+        if node is None or not (node.name in makers or node.op_type in _ELEMENTWISE):
+            return None
         inside[name] = node
         if node.name in makers:
-            if maker not in (None, node):
-                return None
-            maker = node
             vectors.update(node.input[2:])  # a Gemm's bias
-        elif node.op_type not in _ELEMENTWISE:
-            return None
-        else:
-            constants = {entry: index.constant(entry) for entry in node.input}
-            vectors.update(entry for entry, value in constants.items() if value is not None and value.size > 1)
-            pending.extend(entry for entry, value in constants.items() if value is None)
-    if maker is None or len(inside) < 2:
+            continue
+        constants = {entry: index.constant(entry) for entry in node.input}
+        vectors.update(entry for entry, value in constants.items() if value is not None and value.size > 1)
+        pending.extend(entry for entry, value in constants.items() if value is None)
+    found = [makers[node.name] for node in inside.values() if node.name in makers]
+    if len(found) != 1 or len(inside) < 2:
         return None
-    width = len(makers[maker.name].matrix(graph).T)
+    (maker,) = found
+    width = len(maker.matrix(graph).T)
     within = {node.name for node in inside.values()}
-    alone = all(reader.name in within for name in inside if name != source for reader in index.readers(name)) and all(
-        reader.name in within for name in vectors for reader in index.readers(name)
-    )
+    own = [*vectors, *(inside.keys() - {source})]
+    alone = all(reader.name in within for name in own for reader in index.readers(name))
     values = [index.constant(name) for name in vectors]
     shaped = all(value is not None and value.shape == (width,) for value in values)
     multiplied = all(reader.op_type in ("MatMul", "Gemm") for reader in index.readers(source))
-    return Hidden(makers[maker.name], tuple(sorted(vectors))) if alone and shaped and multiplied else None
+    return Hidden(maker, tuple(sorted(vectors))) if alone and shaped and multiplied else None

@@ -80,11 +80,10 @@ def quantize(source: Path, target: Path, how: Quantization, activations: Activat
     every = products(graph)
     matrices = {product.node for product in every}
     float_nodes = {*how.float_nodes, *(n.name for n in graph.node if n.op_type == "MatMul" and n.name not in matrices)}
-    original = onnx.ModelProto.FromString(model.SerializeToString()).graph
     _quantize_products(model, target, float_nodes)
     if how.rounded:
         quantized = onnx.load(target)
-        if round_weights(quantized.graph, original, every, seen):
+        if round_weights(quantized.graph, graph, every, seen):
             onnx.save(quantized, target)
 
 

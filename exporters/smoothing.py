@@ -8,14 +8,13 @@ large as most. Dividing each channel j by s_j, and multiplying row j of the weig
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from amalgam_edge.exporters.activations import Activation, Activations, products
+from amalgam_edge.exporters.activations import Activation, Activations, products, shared_weights
 from amalgam_edge.exporters.graphs import add_constant
 
 _SMALLEST = 1e-5
@@ -52,14 +51,14 @@ def smooth(graph: onnx.GraphProto, activations: Activations, alpha: float) -> di
         Name of the value → what became of it.
     """
     every = products(graph)
-    uses = Counter(product.weight for product in every)
+    shared = shared_weights(every)
     smoothed: dict[str, Smoothed] = {}
     for source, activation in activations.items():
         readers = [product for product in every if product.source == source]
         matrices = [product.matrix(graph) for product in readers]
         heaviest = np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0)
         alike = not (_differ(activation.largest) or _differ(heaviest))
-        if alike or any(uses[product.weight] > 1 for product in readers):
+        if alike or any(product.weight in shared for product in readers):
             continue
         factors = _factors(activation.largest, heaviest, alpha)
         for product, matrix in zip(readers, matrices, strict=True):

@@ -11,6 +11,13 @@ from amalgam_edge.objectives import Batch, Objective
 
 Arrays = dict[str, np.ndarray]
 STEP = 1e-5
+# (each teacher's columns, its width, the student's width)
+CASES = {
+    "widths differ": (((0, 1), (2, 3)), (3, 5), 4),
+    "shared labels": (((0, 1), (1, 2)), (3, 3), 3),
+    "one teacher": (((0, 1),), (2,), 6),
+    "three": (((0, 1), (1, 2), (3, 0)), (2, 3, 4), 2),
+}
 
 
 def random_batch(columns, teacher_widths, student_width, *, n_texts=5, seed=0) -> Batch:

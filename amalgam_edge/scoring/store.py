@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.fingerprints import of_mapping
 from amalgam_edge.scores import ARRAYS, TeacherScores
+from amalgam_edge.staging import write_by_rename
 
 MANIFEST = "manifest.json"
 _LONGEST_SHOWN = 20
@@ -129,7 +129,7 @@ class ShardStore:
             AmalgamError: there is no room, or no right, to write it.
         """
         with self._writing():
-            write_by_rename(self._path(shard), content)
+            write_by_rename(self._path(shard), memoryview(content))
 
     def _require_all(self) -> None:
         """Refuse to read a store that is not whole.
@@ -218,16 +218,6 @@ class ScoreStore(ShardStore):
             raise self._damaged(shard) from error
         if n_rows != len(self.rows(shard)):
             raise self._damaged(shard)
-
-
-def write_by_rename(path: Path, content: bytes | pa.Buffer) -> None:
-    """Write a file that is either there whole or not at all; a failed attempt leaves nothing."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> object:

@@ -4,12 +4,12 @@ import json
 import shutil
 
 import numpy as np
-import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 import scipy.optimize
 import scipy.special
 import yaml
+from interrupted import assert_same_model, training_dies_in_the_second_epoch
 
 from amalgam_edge import pipeline
 from amalgam_edge.cli.main import cli
@@ -265,37 +265,18 @@ def test_a_miss_of_the_gate_ships_float_only_and_exits_3(invoke, build_options, 
     assert EdgeClassifier.from_pretrained(bundle).precision == "fp32"
 
 
-def test_a_build_killed_in_training_resumes_to_the_same_model(built, invoke, build_options, tmp_path, monkeypatch):
+def test_a_build_killed_in_training_resumes_to_the_same_model(built, invoke, build_options, tmp_path):
     def run(output, *extra):
         return invoke("build", *build_options, "--epochs", "2", "--max-disagreement", "1", "--output", output, *extra)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(whole).exit_code == 0
-    real = pipeline.stages.fit
-
-    def die_in_the_second_epoch(*arguments, advance, **options):
-        done = []
-
-        def watch(count):
-            done.append(count)
-            if len(done) > 3:
-                raise KeyboardInterrupt
-            advance(count)
-
-        return real(*arguments, advance=watch, **options)
-
-    monkeypatch.setattr(pipeline.stages, "fit", die_in_the_second_epoch)
-    assert run(broken).exit_code != 0
+    with training_dies_in_the_second_epoch():
+        assert run(broken).exit_code != 0
     assert not broken.exists()
-    monkeypatch.setattr(pipeline.stages, "fit", real)
     result = run(broken, "--resume")
     assert result.exit_code == 0, result.output
-    feed = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
-    logits = [
-        onnxruntime.InferenceSession(str(folder / "onnx" / "model.onnx")).run(None, feed)[0]
-        for folder in (whole, broken)
-    ]
-    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    assert_same_model(whole, broken)
     assert "nothing to do" in run(broken, "--resume").output
 
 

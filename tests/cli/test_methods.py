@@ -4,11 +4,11 @@ import json
 import sys
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
+from interrupted import assert_same_model, training_dies_in_the_second_epoch
 
-from amalgam_edge import pipeline, stages
+from amalgam_edge import stages
 from amalgam_edge.errors import MissingExtraError
 from amalgam_edge.objectives import METHODS, MethodSettings, Objective, Told
 from amalgam_edge.recipe import Recipe
@@ -137,31 +137,12 @@ def test_a_build_killed_in_training_resumes_to_the_same_model(
 
     monkeypatch.setattr(hidden, "hidden_states", refuse)
     monkeypatch.setattr("amalgam_edge.scoring.score.score_texts", refuse)
-    real = pipeline.stages.fit
-
-    def die_in_the_second_epoch(*arguments, advance, **options):
-        done = []
-
-        def watch(count):
-            done.append(count)
-            if len(done) > 3:
-                raise KeyboardInterrupt
-            advance(count)
-
-        return real(*arguments, advance=watch, **options)
-
-    monkeypatch.setattr(pipeline.stages, "fit", die_in_the_second_epoch)
-    assert run().exit_code != 0
+    with training_dies_in_the_second_epoch():
+        assert run().exit_code != 0
     assert not broken.exists()
-    monkeypatch.setattr(pipeline.stages, "fit", real)
     result = run("--resume")
     assert result.exit_code == 0, result.output
-    feed = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
-    logits = [
-        onnxruntime.InferenceSession(str(bundle / "onnx" / "model.onnx")).run(None, feed)[0]
-        for bundle in (folder / "cfl", broken)
-    ]
-    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    assert_same_model(folder / "cfl", broken)
 
 
 def test_a_static_student_of_teachers_that_share_a_label(invoke, inputs, make_classifier, tmp_path):

@@ -11,12 +11,6 @@ from amalgam_edge.objectives import METHODS, MethodSettings, Shapes
 from amalgam_edge.objectives.cfl import BANDWIDTHS, squared_discrepancy
 
 CFL = METHODS["cfl"]
-CASES = {
-    "widths differ": (((0, 1), (2, 3)), (3, 5), 4),
-    "shared labels": (((0, 1), (1, 2)), (3, 3), 3),
-    "one teacher": (((0, 1),), (2,), 6),
-    "three": (((0, 1), (1, 2), (3, 0)), (2, 3, 4), 2),
-}
 
 
 def linear(values, name, rows):
@@ -56,7 +50,7 @@ def by_hand(told, n_teachers, parameters):
     return loss
 
 
-@pytest.mark.parametrize(("columns", "widths", "student_width"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("columns", "widths", "student_width"), gradients.CASES.values(), ids=gradients.CASES)
 def test_loss_and_gradient_by_hand(columns, widths, student_width):
     parameters = MethodSettings(
         distillation_temperature=3.0, feature_weight=0.7, reconstruction_weight=1.3, common_width=3
@@ -69,7 +63,7 @@ def test_loss_and_gradient_by_hand(columns, widths, student_width):
 
 
 def test_without_the_weights_it_is_vanilla_distillation():
-    columns, widths, student_width = CASES["widths differ"]
+    columns, widths, student_width = gradients.CASES["widths differ"]
     parameters = MethodSettings(feature_weight=0.0, reconstruction_weight=0.0)
     batch = gradients.random_batch(columns, widths, student_width)
     found = CFL.objective(Shapes(columns, widths, student_width), parameters)(batch)
@@ -78,7 +72,7 @@ def test_without_the_weights_it_is_vanilla_distillation():
 
 
 def test_a_batch_of_one_text_will_do():
-    columns, widths, student_width = CASES["widths differ"]
+    columns, widths, student_width = gradients.CASES["widths differ"]
     batch = gradients.random_batch(columns, widths, student_width, n_texts=1)
     loss = CFL.objective(Shapes(columns, widths, student_width), MethodSettings())(batch)
     loss.backward()

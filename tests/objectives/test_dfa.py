@@ -6,12 +6,6 @@ import torch
 from amalgam_edge.objectives import METHODS, MethodSettings, Shapes
 
 DFA = METHODS["dfa"]
-CASES = {
-    "widths differ": (((0, 1), (2, 3)), (3, 5), 4),
-    "shared labels": (((0, 1), (1, 2)), (3, 3), 3),
-    "one teacher": (((0, 1),), (2,), 6),
-    "three": (((0, 1), (1, 2), (3, 0)), (2, 3, 4), 2),
-}
 
 
 def by_hand(told, n_teachers, parameters):
@@ -35,7 +29,7 @@ def by_hand(told, n_teachers, parameters):
     return loss
 
 
-@pytest.mark.parametrize(("columns", "widths", "student_width"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("columns", "widths", "student_width"), gradients.CASES.values(), ids=gradients.CASES)
 def test_loss_and_gradient_by_hand(columns, widths, student_width):
     parameters = MethodSettings(distillation_temperature=3.0, feature_weight=0.7, reconstruction_weight=1.3)
     torch.manual_seed(0)
@@ -47,14 +41,14 @@ def test_loss_and_gradient_by_hand(columns, widths, student_width):
 
 def test_the_target_is_not_made_to_please_the_student():
     """Where nothing need be reconstructed, nothing trains the auto-encoder."""
-    columns, widths, student_width = CASES["widths differ"]
+    columns, widths, student_width = gradients.CASES["widths differ"]
     objective = DFA.objective(Shapes(columns, widths, student_width), MethodSettings(reconstruction_weight=0.0))
     objective(gradients.random_batch(columns, widths, student_width)).backward()
     assert all(parameter.grad.abs().max() == 0 for parameter in objective.parameters())
 
 
 def test_without_the_weights_it_is_vanilla_distillation():
-    columns, widths, student_width = CASES["widths differ"]
+    columns, widths, student_width = gradients.CASES["widths differ"]
     parameters = MethodSettings(feature_weight=0.0, reconstruction_weight=0.0)
     batch = gradients.random_batch(columns, widths, student_width)
     found = DFA.objective(Shapes(columns, widths, student_width), parameters)(batch)

@@ -7,11 +7,9 @@ import scipy.stats
 import tiny
 import torch
 
-from amalgam_edge.corpus import read_corpus
 from amalgam_edge.dropout import LiveDropout
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.masks import DROPOUT_OFF
-from amalgam_edge.models.teacher import load_teacher
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.scores import ARRAYS
 from amalgam_edge.scoring.score import ScoringSettings, predict_texts, score_corpus, score_key, score_texts
@@ -21,23 +19,6 @@ from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.stages import cached_stores, named_stores
 
 SETTINGS = ScoringSettings(passes=4, batch_tokens=60)
-
-
-@pytest.fixture(scope="module")
-def teacher(classifier_folder):
-    return load_teacher("t", str(classifier_folder), max_length=32)
-
-
-@pytest.fixture(scope="module")
-def other(other_classifier_folder):
-    return load_teacher("other", str(other_classifier_folder), max_length=24)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("corpus") / "texts.txt"
-    path.write_text("\n".join(tiny.TEXTS), "utf-8")
-    return read_corpus(str(path))
 
 
 @pytest.fixture
