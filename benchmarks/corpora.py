@@ -32,6 +32,10 @@ TEACHERS: dict[str, dict[str, tuple[str, ...]]] = {
         "teacher-a": ("verb.motion", "verb.communication", "verb.social", "verb.change"),
         "teacher-b": ("verb.contact", "verb.cognition", "verb.possession", "verb.creation"),
     },
+    "kjv_books": {  # of each kind of book one to either
+        "teacher-a": ("Genesis", "Leviticus", "Psalms", "Isaiah", "Matthew"),
+        "teacher-b": ("1 Samuel", "Numbers", "Proverbs", "Ezekiel", "Acts"),
+    },
 }
 # Of each label's texts: this share fine-tunes its teacher, the next is the unlabeled corpus, the rest is for testing.
 SHARES = (0.35, 0.40)
