@@ -44,9 +44,16 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         progress.say(f"{output}: finished already, nothing to do")
         return manifest
 
-    method, settings = stages.method_of(recipe)
+    method, _ = stages.method_of(recipe)
     a_student = 3 + recipe.trim_vocabulary + recipe.calibrate
-    steps = 3 + method.reads_hidden + 2 * recipe.cascade + bool(recipe.evaluate) + len(recipe.layer_counts) * a_student
+    steps = (
+        3
+        + method.reads_hidden
+        + method.reads_features
+        + 2 * recipe.cascade
+        + bool(recipe.evaluate)
+        + len(recipe.layer_counts) * a_student
+    )
     progress.begin(steps + stages.n_scoring_steps(recipe))
     with progress.step("reading texts"):
         texts = stages.read_texts(recipe)
@@ -65,7 +72,8 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     stages.score(recipe, teachers, stores, texts.corpus, progress)
     scores = [store.read() for store in stores]
     told = stages.tell(recipe, teachers, texts.corpus, scores, progress)
-    lesson = Lesson(recipe, texts, tokenized, labels, scores, method.supervise(scores, labels, settings), told)
+    supervision = stages.supervise(recipe, teachers, texts, labels, scores, progress)
+    lesson = Lesson(recipe, texts, tokenized, labels, scores, supervision, told)
     training_folder = recipe.work_folder / f"training-{recipe.fingerprint()[:12]}"
     trained = [
         _train(student, lesson, training_folder, progress, several=len(students) > 1, resume=resume)

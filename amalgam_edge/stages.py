@@ -23,13 +23,15 @@ from amalgam_edge.exporters.trimming import trim_through_gate
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.model_types import STATIC
 from amalgam_edge.models.head import last_layer
+from amalgam_edge.models.loading import load_config, load_encoder
 from amalgam_edge.models.static_student import build_static_student, encoder_of, is_static
 from amalgam_edge.models.student import build_student, n_layers, resolve_student
 from amalgam_edge.models.teacher import Teacher, load_teachers
-from amalgam_edge.objectives import METHODS, Method, MethodSettings, Objective, Shapes, Told
+from amalgam_edge.objectives import METHODS, Evidence, Method, MethodSettings, Objective, Shapes, Told
 from amalgam_edge.progress import Advance, Progress
 from amalgam_edge.recipe import Recipe, read_renames
 from amalgam_edge.scores import TeacherScores
+from amalgam_edge.scoring.features import FEATURES, feature_key, store_features
 from amalgam_edge.scoring.hidden import HiddenStates, HiddenStore, hidden_key, store_hidden
 from amalgam_edge.scoring.score import ScoringSettings, predict_texts, score_corpus, score_key
 from amalgam_edge.scoring.store import ScoreStore
@@ -232,11 +234,11 @@ def new_student(recipe: Recipe, teachers: Sequence[Teacher], labels: LabelSpace,
         labels: that it answers with.
         layers: that it keeps; None for all, and for a static student.
     """
-    sources = {teacher.name: teacher.source for teacher in teachers}
+    checkpoint = _student_checkpoint(recipe, teachers)
     if is_static(recipe.student):
         return Student(
             *build_static_student(
-                resolve_student(encoder_of(recipe.student, teachers[0].name), sources),
+                checkpoint,
                 labels.names,
                 width=recipe.static_width,
                 max_length=recipe.max_length,
@@ -244,7 +246,6 @@ def new_student(recipe: Recipe, teachers: Sequence[Teacher], labels: LabelSpace,
                 device=recipe.device,
             )
         )
-    checkpoint = resolve_student(recipe.student, sources)
     return Student(
         *build_student(checkpoint, labels.names, layers=layers, max_length=recipe.max_length, seed=recipe.seed)
     )
@@ -326,6 +327,41 @@ def method_of(recipe: Recipe) -> tuple[Method, MethodSettings]:
     return METHODS[recipe.method], MethodSettings(
         **{field.name: getattr(recipe, field.name) for field in fields(MethodSettings)}
     )
+
+
+def supervise(
+    recipe: Recipe,
+    teachers: Sequence[Teacher],
+    texts: Texts,
+    labels: LabelSpace,
+    scores: Sequence[TeacherScores],
+    progress: Progress,
+) -> Supervision:
+    """What the recipe's method makes of the scores.
+
+    Features, for a method that reads them, are those of the work folder; what it lacks is computed.
+    """
+    method, settings = method_of(recipe)
+    features = _features(recipe, teachers, texts.corpus, progress) if method.reads_features else None
+    return method.supervise(Evidence(scores, labels, features), settings)
+
+
+def _features(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus, progress: Progress) -> np.ndarray:
+    """What the encoder that the student starts from makes of the texts, with all of its layers."""
+    checkpoint = _student_checkpoint(recipe, teachers)
+    encoder, tokenizer = load_encoder(checkpoint, load_config(checkpoint), recipe.max_length)
+    key = feature_key(encoder, tokenizer, corpus)
+    store = HiddenStore(recipe.work_folder / f"{FEATURES}-{key.fingerprint[:12]}", key)
+    batch_tokens = recipe.batch_tokens or backend_of(recipe).batch_tokens
+    with progress.step("reading the texts with the student's encoder", len(corpus), "texts") as advance:
+        store_features(encoder, tokenizer, store, corpus, advance, device=recipe.device, batch_tokens=batch_tokens)
+    return store.read().array()
+
+
+def _student_checkpoint(recipe: Recipe, teachers: Sequence[Teacher]) -> str:
+    """The folder or Hub name of the encoder that the student starts from."""
+    named = encoder_of(recipe.student, teachers[0].name) if is_static(recipe.student) else recipe.student
+    return resolve_student(named, {teacher.name: teacher.source for teacher in teachers})
 
 
 def tell(
@@ -453,7 +489,7 @@ def trimmed_variants(student: Student, lesson: Lesson, progress: Progress) -> li
 
 def calibrated(variant: Variant, lesson: Lesson) -> Variant:
     """The same with a temperature of its own."""
-    calibration = calibrate_student(lesson.recipe, variant.student, lesson.texts, lesson.scores, lesson.labels)
+    calibration = calibrate_student(variant.student, lesson)
     return replace(variant, calibration=calibration)
 
 
@@ -474,17 +510,18 @@ def trim_vocabulary(
     return Student(trimmed.model, trimmed.tokenizer), account
 
 
-def calibrate_student(
-    recipe: Recipe, student: Student, texts: Texts, scores: Sequence[TeacherScores], labels: LabelSpace
-) -> Calibration:
-    """Fit the student's temperature to the supervision of the held-out texts.
+def calibrate_student(student: Student, lesson: Lesson) -> Calibration:
+    """Fit a student's temperature to the supervision of the held-out texts.
 
     Supervision that a method softens by a temperature of its own is taken as it is without it.
     """
-    method, settings = method_of(recipe)
-    supervision = method.supervise(scores, labels, replace(settings, distillation_temperature=1.0))
-    held_out = supervision.take(texts.held_out)
-    return calibrate(_held_out_logits(student, texts), held_out.target, held_out.weight)
+    supervision = lesson.supervision
+    method, settings = method_of(lesson.recipe)
+    if "distillation_temperature" in method.parameters:
+        unsoftened = replace(settings, distillation_temperature=1.0)
+        supervision = method.supervise(Evidence(lesson.scores, lesson.labels), unsoftened)
+    held_out = supervision.take(lesson.texts.held_out)
+    return calibrate(_held_out_logits(student, lesson.texts), held_out.target, held_out.weight)
 
 
 def _held_out_logits(student: Student, texts: Texts) -> np.ndarray:

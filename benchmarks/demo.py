@@ -75,10 +75,9 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     teachers, labels, (untrained,) = stages.load_models(recipe)
     scores = [store.read() for store in stages.cached_stores(recipe, teachers, texts.corpus)]  # the build's
     vanilla = recipe.model_copy(update={"method": "vanilla-kd"})
-    method, settings = stages.method_of(vanilla)
     gold_of_corpus = labels.encode([truth[text] for text in texts.corpus.texts])
     supervised = {
-        "vanilla-kd": (vanilla, method.supervise(scores, labels, settings)),
+        "vanilla-kd": (vanilla, stages.supervise(vanilla, teachers, texts, labels, scores, progress)),
         "true labels": (recipe, supervision.from_labels(gold_of_corpus, len(labels))),
     }
     gold = labels.encode(texts.labelled.labels)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from amalgam_edge.objectives import cfl, dfa, muka_hard, muka_soft, uhc, vanilla_kd
-from amalgam_edge.objectives.method import Method, MethodSettings
+from amalgam_edge.objectives.method import Evidence, Method, MethodSettings
 from amalgam_edge.objectives.muka_loss import weighted_divergence
 from amalgam_edge.objectives.objective import Batch, Objective, Shapes, Told
 
@@ -31,6 +31,7 @@ def catalogue() -> list[dict[str, Any]]:
 __all__ = [
     "METHODS",
     "Batch",
+    "Evidence",
     "Method",
     "MethodSettings",
     "Objective",

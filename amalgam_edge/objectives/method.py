@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from amalgam_edge.labels import LabelSpace
@@ -34,7 +35,23 @@ class MethodSettings:
     common_width: int = 128
 
 
-Supervise = Callable[[Sequence[TeacherScores], LabelSpace, MethodSettings], Supervision]
+@dataclass(frozen=True)
+class Evidence:
+    """What supervision is made of.
+
+    Attributes:
+        scores: each teacher's, in the order of the label space's teachers.
+        labels: the label space.
+        features: what the student's encoder makes of each text before any training, ``(n_texts, width)``; None where
+            the method reads none.
+    """
+
+    scores: Sequence[TeacherScores]
+    labels: LabelSpace
+    features: np.ndarray | None = None
+
+
+Supervise = Callable[[Evidence, MethodSettings], Supervision]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, MethodSettings], torch.Tensor]
 BuildObjective = Callable[[Shapes, MethodSettings], Objective]
 
@@ -48,10 +65,11 @@ class Method:
         summary: one line.
         paper: where it comes from.
         parameters: the settings that it reads.
-        supervise: teachers' scores → supervision.
+        supervise: teachers' scores, and what else it reads → supervision.
         loss: (student logits ``(n, n_labels)``, target ``(n, n_labels)``, weight ``(n,)``, settings) → scalar.
         objective: (shapes, settings) → a loss that reads what the teachers say too, and may have trainable parts.
         reads_hidden: whether the objective reads the teachers' hidden states, which are then computed.
+        reads_features: whether supervision reads what the student's encoder makes of the texts, which is then computed.
     """
 
     name: str
@@ -62,6 +80,7 @@ class Method:
     loss: Loss | None = None
     objective: BuildObjective | None = None
     reads_hidden: bool = False
+    reads_features: bool = False
 
     def __post_init__(self) -> None:
         if (self.loss is None) == (self.objective is None):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from amalgam_edge.labels import LabelSpace
-from amalgam_edge.objectives.method import Method, MethodSettings
+from amalgam_edge.objectives.method import Evidence, Method, MethodSettings
 from amalgam_edge.objectives.muka_loss import weighted_divergence
-from amalgam_edge.scores import TeacherScores
 from amalgam_edge.supervision import Supervision, certainty, from_weights, hard_weights
 
 
-def supervise(scores: Sequence[TeacherScores], labels: LabelSpace, settings: MethodSettings) -> Supervision:
+def supervise(evidence: Evidence, settings: MethodSettings) -> Supervision:
     """target(x) = pad(p_i*(x)), i* = argmax_i s_i(x); v(x) = s₍₁₎ − s₍₂₎ + 1e-6."""
-    return from_weights(scores, hard_weights(certainty(scores)), labels, reweight=settings.reweight)
+    weights = hard_weights(certainty(evidence.scores))
+    return from_weights(evidence.scores, weights, evidence.labels, reweight=settings.reweight)
 
 
 METHOD = Method(

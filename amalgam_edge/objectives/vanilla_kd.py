@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
-from amalgam_edge.labels import LabelSpace
-from amalgam_edge.objectives.method import Method, MethodSettings
+from amalgam_edge.objectives.method import Evidence, Method, MethodSettings
 from amalgam_edge.objectives.muka_loss import weighted_divergence
-from amalgam_edge.scores import TeacherScores
 from amalgam_edge.supervision import Supervision
 from amalgam_edge.uncertainty import softmax
 
 
-def supervise(scores: Sequence[TeacherScores], labels: LabelSpace, settings: MethodSettings) -> Supervision:
+def supervise(evidence: Evidence, settings: MethodSettings) -> Supervision:
     """target(x) = softmax([f_1(x), …, f_N(x)] / T), masses on a shared label added; every text weighs the same."""
+    scores, labels = evidence.scores, evidence.labels
     logits = np.concatenate([teacher.logits for teacher in scores], axis=1).astype(np.float64)
     joint = softmax(logits, settings.distillation_temperature)
     parts = np.split(joint, np.cumsum([teacher.logits.shape[1] for teacher in scores])[:-1], axis=1)

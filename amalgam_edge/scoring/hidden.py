@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ class HiddenStates:
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self._shards[row // self._shard_size][row % self._shard_size]
+
+    def array(self) -> np.ndarray:
+        """All rows in memory, ``(n_texts, width)`` of float32."""
+        return np.concatenate(self._shards).astype(np.float32)
 
 
 class HiddenStore(ShardStore):
@@ -106,15 +110,26 @@ def store_hidden(
     Raises:
         AmalgamError: the teacher has no hidden state a text, or the store is another run's or cannot be written to.
     """
+    teacher.model.to(resolve_device(device))
+    fill(store, corpus, lambda texts: hidden_states(teacher, texts, batch_tokens), advance)
+    teacher.model.to("cpu")
+
+
+def fill(
+    store: HiddenStore, corpus: Corpus, states_of: Callable[[Sequence[str]], np.ndarray], advance: Advance
+) -> None:
+    """Compute what a store lacks, shard by shard; ``states_of`` makes ``(n_texts, width)`` of some texts.
+
+    Raises:
+        AmalgamError: the store is another run's or cannot be written to.
+    """
     store.open()
     missing = store.missing()
     advance(len(corpus) - sum(len(store.rows(shard)) for shard in missing))
-    teacher.model.to(resolve_device(device))
     for shard in missing:
         rows = store.rows(shard)
-        store.write(shard, hidden_states(teacher, corpus.texts[rows.start : rows.stop], batch_tokens))
+        store.write(shard, states_of(corpus.texts[rows.start : rows.stop]))
         advance(len(rows))
-    teacher.model.to("cpu")
 
 
 def hidden_states(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 1024) -> np.ndarray:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +16,8 @@ from amalgam_edge import pipeline
 from amalgam_edge.cli.main import cli
 from amalgam_edge.exporters import gate
 from amalgam_edge.exporters.fidelity import Fidelity
+from amalgam_edge.objectives import Told
+from amalgam_edge.progress import Silent
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 
@@ -116,19 +119,21 @@ def test_the_recorded_agreement_is_that_of_the_two_models_that_ship(built):
 
 
 def of_the_build(built):
-    """The recipe of a build, its texts, its labels, an untrained student, and its scores."""
+    """An untrained student of a build, and the lesson that it was made from."""
     recipe = Recipe(**manifest_of(built.bundle)["recipe"])
     texts = pipeline.stages.read_texts(recipe)
     teachers, labels, (student,) = pipeline.stages.load_models(recipe)
     scores = [store.read() for store in pipeline.stages.cached_stores(recipe, teachers, texts.corpus)]
-    return recipe, texts, labels, student, scores
+    supervision = pipeline.stages.supervise(recipe, teachers, texts, labels, scores, Silent())
+    tokenized = pipeline.stages.tokenize(texts.corpus, student.tokenizer)
+    return student, pipeline.stages.Lesson(recipe, texts, tokenized, labels, scores, supervision, Told())
 
 
 def test_the_shipped_model_is_calibrated_on_held_out_supervision(built):
     """No other temperature brings the float model's answers nearer to what the teachers say of held-out texts."""
-    recipe, texts, labels, _, scores = of_the_build(built)
-    method, settings = pipeline.stages.method_of(recipe)
-    held_out = method.supervise(scores, labels, settings).take(texts.held_out)
+    _, lesson = of_the_build(built)
+    texts = lesson.texts
+    held_out = lesson.supervision.take(texts.held_out)
     exact = EdgeClassifier.from_pretrained(built.bundle, precision="fp32")
     logits = exact.logits([texts.corpus.texts[int(row)] for row in texts.held_out]).astype(float)
 
@@ -145,14 +150,12 @@ def test_the_shipped_model_is_calibrated_on_held_out_supervision(built):
 
 
 def test_calibration_looks_behind_the_temperature_of_vanilla_kd(built):
-    recipe, texts, labels, student, scores = of_the_build(built)
-    fitted = [
-        pipeline.stages.calibrate_student(
-            recipe.model_copy(update={"method": "vanilla-kd", "distillation_temperature": temperature}),
-            *(student, texts, scores, labels),
-        )
-        for temperature in (1.0, 8.0)
-    ]
+    student, lesson = of_the_build(built)
+    fitted = []
+    for temperature in (1.0, 8.0):
+        update = {"method": "vanilla-kd", "distillation_temperature": temperature}
+        other = replace(lesson, recipe=lesson.recipe.model_copy(update=update))
+        fitted.append(pipeline.stages.calibrate_student(student, other))
     assert fitted[0] == fitted[1]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from amalgam_edge import optimizing, pipeline
+from amalgam_edge.progress import Silent
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 
@@ -100,8 +101,8 @@ def test_the_agreement_is_that_of_the_float_student_with_held_out_supervision(se
     texts = pipeline.stages.read_texts(recipe)
     teachers, labels, _ = pipeline.stages.load_models(recipe)
     scores = [store.read() for store in pipeline.stages.cached_stores(recipe, teachers, texts.corpus)]
-    method, settings = pipeline.stages.method_of(recipe)
-    likeliest = method.supervise(scores, labels, settings).target[texts.held_out].argmax(axis=1)
+    supervision = pipeline.stages.supervise(recipe, teachers, texts, labels, scores, Silent())
+    likeliest = supervision.target[texts.held_out].argmax(axis=1)
     exact = EdgeClassifier.from_pretrained(several.bundle, precision="fp32", cascade=False)
     answered = exact.logits([texts.corpus.texts[int(row)] for row in texts.held_out]).argmax(axis=1)
     row = next(

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.objectives import METHODS, MethodSettings, Shapes, Told, catalogue, weighted_divergence
+from amalgam_edge.objectives import METHODS, Evidence, MethodSettings, Shapes, Told, catalogue, weighted_divergence
 from amalgam_edge.scores import TeacherScores
 
 LOGITS = {"a": [[2.0, 0.5], [0.1, 0.3]], "b": [[0.2, -0.4, 1.0], [3.0, -1.0, 0.0]]}
@@ -29,6 +29,10 @@ def scores_of(*teachers):
 
 def labels_of(*teachers):
     return LabelSpace.union({t: CLASSES[t] for t in teachers})
+
+
+def evidence_of(*teachers):
+    return Evidence(scores_of(*teachers), labels_of(*teachers))
 
 
 def softmax(values):
@@ -57,9 +61,7 @@ def test_the_fixture_has_a_text_for_each_teacher():
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
 def test_muka_soft_by_hand(temperature):
-    made = METHODS["muka-soft"].supervise(
-        scores_of("a", "b"), labels_of("a", "b"), MethodSettings(score_temperature=temperature)
-    )
+    made = METHODS["muka-soft"].supervise(evidence_of("a", "b"), MethodSettings(score_temperature=temperature))
     for text in range(2):
         s = {t: certainty(t, text) for t in "ab"}
         total = sum(math.exp(v / temperature) for v in s.values())
@@ -70,7 +72,7 @@ def test_muka_soft_by_hand(temperature):
 
 
 def test_muka_hard_by_hand():
-    made = METHODS["muka-hard"].supervise(scores_of("a", "b"), labels_of("a", "b"), MethodSettings())
+    made = METHODS["muka-hard"].supervise(evidence_of("a", "b"), MethodSettings())
     np.testing.assert_allclose(made.target[0], target_by({"a": 1.0}, 0), atol=1e-6)
     np.testing.assert_allclose(made.target[1], target_by({"b": 1.0}, 1), atol=1e-6)
     expected = [abs(certainty("a", text) - certainty("b", text)) + 1e-6 for text in range(2)]
@@ -81,8 +83,8 @@ def test_muka_hard_by_hand():
 @pytest.mark.parametrize("name", ["muka-soft", "muka-hard"])
 def test_without_reweighting_every_text_weighs_one(name):
     settings = MethodSettings(reweight=False)
-    made = METHODS[name].supervise(scores_of("a", "b"), labels_of("a", "b"), settings)
-    reweighted = METHODS[name].supervise(scores_of("a", "b"), labels_of("a", "b"), MethodSettings())
+    made = METHODS[name].supervise(evidence_of("a", "b"), settings)
+    reweighted = METHODS[name].supervise(evidence_of("a", "b"), MethodSettings())
     assert made.weight.tolist() == [1, 1]
     np.testing.assert_array_equal(made.target, reweighted.target)
 
@@ -90,7 +92,7 @@ def test_without_reweighting_every_text_weighs_one(name):
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
 def test_vanilla_kd_is_the_joint_softmax_with_shared_labels_added(temperature):
     settings = MethodSettings(distillation_temperature=temperature)
-    made = METHODS["vanilla-kd"].supervise(scores_of("a", "b"), labels_of("a", "b"), settings)
+    made = METHODS["vanilla-kd"].supervise(evidence_of("a", "b"), settings)
     for text in range(2):
         a0, a1, b0, b1, b2 = softmax([v / temperature for v in LOGITS["a"][text] + LOGITS["b"][text]])
         np.testing.assert_allclose(made.target[text], [a0, a1 + b0, b1, b2], atol=1e-6)
@@ -100,20 +102,20 @@ def test_vanilla_kd_is_the_joint_softmax_with_shared_labels_added(temperature):
 
 @pytest.mark.parametrize("name", ["muka-soft", "muka-hard"])
 def test_one_teacher_is_distilled_as_it_is(name):
-    made = METHODS[name].supervise(scores_of("b"), labels_of("b"), MethodSettings())
+    made = METHODS[name].supervise(evidence_of("b"), MethodSettings())
     np.testing.assert_allclose(made.target, [softmax(row) for row in LOGITS["b"]], atol=1e-6)
     assert made.weight.tolist() == [1, 1]
     assert made.picked.tolist() == [0, 0]
 
 
 def test_vanilla_kd_of_one_teacher_is_its_softened_prediction():
-    made = METHODS["vanilla-kd"].supervise(scores_of("a"), labels_of("a"), MethodSettings(distillation_temperature=3.0))
+    made = METHODS["vanilla-kd"].supervise(evidence_of("a"), MethodSettings(distillation_temperature=3.0))
     np.testing.assert_allclose(made.target, [softmax([v / 3 for v in row]) for row in LOGITS["a"]], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_targets_are_distributions(name):
-    made = METHODS[name].supervise(scores_of("a", "b"), labels_of("a", "b"), MethodSettings())
+    made = METHODS[name].supervise(evidence_of("a", "b"), MethodSettings())
     np.testing.assert_allclose(made.target.sum(axis=1), 1.0, rtol=1e-6)
     assert made.target.dtype == made.weight.dtype == np.float32
     assert made.target.shape == (2, 4)
@@ -187,7 +189,7 @@ def test_a_method_reads_the_parameters_that_it_lists_and_no_others(name):
     def outcome(**changes):
         values = {**asdict(MethodSettings()), **changes}
         only = SimpleNamespace(**{parameter: values[parameter] for parameter in method.parameters})
-        made = method.supervise(scores_of("a", "b"), labels_of("a", "b"), only)
+        made = method.supervise(evidence_of("a", "b"), only)
         torch.manual_seed(0)
         if method.loss is not None:
             loss = method.loss(batch.logits, batch.target, batch.weight, only)

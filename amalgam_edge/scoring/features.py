@@ -1,0 +1,89 @@
+"""What an encoder makes of a corpus' texts before any training: a vector a text, computed once and kept in files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from amalgam_edge.corpus import Corpus
+from amalgam_edge.devices import resolve_device
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.models.loading import fingerprint
+from amalgam_edge.progress import Advance
+from amalgam_edge.scoring.batches import batches_by_length, encode
+from amalgam_edge.scoring.hidden import HiddenStore, fill
+from amalgam_edge.scoring.store import ScoreKey
+
+FEATURES = "features"
+
+
+def feature_key(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> ScoreKey:
+    """What the features of a corpus depend on."""
+    return ScoreKey(
+        teacher=FEATURES,
+        teacher_fingerprint=fingerprint(encoder, tokenizer),
+        corpus_fingerprint=corpus.fingerprint,
+        n_texts=len(corpus),
+        settings={"max_length": tokenizer.model_max_length},
+    )
+
+
+def store_features(
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    store: HiddenStore,
+    corpus: Corpus,
+    advance: Advance,
+    *,
+    device: str,
+    batch_tokens: int,
+) -> None:
+    """Run an encoder over what its store lacks, shard by shard.
+
+    Args:
+        encoder: left on the CPU.
+        tokenizer: its own.
+        store: of its features.
+        corpus: the texts.
+        advance: told of texts, those that are there already among them.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        batch_tokens: tokens that run together.
+
+    Raises:
+        AmalgamError: the model gives no vector a token, or the store is another run's or cannot be written to.
+    """
+    encoder.to(resolve_device(device))
+    fill(store, corpus, lambda texts: text_features(encoder, tokenizer, texts, batch_tokens), advance)
+    encoder.to("cpu")
+
+
+def text_features(
+    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_tokens: int = 1024
+) -> np.ndarray:
+    """The mean of the last layer's states over a text's tokens, ``(n_texts, width)`` of float32.
+
+    Raises:
+        AmalgamError: the model gives no vector a token, or one that is not finite.
+    """
+    encoder.eval()
+    features = []
+    rows = []
+    encoded = encode(texts, tokenizer, tokenizer.model_max_length)
+    with torch.inference_mode():
+        for batch in batches_by_length(encoded, pad_token_id=tokenizer.pad_token_id, batch_tokens=batch_tokens):
+            ids, mask = (
+                torch.from_numpy(array).to(encoder.device) for array in (batch.input_ids, batch.attention_mask)
+            )
+            states = getattr(encoder(input_ids=ids, attention_mask=mask), "last_hidden_state", None)
+            if states is None:
+                raise AmalgamError(f"a {encoder.config.model_type} has no features to offer: it is no encoder")
+            share = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(1).float()
+            features.append((share @ states.float()).squeeze(1).cpu().numpy())
+            rows.append(batch.rows)
+    joined = np.concatenate(features)
+    if not np.isfinite(joined).all():
+        raise AmalgamError("the student's encoder gives features that are not finite; its weights are damaged")
+    return joined[np.argsort(np.concatenate(rows))]
