@@ -21,7 +21,7 @@ UNBALANCED_SHARE = 0.9  # of the unlabeled texts, that belong to the first teach
 OUT_OF_DOMAIN_SHARE = 0.2  # of the unlabeled texts, that belong to none
 
 
-class LeftOut(Exception):  # noqa: N818: it is no error
+class LeftOut(Exception):  # noqa: N818
     """A setting cannot be had of a corpus; the message says why."""
 
 
@@ -130,7 +130,7 @@ def spread(rows: Rows, n: int) -> Rows:
     if len(rows) < n:
         raise LeftOut(f"{n} texts are needed, there are {len(rows)}")
     by_label: dict[str, Rows] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: by_hash(row[0])):
+    for row in sorted(rows, key=_hash):
         by_label[row[1]].append(row)
     ranked = [(rank, by_hash(row[0]), row) for own in by_label.values() for rank, row in enumerate(own)]
     return [row for _, _, row in sorted(ranked)[:n]]
@@ -170,7 +170,7 @@ def two_datasets(case: Case) -> Plan:
     parts = plain(case.source.split, [first]), plain(case.other.split, [second])
     return Plan(
         (parts[0].teachers[0], teacher(1, second, case.other.split.for_teachers)),
-        sorted(chain(*(part.corpus for part in parts)), key=lambda row: by_hash(row[0])),
+        sorted(chain(*(part.corpus for part in parts)), key=_hash),
         [row for part in parts for row in part.test],
     )
 
@@ -200,14 +200,15 @@ def few(case: Case, n_texts: int) -> Plan:
     plan = several(case, 2)
     chosen: Rows = []
     for label in plan.owners():
-        rows = of([*case.source.split.corpus, *case.source.larger], [label])
+        parts = (sorted(of(rows, [label]), key=_hash) for rows in (case.source.split.corpus, case.source.larger))
+        rows = [*chain(*parts)]
         if len(rows) < n_texts:
             raise LeftOut(
                 f"{n_texts} unlabeled texts a label are needed, of {label} there are {len(rows)}; samples/"
                 f"{case.source.name}_large.csv may hold more, made with --most {round(2.5 * n_texts)}"
             )
-        chosen += spread(rows, n_texts)
-    return replace(plan, corpus=sorted(chosen, key=lambda row: by_hash(row[0])))
+        chosen += rows[:n_texts]
+    return replace(plan, corpus=sorted(chosen, key=_hash))
 
 
 def languages(case: Case) -> Plan:
@@ -220,14 +221,14 @@ def unbalanced(case: Case) -> Plan:
     plan = several(case, 2)
     first, second = ([*of(case.source.split.corpus, one.labels)] for one in plan.teachers)
     kept = spread(second, round(len(first) * (1 - UNBALANCED_SHARE) / UNBALANCED_SHARE))
-    return replace(plan, corpus=sorted([*first, *kept], key=lambda row: by_hash(row[0])))
+    return replace(plan, corpus=sorted([*first, *kept], key=_hash))
 
 
 def with_strangers(plan: Plan, strangers: Rows) -> Plan:
     """The plan with a fifth of its unlabeled texts from among ``strangers``, whose labels no teacher knows."""
     added = spread(strangers, round(len(plan.corpus) * OUT_OF_DOMAIN_SHARE / (1 - OUT_OF_DOMAIN_SHARE)))
     rows = [*plan.corpus, *((text, None) for text, _ in added)]
-    return replace(plan, corpus=sorted(rows, key=lambda row: by_hash(row[0])))
+    return replace(plan, corpus=sorted(rows, key=_hash))
 
 
 def out_of_domain(case: Case) -> Plan:
@@ -252,7 +253,7 @@ def useless_foreign(case: Case) -> Plan:
 
 
 def useless_shuffled(case: Case) -> Plan:
-    """A third teacher has half of the second one's labels, and was fine-tuned on its texts with their labels shuffled."""
+    """A third teacher has half of the second one's labels, and was fine-tuned on its texts with labels shuffled."""
     plan = several(case, 2)
     second = plan.teachers[1]
     third = teacher(2, second.labels[: max(2, len(second.labels) // 2)], second.rows)
@@ -292,3 +293,7 @@ def plan(setting: str, case: Case) -> Plan:
     if (setting == "languages") != (case.source.name == TWO_LANGUAGES):
         raise LeftOut(f"languages is the setting of {TWO_LANGUAGES}, and its only one")
     return SETTINGS[setting](case)
+
+
+def _hash(row: tuple[str, str | None]) -> str:
+    return by_hash(row[0])
