@@ -37,6 +37,7 @@ from amalgamation_runs import (
     METHOD_ROWS,
     Group,
     Study,
+    group_key,
     prepare,
     result_of,
     row_overrides,
@@ -45,6 +46,7 @@ from amalgamation_runs import (
 )
 from amalgamation_tables import write_tables
 from datasets import disable_progress_bars
+from filelock import FileLock, Timeout
 from settings import BASE, SETTINGS, TWO_LANGUAGES, Case, LeftOut, Plan, Source, interleaved
 from settings import plan as make_plan
 from teachers import SETTINGS as TEACHER_TRAINING
@@ -111,56 +113,97 @@ def at_most(texts: Sequence[str], labels: Sequence[str], most: int | None) -> tu
 
 def planned(groups: Iterable[Group], study: Study, say: Callable[[str], None]) -> dict[Group, Plan]:
     """The plan of each group that can be had; of the others it is said, once, why not."""
-    load, plans, said = source_loader(study), {}, set()
+    load, plans, left_out = source_loader(study), {}, {}
     for group in groups:
         try:
             source = load(group.corpus)
+        except LeftOut as reason:
+            left_out[group.corpus] = reason
+            continue
+        try:
             other = load(OTHER.get(group.corpus, CORPORA[0]))
             plans[group] = make_plan(group.setting, Case(source, other, group.seed))
         except LeftOut as reason:
-            line = f"left out: {group.corpus}, {group.setting}: {reason}"
-            if line not in said:
-                say(line)
-            said.add(line)
+            left_out[f"{group.corpus}, {group.setting}"] = reason
+    for what, reason in left_out.items():
+        say(f"left out: {what}: {reason}")
     return plans
 
 
-def run(plans: Mapping[Group, Plan], study: Study, progress: Progress) -> None:
-    """Make what is not made yet, a group after the other."""
-    todo = {
-        group: [
-            row
-            for row in study.methods
-            if result_of(group.folder(study.runs), row, run_key(study, group, plan, row)) is None
-        ]
-        for group, plan in plans.items()
-    }
-    n_left = sum(map(len, todo.values()))
-    n_there = len(plans) * len(study.methods) - n_left
-    progress.say(f"{len(plans)} groups, {n_left} runs to make, {n_there} there already")
-    start, n_done = monotonic(), 0
-    for group, rows in todo.items():
-        if not rows:
-            continue
-        progress.say(f"\n{group}: {', '.join(rows)}")
-        made = prepare(study, group, plans[group], progress)
+class Work:
+    """What is to be done, by this process and by others that have the same folder.
+
+    Args:
+        plans: of all groups.
+        study: what they have in common.
+    """
+
+    def __init__(self, plans: Mapping[Group, Plan], study: Study) -> None:
+        self._study = study
+        self._keys = {
+            group: {row: run_key(key, row) for row in study.methods}
+            for group, plan in plans.items()
+            for key in [group_key(study, group, plan)]
+        }
+        self._start, self._n_then = monotonic(), self.n_left
+
+    def missing(self, group: Group) -> list[str]:
+        """The rows of a group that have no result yet."""
+        folder = group.folder(self._study.runs)
+        return [row for row, key in self._keys[group].items() if result_of(folder, row, key) is None]
+
+    def key(self, group: Group, row: str) -> str:
+        """What a run depends on, in short."""
+        return self._keys[group][row]
+
+    @property
+    def n_left(self) -> int:
+        """How many runs are to be made."""
+        return sum(len(self.missing(group)) for group in self._keys)
+
+    def outlook(self) -> str:
+        """How many runs are left and how long they may take, all processes together."""
+        left = self.n_left
+        done = self._n_then - left
+        minutes = f", about {(monotonic() - self._start) / done * left / 60:.0f} min" if done else ""
+        return f"{left} runs left{minutes}"
+
+
+def run(plans: Mapping[Group, Plan], study: Study, job: tuple[int, int], progress: Progress) -> None:
+    """Make what is not made yet: this process' share of the groups, then what others have not begun."""
+    part, parts = job
+    work, groups = Work(plans, study), [*plans]
+    progress.say(f"{len(groups)} groups of {len(study.methods)} methods, {work.outlook()}")
+    for group in sorted(groups, key=lambda group: groups.index(group) % parts != part - 1):
         folder = group.folder(study.runs)
-        for row in rows:
-            began = monotonic()
-            result = {
-                **group._asdict(),
-                "method": row,
-                "key": run_key(study, group, plans[group], row),
-                **teach(made, row, folder, progress),
-                "seconds": round(monotonic() - began, 1),
-            }
-            write_whole(folder / row / "result.json", json.dumps(result, indent=1))
-            n_done += 1
-            left = (monotonic() - start) / n_done * (n_left - n_done) / 60
-            progress.say(
-                f"{group}, {row}: accuracy {result['accuracy']:.1%}, macro-F1 {result['macro_f1']:.1%} "
-                f"({n_done} of {n_left} runs, about {left:.0f} min left)"
-            )
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / ".lock", timeout=0):
+                if rows := work.missing(group):
+                    progress.say(f"\n{group}: {', '.join(rows)}")
+                    run_group(group, rows, plans[group], work, study, progress)
+        except Timeout:
+            progress.say(f"{group}: another process is at it")
+
+
+def run_group(group: Group, rows: Sequence[str], plan: Plan, work: Work, study: Study, progress: Progress) -> None:
+    """Make some runs of a group."""
+    made = prepare(study, group, plan, progress)
+    folder = group.folder(study.runs)
+    for row in rows:
+        began = monotonic()
+        measured = teach(made, row, folder, progress)
+        result = {
+            **group._asdict(),
+            "method": row,
+            "key": work.key(group, row),
+            **measured,
+            "seconds": round(monotonic() - began, 1),
+        }
+        write_whole(folder / row / "result.json", json.dumps(result, indent=1))
+        progress.say(
+            f"{group}, {row}: accuracy {result['accuracy']:.1%}, macro-F1 {result['macro_f1']:.1%} ({work.outlook()})"
+        )
 
 
 def all_groups(options: argparse.Namespace) -> list[Group]:
@@ -202,7 +245,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/amalgamation"), help="folder for all that is made")
     parser.add_argument("--output", type=Path, help="folder for tables and plots  [default: RUNS/tables]")
     parser.add_argument("--threads", type=int, help="to compute with  [default: one a core]")
-    parser.add_argument("--jobs-of", type=job_of, default=(1, 1), metavar="I/N", help="make each N-th group, from I")
+    parser.add_argument(
+        "--jobs-of", type=job_of, default=(1, 1), metavar="I/N", help="begin with each N-th group, from I"
+    )
     parser.add_argument("--tables-only", action="store_true", help="of the results that are there")
     options = parser.parse_args()
     if options.quick:
@@ -230,8 +275,7 @@ def main() -> None:
             except LeftOut as reason:
                 progress.say(f"left out: {row}: {reason}")
         study = Study(options.runs, methods, options.epochs, options.teacher_epochs, options.most, options.threads)
-        part, parts = options.jobs_of
-        run(planned(all_groups(options)[part - 1 :: parts], study, progress.say), study, progress)
+        run(planned(all_groups(options), study, progress.say), study, options.jobs_of, progress)
     print(write_tables(options.runs, options.output or options.runs / "tables", [*METHOD_ROWS]))
 
 

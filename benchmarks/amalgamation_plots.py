@@ -10,6 +10,7 @@ import matplotlib as mpl
 from amalgamation_results import BASELINE, OURS, PAPER, REFERENCE, Result, by_seed, names
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from settings import SETTINGS
 
@@ -57,14 +58,14 @@ def settings_plot(results: Sequence[Result], methods: Sequence[str]) -> str:
                     values = [*by_seed(results, "accuracy", corpus=corpus, setting=setting, method=method).values()]
                     shift = 0.5 * (own.index(method) + 0.5) / len(own) - 0.25
                     _mark(panel, place + shift, values, colour, marker)
-                panel.plot([], [], marker, color=colour, label=method)
-        panels[0].legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.06), ncols=4, borderaxespad=0)
+        marks = [Line2D([], [], ls="", marker=_look(method)[1], color=_look(method)[0], label=method) for method in own]
+        figure.legend(handles=marks, frameon=False, loc="outside upper left", ncols=len(own))
         return _svg(figure)
 
 
 def _panels(titles: Sequence[str], rows: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """Panels side by side that share their rows, the first on top."""
-    figure = Figure(figsize=(1.6 + 2.1 * len(titles), 1.1 + 0.26 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.6 + 2.1 * len(titles), 1.3 + 0.26 * len(rows)), layout="constrained")
     panels = [*figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]]
     for panel, title in zip(panels, titles, strict=True):
         panel.set_title(title, loc="left", fontsize=9)

@@ -129,11 +129,10 @@ def teacher_key(teacher: TeacherPlan, seed: int, epochs: int) -> str:
     return of_mapping({**asdict(teacher), "name": "", "useful": True, "seed": seed, "epochs": epochs})[:16]
 
 
-def run_key(study: Study, group: Group, plan: Plan, row: str) -> str:
-    """What a run depends on, in short: recipes may gain fields without making it another one."""
+def group_key(study: Study, group: Group, plan: Plan) -> str:
+    """What all runs of a group depend on, in short."""
     return of_mapping(
         {
-            "row": row_overrides(row),
             "seed": group.seed,
             "epochs": study.epochs,
             "layers": STUDENT_LAYERS,
@@ -141,7 +140,12 @@ def run_key(study: Study, group: Group, plan: Plan, row: str) -> str:
             "corpus": plan.corpus,
             "test": plan.test,
         }
-    )[:16]
+    )
+
+
+def run_key(group: str, row: str) -> str:
+    """What a run depends on, in short, by the key of its group: recipes may gain fields and it stays the same."""
+    return of_mapping({"group": group, "row": row_overrides(row)})[:16]
 
 
 def result_of(folder: Path, row: str, key: str) -> dict[str, Any] | None:

@@ -138,7 +138,7 @@ def settings_table(results: Sequence[Result], methods: Sequence[str]) -> Table:
         tuple(
             (
                 setting,
-                mean_sd(by_seed(results, "mean_teacher_accuracy", setting=setting, method=methods[0]).values()),
+                mean_sd(by_seed(results, "mean_teacher_accuracy", setting=setting).values()),
                 *(mean_sd(by_seed(results, "accuracy", setting=setting, method=method).values()) for method in methods),
             )
             for setting in names(results, "setting", [*SETTINGS])

@@ -114,7 +114,7 @@ def test_the_split_depends_on_no_order_and_shares_out_every_text_once():
     ]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in corpora.SAMPLES.glob("*.csv")))
+@pytest.mark.parametrize("name", sorted(p.stem for p in corpora.SAMPLES.glob("*.csv") if p.stem in corpora.TEACHERS))
 def test_two_teachers_share_out_the_labels_of_a_corpus(name):
     texts, labels = corpora.load(name)
     first, second = corpora.TEACHERS[name].values()
