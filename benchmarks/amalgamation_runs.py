@@ -196,7 +196,7 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
             "epochs": study.epochs,
             "seed": group.seed,
             "threads": study.threads,
-            "work": str(folder / "work"),
+            "work": str(folder.parents[1] / "work"),  # settings may have teachers and texts in common, and so scores
         },
     )
     texts = stages.read_texts(recipe)
