@@ -59,6 +59,9 @@ class Recipe(BaseModel):
     )
     reweight: bool = Field(default=True, description="Weight each text by the margin between its two surest teachers.")
     score_temperature: Positive = Field(default=0.2, description="Temperature of the softmax over teachers' scores.")
+    refinement_rounds: Annotated[int, Field(ge=0)] = Field(
+        default=4, description="Rounds that correct the teachers' weights: refined."
+    )
     distillation_temperature: Positive = Field(
         default=2.0, description="Temperature of distillation on logits: vanilla-kd, uhc, cfl, dfa."
     )

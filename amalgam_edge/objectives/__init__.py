@@ -3,14 +3,22 @@
 from dataclasses import asdict
 from typing import Any
 
-from amalgam_edge.objectives import cfl, dfa, muka_hard, muka_soft, uhc, vanilla_kd
+from amalgam_edge.objectives import cfl, dfa, muka_hard, muka_soft, refined, uhc, vanilla_kd
 from amalgam_edge.objectives.method import Evidence, Method, MethodSettings
 from amalgam_edge.objectives.muka_loss import weighted_divergence
 from amalgam_edge.objectives.objective import Batch, Objective, Shapes, Told
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (muka_soft.METHOD, muka_hard.METHOD, vanilla_kd.METHOD, uhc.METHOD, cfl.METHOD, dfa.METHOD)
+    for method in (
+        refined.METHOD,
+        muka_soft.METHOD,
+        muka_hard.METHOD,
+        vanilla_kd.METHOD,
+        uhc.METHOD,
+        cfl.METHOD,
+        dfa.METHOD,
+    )
 }
 
 

@@ -21,6 +21,7 @@ class MethodSettings:
     Attributes:
         reweight: weight each text by the margin between its two most certain teachers.
         score_temperature: τ of the softmax over teachers' scores.
+        refinement_rounds: how often weights are refined.
         distillation_temperature: T of distillation on logits.
         feature_weight: of the term that draws the student's hidden state to the teachers'.
         reconstruction_weight: of the term that keeps the teachers' hidden states recoverable.
@@ -29,6 +30,7 @@ class MethodSettings:
 
     reweight: bool = True
     score_temperature: float = 0.2
+    refinement_rounds: int = 4
     distillation_temperature: float = 2.0
     feature_weight: float = 1.0
     reconstruction_weight: float = 1.0

@@ -1,0 +1,83 @@
+"""A light stand-in for the student: a linear classifier on frozen features, for texts that it was not fitted to.
+
+Multinomial logistic regression on soft targets, fitted in folds: what it says of a text comes from the other folds'
+texts alone, so that it does not echo that text's own target (cross-fitting, arXiv 1608.00060).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+N_FOLDS = 4
+WIDTH = 128
+MOST_TEXTS = 20_000
+PENALTY = 0.3
+_STEPS = 25
+
+
+class Probe:
+    """Cross-fitted logistic regression on the same texts under one target after another.
+
+    Args:
+        features: ``(n_texts, width)``; their first ``WIDTH`` principal components are read.
+        seed: of the folds.
+
+    A fit starts from the one before, so rounds are cheap; each fold is fitted to at most ``MOST_TEXTS`` texts.
+    """
+
+    def __init__(self, features: np.ndarray, seed: int = 0) -> None:
+        n_texts = len(features)
+        generator = np.random.default_rng(seed)
+        self._fold = generator.permutation(n_texts) % min(N_FOLDS, n_texts)
+        self._fitted_to = [
+            generator.permutation(np.flatnonzero(self._fold != fold))[:MOST_TEXTS] for fold in np.unique(self._fold)
+        ]
+        self._inputs = torch.from_numpy(principal_components(features, WIDTH))
+        self._weights: list[torch.Tensor | None] = [None for _ in self._fitted_to]
+
+    def __call__(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Fit to a target under weights, and return the probabilities that it gives, ``(n_texts, n_labels)``.
+
+        What is minimised is mean v(x) · cross-entropy(target(x), softmax(W x + b)) + PENALTY / 2n · |W|², v of mean 1,
+        by L-BFGS, for a fixed number of steps.
+
+        Args:
+            target: distributions, ``(n_texts, n_labels)``.
+            weight: v, ``(n_texts,)``.
+        """
+        aim = torch.from_numpy(np.ascontiguousarray(target * (weight / weight.mean())[:, None]))
+        logits = torch.empty_like(aim)
+        for fold, rows in enumerate(self._fitted_to):
+            own = torch.from_numpy(rows)
+            fitted = _fit(self._inputs[own], aim[own], self._weights[fold])
+            self._weights[fold] = fitted
+            left_out = torch.from_numpy(np.flatnonzero(self._fold == fold))
+            logits[left_out] = self._inputs[left_out] @ fitted[:-1] + fitted[-1]
+        return torch.softmax(logits, dim=1).numpy()
+
+
+def _fit(inputs: torch.Tensor, aim: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+    """Weights, and a bias below them, ``(width + 1, n_labels)``."""
+    n_texts, width = inputs.shape
+    weights = inputs.new_zeros(width + 1, aim.shape[1]) if start is None else start.clone()
+    weights.requires_grad_(True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=_STEPS, history_size=6, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        log_p = torch.log_softmax(inputs @ weights[:-1] + weights[-1], dim=1)
+        value = (PENALTY / 2 * weights[:-1].square().sum() - (aim * log_p).sum()) / n_texts
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return weights.detach()
+
+
+def principal_components(features: np.ndarray, width: int) -> np.ndarray:
+    """Features ``(n, m)``, centred, along the ``width`` directions that they vary in most; of mean square norm 1."""
+    centred = features - features.mean(axis=0, dtype=np.float64)
+    _, directions = np.linalg.eigh(centred.T @ centred)  # in ascending order
+    components = centred @ directions[:, ::-1][:, :width]
+    return components / max(np.sqrt(np.square(components).sum(axis=1).mean()), np.finfo(np.float64).tiny)
