@@ -32,7 +32,8 @@ def labels_of(*teachers):
 
 
 def evidence_of(*teachers):
-    return Evidence(scores_of(*teachers), labels_of(*teachers))
+    features = np.array([[0.5, -1.0, 2.0], [1.0, 0.3, -0.7]])
+    return Evidence(scores_of(*teachers), labels_of(*teachers), features)
 
 
 def softmax(values):
