@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from amalgam_edge.linear import apply_linear, fit_linear
+
 N_FOLDS = 4
 WIDTH = 128
 MOST_TEXTS = 20_000
-PENALTY = 0.3
 _STEPS = 25
 
 
@@ -39,8 +40,8 @@ class Probe:
     def __call__(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Fit to a target under weights, and return the probabilities that it gives, ``(n_texts, n_labels)``.
 
-        What is minimised is mean v(x) · cross-entropy(target(x), softmax(W x + b)) + PENALTY / 2n · |W|², v of mean 1,
-        by L-BFGS, for a fixed number of steps.
+        What is minimised is mean v(x) · cross-entropy(target(x), softmax(W x + b)), v of mean 1, with the penalty of
+        :func:`amalgam_edge.linear.fit_linear`, in a fixed number of steps.
 
         Args:
             target: distributions, ``(n_texts, n_labels)``.
@@ -50,29 +51,16 @@ class Probe:
         logits = torch.empty_like(aim)
         for fold, rows in enumerate(self._fitted_to):
             own = torch.from_numpy(rows)
-            fitted = _fit(self._inputs[own], aim[own], self._weights[fold])
-            self._weights[fold] = fitted
+            self._weights[fold] = fitted = self._fit(own, aim[own], self._weights[fold])
             left_out = torch.from_numpy(np.flatnonzero(self._fold == fold))
-            logits[left_out] = self._inputs[left_out] @ fitted[:-1] + fitted[-1]
+            logits[left_out] = apply_linear(fitted, self._inputs[left_out])
         return torch.softmax(logits, dim=1).numpy()
 
+    def _fit(self, rows: torch.Tensor, aim: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+        def loss(logits: torch.Tensor) -> torch.Tensor:
+            return -(aim * torch.log_softmax(logits, dim=1)).sum() / len(aim)
 
-def _fit(inputs: torch.Tensor, aim: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
-    """Weights, and a bias below them, ``(width + 1, n_labels)``."""
-    n_texts, width = inputs.shape
-    weights = inputs.new_zeros(width + 1, aim.shape[1]) if start is None else start.clone()
-    weights.requires_grad_(True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=_STEPS, history_size=6, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        log_p = torch.log_softmax(inputs @ weights[:-1] + weights[-1], dim=1)
-        value = (PENALTY / 2 * weights[:-1].square().sum() - (aim * log_p).sum()) / n_texts
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    return weights.detach()
+        return fit_linear(self._inputs[rows], aim.shape[1], loss, steps=_STEPS, start=start)
 
 
 def principal_components(features: np.ndarray, width: int) -> np.ndarray:

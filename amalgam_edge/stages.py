@@ -20,6 +20,7 @@ from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.evaluation import accuracy
 from amalgam_edge.exporters.trimming import trim_through_gate
+from amalgam_edge.head_start import start_head
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.model_types import STATIC
 from amalgam_edge.models.head import last_layer
@@ -398,7 +399,7 @@ def objective(recipe: Recipe, labels: LabelSpace, student: Student, told: Told) 
     """
     method, settings = method_of(recipe)
     if method.objective is None:
-        return method_loss(method, settings)
+        return loss_of(recipe)
     shapes = Shapes(
         columns=tuple(labels.columns.values()),
         teacher_widths=tuple(len(part[0]) for part in told.hidden),
@@ -409,12 +410,10 @@ def objective(recipe: Recipe, labels: LabelSpace, student: Student, told: Told) 
         return method.objective(shapes, settings)
 
 
-def method_loss(method: Method, settings: MethodSettings) -> LossFunction:
-    """The loss of a method that has one, with its parameters bound."""
-    loss = method.loss
-    if loss is None:
-        raise ValueError(f"{method.name} has an objective and no loss")
-    return lambda logits, target, weight: loss(logits, target, weight, settings)
+def loss_of(recipe: Recipe) -> LossFunction:
+    """The loss of the recipe's method, with its parameters bound."""
+    method, settings = method_of(recipe)
+    return lambda logits, target, weight: method.loss(logits, target, weight, settings)
 
 
 def training_settings(recipe: Recipe, *, static: bool = False) -> TrainingSettings:
@@ -447,9 +446,20 @@ def distil(
     *,
     resume: bool = False,
 ) -> History:
-    """Fit the student to the supervision of the corpus' training rows; see :func:`amalgam_edge.training.fit`."""
+    """Fit the student to the supervision of the corpus' training rows, its head first.
+
+    See :func:`amalgam_edge.head_start.start_head` and :func:`amalgam_edge.training.fit`.
+    """
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
+    start_head(
+        student.model,
+        lesson.tokenized.dataset.select(lesson.texts.train)["input_ids"],
+        lesson.supervision.take(lesson.texts.train),
+        loss_of(lesson.recipe),
+        pad_token_id=student.tokenizer.pad_token_id,
+        device=settings.device,
+    )
     train, held_out = (
         SupervisedTexts(
             lesson.tokenized.dataset.select(rows)["input_ids"], lesson.supervision.take(rows), lesson.told.take(rows)

@@ -6,7 +6,8 @@ import scipy.optimize
 import scipy.special
 
 from amalgam_edge import probe as module
-from amalgam_edge.probe import PENALTY, Probe, principal_components
+from amalgam_edge.linear import PENALTY
+from amalgam_edge.probe import Probe, principal_components
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ METHOD = Method(
     paper="arXiv 1906.10546",
     parameters=("distillation_temperature", "feature_weight", "reconstruction_weight", "common_width"),
     supervise=vanilla_kd.supervise,
+    loss=vanilla_kd.loss,
     objective=CommonFeatures,
     reads_hidden=True,
 )

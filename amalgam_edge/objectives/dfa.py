@@ -42,6 +42,7 @@ METHOD = Method(
     paper="arXiv 1811.02796",
     parameters=("distillation_temperature", "feature_weight", "reconstruction_weight"),
     supervise=vanilla_kd.supervise,
+    loss=vanilla_kd.loss,
     objective=FeatureAmalgamation,
     reads_hidden=True,
 )

@@ -60,7 +60,7 @@ BuildObjective = Callable[[Shapes, MethodSettings], Objective]
 
 @dataclass(frozen=True)
 class Method:
-    """A named way to amalgamate: its supervision, and either a loss or an objective under which the student meets it.
+    """A named way to amalgamate: its supervision, and the loss under which the student meets it.
 
     Attributes:
         name: as given to ``--method``.
@@ -69,7 +69,8 @@ class Method:
         parameters: the settings that it reads.
         supervise: teachers' scores, and what else it reads → supervision.
         loss: (student logits ``(n, n_labels)``, target ``(n, n_labels)``, weight ``(n,)``, settings) → scalar.
-        objective: (shapes, settings) → a loss that reads what the teachers say too, and may have trainable parts.
+        objective: (shapes, settings) → what the student is trained under in the place of the loss, where that reads
+            what the teachers say too, and may have trainable parts; the loss is then what its head starts from.
         reads_hidden: whether the objective reads the teachers' hidden states, which are then computed.
         reads_features: whether supervision reads what the student's encoder makes of the texts, which is then computed.
     """
@@ -79,11 +80,7 @@ class Method:
     paper: str
     parameters: tuple[str, ...]
     supervise: Supervise
-    loss: Loss | None = None
+    loss: Loss
     objective: BuildObjective | None = None
     reads_hidden: bool = False
     reads_features: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.loss is None) == (self.objective is None):
-            raise ValueError(f"{self.name}: a method has either a loss or an objective")

@@ -12,5 +12,6 @@ def weighted_divergence(
     logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, settings: MethodSettings | None = None
 ) -> torch.Tensor:
     """mean_x v(x) · KL(target(x) ‖ softmax(logits(x))), in nats."""
-    divergence = F.kl_div(F.log_softmax(logits.float(), dim=-1), target, reduction="none").sum(dim=-1)
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))  # under mixed precision they are half floats
+    divergence = F.kl_div(F.log_softmax(exact, dim=-1), target, reduction="none").sum(dim=-1)
     return (weight * divergence).mean()

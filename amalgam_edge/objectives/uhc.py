@@ -32,11 +32,13 @@ class SplitDivergence(Objective):
         return torch.stack(parts).sum()
 
 
+# Supervision is what the head starts from and what scores are calibrated to; the objective reads its weights alone.
 METHOD = Method(
     name="uhc",
     summary="each teacher's softmax at T, by the student's over the labels of that teacher",
     paper="arXiv 1904.06062",
     parameters=("distillation_temperature",),
-    supervise=vanilla_kd.supervise,  # what scores are calibrated to; the objective reads its weights alone
+    supervise=vanilla_kd.supervise,
+    loss=vanilla_kd.loss,
     objective=SplitDivergence,
 )

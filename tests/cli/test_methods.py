@@ -32,8 +32,8 @@ def test_methods_are_listed_with_their_papers_and_options(invoke):
     for line, method in zip(lines, METHODS.values(), strict=True):
         assert method.paper in line
         assert method.summary in line
-    assert "--score-temperature 0.2, --reweight" in lines[0]
-    assert lines[4].endswith("--feature-weight 1, --reconstruction-weight 1, --common-width 128")
+    assert "--score-temperature 0.2, --reweight, --refinement-rounds 4" in lines[0]
+    assert lines[5].endswith("--feature-weight 1, --reconstruction-weight 1, --common-width 128")
 
 
 def test_methods_as_json(invoke):
@@ -164,7 +164,7 @@ def test_a_static_student_of_teachers_that_share_a_label(invoke, inputs, make_cl
 def test_mistakes_are_told_in_one_line_before_any_work(mistake, inputs, build_options, tmp_path):
     output = tmp_path / "student"
     cases = [
-        (["--method", "uhd"], "no method 'uhd'; there are muka-soft, muka-hard, vanilla-kd, uhc, cfl, dfa"),
+        (["--method", "uhd"], "no method 'uhd'; there are refined, muka-soft, muka-hard, vanilla-kd, uhc, cfl, dfa"),
         (["--method", "cfl", "--common-width", "0"], "common_width"),
         (["--method", "cfl", "--feature-weight", "-1"], "feature_weight"),
         (["--method", "dfa", "--reconstruction-weight", "-0.5"], "reconstruction_weight"),
@@ -196,8 +196,3 @@ def test_an_objective_begins_as_the_seed_has_it_and_draws_from_nobodys_randomnes
     assert first.encoder.weight.shape == (32, 8)
     assert torch.equal(first.encoder.weight, again.encoder.weight)
     assert not torch.equal(first.encoder.weight, other.encoder.weight)
-
-
-def test_a_method_without_a_loss_has_none_to_bind():
-    with pytest.raises(ValueError, match="uhc has an objective"):
-        stages.method_loss(METHODS["uhc"], MethodSettings())
