@@ -176,7 +176,8 @@ def _describe(made: Made) -> dict[str, Any]:
     sources = made.labels.sources()
     trained, variant = made.chosen.trained, made.chosen.variant
     scores_of = made.lesson.scores
-    picked = certainty(scores_of).argmax(axis=1)
+    trusted = made.lesson.supervision.picked
+    picked = trusted if (trusted >= 0).all() else certainty(scores_of).argmax(axis=1)
     return {
         "versions": environment.installed_versions(),
         "machine": environment.describe_machine(),

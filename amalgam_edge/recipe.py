@@ -55,9 +55,11 @@ class Recipe(BaseModel):
     )
 
     method: str = Field(
-        default="muka-soft", description='How teachers become supervision; "amalgam-edge methods" lists them.'
+        default="refined", description='How teachers become supervision; "amalgam-edge methods" lists them.'
     )
-    reweight: bool = Field(default=True, description="Weight each text by the margin between its two surest teachers.")
+    reweight: bool = Field(
+        default=True, description="Weight each text by the margin of its two surest teachers; refined: labels."
+    )
     score_temperature: Positive = Field(default=0.2, description="Temperature of the softmax over teachers' scores.")
     refinement_rounds: Annotated[int, Field(ge=0)] = Field(
         default=4, description="Rounds that correct the teachers' weights: refined."

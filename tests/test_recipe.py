@@ -30,7 +30,7 @@ def refusal(call, *arguments):
 def test_defaults_are_those_of_the_method():
     recipe = read_recipe(None, {})
     assert recipe == Recipe()
-    assert (recipe.passes, recipe.masks, recipe.method) == (10, "systematic", "muka-soft")
+    assert (recipe.passes, recipe.masks, recipe.method) == (10, "systematic", "refined")
     assert (recipe.backend, recipe.precision, recipe.threads, recipe.batch_tokens) == ("auto", "fp32", None, None)
     assert (recipe.score_temperature, recipe.warmup_ratio, recipe.reweight) == (0.2, 0.1, True)
     assert (recipe.teachers, recipe.corpus, recipe.student, recipe.output) == ([], "", "", "")
