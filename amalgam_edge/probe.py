@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from amalgam_edge.components import principal_components
 from amalgam_edge.linear import apply_linear, fit_linear
 
 N_FOLDS = 4
@@ -34,7 +35,7 @@ class Probe:
         self._fitted_to = [
             generator.permutation(np.flatnonzero(self._fold != fold))[:MOST_TEXTS] for fold in np.unique(self._fold)
         ]
-        self._inputs = torch.from_numpy(principal_components(features, WIDTH))
+        self._inputs = _of_unit_size(torch.from_numpy(principal_components(features, WIDTH)).double())
         self._weights: list[torch.Tensor | None] = [None for _ in self._fitted_to]
 
     def __call__(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -63,9 +64,6 @@ class Probe:
         return fit_linear(self._inputs[rows], aim.shape[1], loss, steps=_STEPS, start=start)
 
 
-def principal_components(features: np.ndarray, width: int) -> np.ndarray:
-    """Features ``(n, m)``, centred, along the ``width`` directions that they vary in most; of mean square norm 1."""
-    centred = features - features.mean(axis=0, dtype=np.float64)
-    _, directions = np.linalg.eigh(centred.T @ centred)  # in ascending order
-    components = centred @ directions[:, ::-1][:, :width]
-    return components / max(np.sqrt(np.square(components).sum(axis=1).mean()), np.finfo(np.float64).tiny)
+def _of_unit_size(vectors: torch.Tensor) -> torch.Tensor:
+    """The same, of mean square norm 1; where all are zero they stay so."""
+    return vectors / vectors.square().sum(dim=1).mean().sqrt().clamp_min(torch.finfo(vectors.dtype).tiny)

@@ -4,7 +4,8 @@
 
 1. Fine-tune two teachers on disjoint halves of the labels of ``samples/debian_sections.csv``, in place of your own.
 2. Throw the labels of the remaining texts away, and run the product's one command on them.
-3. Train two more students of the same shape, by vanilla distillation and on the true labels, and compare.
+3. Train three more students of the same shape, by vanilla distillation, by MUKA as in the paper and on the true labels,
+   and compare.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.tables import Column, Table, precision_table
 
 CORPUS = "debian_sections"
+OTHER_METHODS = ("vanilla-kd", "muka-soft")
 TEACHERS = corpora.TEACHERS[CORPUS]
 
 
@@ -44,10 +46,12 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     assert texts.labelled is not None
     teachers, labels, (untrained,) = stages.load_models(recipe)
     scores = [store.read() for store in stages.cached_stores(recipe, teachers, texts.corpus)]  # the build's
-    vanilla = recipe.model_copy(update={"method": "vanilla-kd"})
     gold_of_corpus = labels.encode([truth[text] for text in texts.corpus.texts])
     supervised = {
-        "vanilla-kd": (vanilla, stages.supervise(vanilla, teachers, texts, labels, scores, progress)),
+        **{
+            other.method: (other, stages.supervise(other, teachers, texts, labels, scores, progress))
+            for other in (recipe.model_copy(update={"method": name}) for name in OTHER_METHODS)
+        },
         "true labels": (recipe, supervision.from_labels(gold_of_corpus, len(labels))),
     }
     gold = labels.encode(texts.labelled.labels)
@@ -80,7 +84,7 @@ def accuracy_table(manifest: dict, accuracies: dict[str, float]) -> Table:
     ]
     all_texts = f"{evaluation['n_texts']} texts of all labels"
     students = [
-        ("student by vanilla-kd", all_texts, f"{accuracies['vanilla-kd']:.1%}"),
+        *((f"student by {name}", all_texts, f"{accuracies[name]:.1%}") for name in OTHER_METHODS),
         *(
             (f"student by {manifest['recipe']['method']}, {precision}", all_texts, f"{row['accuracy']:.1%}")
             for precision, row in evaluation["student"].items()
@@ -137,7 +141,7 @@ def main() -> None:
     run(["evaluate", str(student), "--data", str(runs / "labelled.jsonl")])
 
     print("\nThe same student under other supervision, for comparison:", flush=True)
-    progress.begin(2)
+    progress.begin(1 + len(OTHER_METHODS))
     accuracies = compare(read_recipe(student / "recipe.yaml", {}), progress, dict(corpus))
     manifest = json.loads((student / "amalgam.json").read_text("utf-8"))
     print(f"\n{accuracy_table(manifest, accuracies).to_text()}\n\n{precision_table(manifest).to_text()}")

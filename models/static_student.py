@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from amalgam_edge.components import principal_components
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.model_types import STATIC
@@ -164,15 +165,6 @@ def token_vectors(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             vectors.append(answered.last_hidden_state.mean(dim=1).float().cpu().numpy())
     encoder.to("cpu").train(training)
     return np.concatenate(vectors)
-
-
-def principal_components(vectors: np.ndarray, width: int) -> np.ndarray:
-    """Vectors ``(n, hidden)``, less their mean, along what they vary in most, ``(n, min(width, hidden))``."""
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    _, directions = np.linalg.eigh(centred.T @ centred)  # in ascending order
-    kept = directions[:, ::-1][:, :width]
-    kept = kept * np.sign(kept[np.abs(kept).argmax(axis=0), np.arange(kept.shape[1])])  # else the sign is chance
-    return (centred @ kept).astype(np.float32)
 
 
 def log_weights(n_tokens: int) -> np.ndarray:

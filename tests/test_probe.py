@@ -6,8 +6,9 @@ import scipy.optimize
 import scipy.special
 
 from amalgam_edge import probe as module
+from amalgam_edge.components import principal_components
 from amalgam_edge.linear import PENALTY
-from amalgam_edge.probe import Probe, principal_components
+from amalgam_edge.probe import Probe
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def test_a_text_is_answered_by_a_fit_to_the_other_folds(texts, monkeypatch):
     features, target, weight = texts
     made = Probe(features, seed=1)
     answered = made(target, weight)
-    inputs = principal_components(features, 128)
+    inputs = principal_components(features, 128).astype(float)
+    inputs /= np.sqrt((inputs**2).sum(axis=1).mean())
     share = weight / weight.mean()
     folds = np.random.default_rng(1).permutation(60) % 4
     for fold in range(4):
@@ -89,14 +91,3 @@ def test_texts_that_are_all_alike_are_answered_by_the_mean():
     answered = Probe(np.ones((40, 3)))(target, np.ones(40))
     assert np.isfinite(answered).all()
     np.testing.assert_allclose(answered[:, 0], 0.75, atol=0.15)
-
-
-def test_principal_components_are_those_of_the_singular_value_decomposition(texts):
-    features, *_ = texts
-    centred = features - features.mean(axis=0)
-    left, scale, _ = np.linalg.svd(centred, full_matrices=False)
-    expected = left[:, :3] * scale[:3]
-    expected /= np.sqrt((expected**2).sum(axis=1).mean())
-    found = principal_components(features, 3)
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-9)
-    assert principal_components(features, 99).shape == (60, 5)

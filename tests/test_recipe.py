@@ -226,7 +226,7 @@ def test_the_fingerprint_is_of_what_the_result_depends_on():
         "label_column": "gold", "evaluate_split": "dev", "include_torch": True, "trim_vocabulary": True,
         "calibrate": False, "abstain": 0.5, "budget": "size<=1MB",
         "static_width": 8, "cascade": True, "cascade_agreement": 0.5, "feature_weight": 0.0,
-        "reconstruction_weight": 0.0, "common_width": 1,
+        "reconstruction_weight": 0.0, "common_width": 1, "refinement_rounds": 1,
     }  # fmt: skip
     assert set(changed) | set(unrelated) == set(Recipe.model_fields)
     prints = {recipe.model_copy(update={field: value}).fingerprint() for field, value in changed.items()}

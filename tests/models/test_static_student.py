@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from amalgam_edge.components import principal_components
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.static_student import (
     StaticConfig,
@@ -15,7 +16,6 @@ from amalgam_edge.models.static_student import (
     encoder_of,
     is_static,
     log_weights,
-    principal_components,
     token_vectors,
 )
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
@@ -68,27 +68,6 @@ def test_each_token_goes_through_the_encoder_alone(classifier_folder, tokenizer)
         with torch.inference_mode():
             expected = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].mean(dim=0)
         np.testing.assert_allclose(found[token], expected.numpy(), atol=1e-5)
-
-
-def test_components_are_those_of_singular_values():
-    rng = np.random.default_rng(0)
-    vectors = (rng.normal(size=(50, 6)) * [9, 5, 3, 1, 0.5, 0.1] + 4).astype(np.float32) @ rng.normal(size=(6, 6))
-    found = principal_components(vectors, 3)
-    u, s, _ = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
-    np.testing.assert_allclose(np.abs(found), np.abs(u[:, :3] * s[:3]), rtol=1e-3, atol=1e-4)
-
-
-def test_all_components_keep_all_distances():
-    vectors = np.random.default_rng(1).normal(size=(20, 5)).astype(np.float32)
-    found = principal_components(vectors, 99)
-    assert found.shape == (20, 5)
-    distances = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (vectors, found)]
-    np.testing.assert_allclose(*distances, atol=1e-4)
-
-
-def test_components_do_not_hang_on_a_sign():
-    vectors = np.random.default_rng(2).normal(size=(30, 4)).astype(np.float32)
-    np.testing.assert_allclose(principal_components(vectors[:, ::-1], 4), principal_components(vectors, 4), atol=1e-4)
 
 
 def test_common_tokens_weigh_less():
