@@ -37,10 +37,10 @@ def fit_linear(
     def penalised() -> torch.Tensor:
         optimizer.zero_grad()
         value = loss(apply_linear(weights, inputs)) + PENALTY / 2 / n_texts * weights[:-1].square().sum()
-        value.backward()
+        torch.autograd.backward(value)
         return value
 
-    optimizer.step(penalised)
+    optimizer.step(penalised)  # type: ignore[no-untyped-call]
     return weights.detach()
 
 
