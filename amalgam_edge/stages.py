@@ -352,7 +352,7 @@ def _features(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus, progr
     checkpoint = _student_checkpoint(recipe, teachers)
     encoder, tokenizer = load_encoder(checkpoint, load_config(checkpoint), recipe.max_length)
     key = feature_key(encoder, tokenizer, corpus)
-    store = HiddenStore(recipe.work_folder / f"{FEATURES}-{key.fingerprint[:12]}", key)
+    store = HiddenStore(recipe.work_folder / FEATURES / key.fingerprint[:12], key)
     batch_tokens = recipe.batch_tokens or backend_of(recipe).batch_tokens
     with progress.step("reading the texts with the student's encoder", len(corpus), "texts") as advance:
         store_features(encoder, tokenizer, store, corpus, advance, device=recipe.device, batch_tokens=batch_tokens)

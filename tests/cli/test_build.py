@@ -206,7 +206,7 @@ def test_scores_are_kept_as_parquet_with_the_columns_of_the_design(built, inputs
 
 
 def test_no_checkpoint_is_left_in_the_work_folder(built):
-    assert [path.name for path in built.work.iterdir()] == ["scores"]
+    assert sorted(path.name for path in built.work.iterdir()) == ["features", "scores"]
 
 
 def test_the_resolved_recipe_gives_the_same_supervision_and_the_same_labels(built, invoke, inputs, tmp_path):
