@@ -1,0 +1,345 @@
+"""Variants of the method ``refined`` and what they are beside: from teachers' scores to supervision. Pure functions.
+
+All but the references end alike, so that they differ in the teachers' weights alone: the target is the teachers'
+predictions under these weights, and a text weighs as much as the margin between the target's two likeliest labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from amalgam_edge import annotators, linear, probe
+from amalgam_edge.annotators import Answers, answers, log_evidence
+from amalgam_edge.components import principal_components
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.objectives import METHODS, Evidence, MethodSettings
+from amalgam_edge.objectives.refined import label_margin
+from amalgam_edge.probe import Probe
+from amalgam_edge.scores import TeacherScores
+from amalgam_edge.supervision import Supervision, certainty, from_labels, mix_targets, soft_weights
+from amalgam_edge.uncertainty import softmax
+
+Variant = Callable[[Evidence, np.ndarray], Supervision]  # of the evidence, and of gold labels, which references read
+
+TEMPERATURE = MethodSettings().score_temperature
+_STEPS = 25
+_SMALLEST = 1e-4  # of the probe's probabilities
+_SMALLEST_PRIOR = 1e-3
+SURENESS: dict[str, Callable[[TeacherScores], np.ndarray]] = {
+    "certainty": lambda teacher: 1.0 - teacher.uncertainty,
+    "energy": lambda teacher: teacher.energy,
+    "largest logit": lambda teacher: teacher.logits.max(axis=1),
+    "mutual information": lambda teacher: -teacher.mutual_information,
+}
+
+
+@contextmanager
+def constants(module: ModuleType, **values: Any) -> Iterator[None]:
+    """Constants of a module set otherwise for a while."""
+    before = {name: getattr(module, name) for name in values}
+    vars(module).update(values)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
+
+
+def fit(
+    inputs: np.ndarray,
+    target: np.ndarray,
+    weight: np.ndarray,
+    *,
+    steps: int = _STEPS,
+    start: torch.Tensor | None = None,
+    offset: np.ndarray | None = None,
+) -> torch.Tensor:
+    """Logistic regression on soft targets under weights, as the probe's: W with b below it.
+
+    Args:
+        inputs: ``(n_texts, width)``, of mean square norm 1 or so.
+        target: distributions, ``(n_texts, n_labels)``.
+        weight: of each text.
+        steps: of the optimiser.
+        start: what it begins with.
+        offset: what is added to the logits.
+    """
+    aim = torch.from_numpy(target * (weight / weight.mean())[:, None])
+    added = torch.zeros_like(aim) if offset is None else torch.from_numpy(offset)
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return -(aim * torch.log_softmax(logits + added, dim=1)).sum() / len(aim)
+
+    return linear.fit_linear(torch.from_numpy(inputs), aim.shape[1], loss, steps=steps, start=start)
+
+
+def logits_of(fitted: torch.Tensor, inputs: np.ndarray) -> np.ndarray:
+    """What a fit says, ``(n_texts, n_labels)``."""
+    return linear.apply_linear(fitted, torch.from_numpy(inputs)).numpy()
+
+
+def size_of(vectors: np.ndarray) -> float:
+    """Root of the mean square norm."""
+    return float(np.sqrt(np.square(vectors).sum(axis=1).mean()))
+
+
+def knowledge(labels: LabelSpace) -> np.ndarray:
+    """1 where a teacher knows a label, ``(n_labels, n_teachers)``."""
+    return np.stack([np.isin(np.arange(len(labels)), columns) for columns in labels.columns.values()], axis=1) * 1.0
+
+
+def normalised(weights: np.ndarray) -> np.ndarray:
+    """Rows of sum 1."""
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def by_weights(evidence: Evidence, weights: np.ndarray) -> Supervision:
+    """Supervision by weights of teachers, ``(n_texts, n_teachers)``."""
+    target = mix_targets(evidence.scores, weights, evidence.labels)
+    return Supervision(target.astype(np.float32), label_margin(target).astype(np.float32), weights.argmax(axis=1))
+
+
+def paper_log(evidence: Evidence, smallest: float) -> np.ndarray:
+    """Log of Σ_i exp((s_i − max s) / τ) · pad(p_i), the paper's certainty as evidence, ``(n_texts, n_labels)``."""
+    certainties = certainty(evidence.scores)
+    loud = np.exp((certainties - certainties.max(axis=1, keepdims=True)) / TEMPERATURE)
+    return np.log(np.maximum(mix_targets(evidence.scores, loud, evidence.labels), smallest))
+
+
+class Echoing:
+    """The probe without folds: each text is among those that it was fitted to."""
+
+    def __init__(self, features: np.ndarray) -> None:
+        self._inputs = principal_components(features, probe.WIDTH).astype(np.float64)
+        self._inputs /= size_of(self._inputs)
+        self._fitted: torch.Tensor | None = None
+
+    def __call__(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Fit, and say what it gives of the same texts, ``(n_texts, n_labels)``."""
+        self._fitted = fit(self._inputs, target, weight, start=self._fitted)
+        return softmax(logits_of(self._fitted, self._inputs))
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The method ``refined``; the defaults are the product's.
+
+    Attributes:
+        rounds: of refinement.
+        crossed: whether the probe is cross-fitted.
+        bins: of sureness.
+        strength: of what is supposed of a label, in texts.
+        evidence_power: of what the teachers' answers say.
+        probe_power: of what the probe says.
+        penalty: of the probe's fits.
+        width: of what the probe reads.
+        sureness: what tells how sure a teacher is, of ``SURENESS``.
+        prior_power: of the probe's mean, by which its probabilities are divided (Saerens et al. 2002).
+        paper_power: of the paper's certainty, compared between teachers, as evidence beside the answers.
+        margin_counts: whether a text counts by its margin where answers are counted.
+    """
+
+    rounds: int = MethodSettings().refinement_rounds
+    crossed: bool = True
+    bins: int = annotators.N_BINS
+    strength: float = annotators.LABEL_STRENGTH
+    evidence_power: float = 1.0
+    probe_power: float = 1.0
+    penalty: float = linear.PENALTY
+    width: int = probe.WIDTH
+    sureness: str = "certainty"
+    prior_power: float = 0.0
+    paper_power: float = 0.0
+    margin_counts: bool = False
+
+    def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
+        """Supervision; gold labels are not read."""
+        with (
+            constants(annotators, N_BINS=self.bins, LABEL_STRENGTH=self.strength),
+            constants(linear, PENALTY=self.penalty),
+            constants(probe, WIDTH=self.width),
+        ):
+            return by_weights(evidence, self._weights(evidence))
+
+    def _weights(self, evidence: Evidence) -> np.ndarray:
+        """As :func:`amalgam_edge.objectives.refined.refine`, with what the attributes change."""
+        weights = soft_weights(certainty(evidence.scores), TEMPERATURE)
+        said = [self._answers(teacher, evidence.labels) for teacher in evidence.scores]
+        knows = knowledge(evidence.labels)
+        paper = paper_log(evidence, np.exp(-4))
+        student = (Probe if self.crossed else Echoing)(evidence.features)
+        target = posterior = mix_targets(evidence.scores, weights, evidence.labels)
+        for _ in range(self.rounds):
+            margin = label_margin(target)
+            p = np.maximum(student(target, margin), _SMALLEST)
+            prior = np.log(np.maximum(p.mean(axis=0), _SMALLEST_PRIOR))
+            counted = posterior * (margin / margin.mean())[:, None] if self.margin_counts else posterior
+            posterior = softmax(
+                self.probe_power * (np.log(p) - self.prior_power * prior)
+                + self.evidence_power * sum(log_evidence(one, counted) for one in said)
+                + self.paper_power * paper
+            )
+            weights = normalised(posterior @ knows)
+            target = mix_targets(evidence.scores, weights, evidence.labels)
+        return weights
+
+    def _answers(self, teacher: TeacherScores, labels: LabelSpace) -> Answers:
+        values = SURENESS[self.sureness](teacher)
+        edges = np.quantile(values, np.arange(1, self.bins) / self.bins)
+        return replace(answers(teacher, labels), sureness=np.searchsorted(edges, values, side="right"))
+
+
+def ranked(certainties: np.ndarray) -> np.ndarray:
+    """Ranks within each teacher, in (0, 1)."""
+    return (certainties.argsort(axis=0, kind="stable").argsort(axis=0) + 0.5) / len(certainties)
+
+
+def standardised(certainties: np.ndarray) -> np.ndarray:
+    """Of mean 0 within each teacher, and of the standard deviation that all have together."""
+    deviation = np.maximum(certainties.std(axis=0), np.finfo(float).tiny)
+    return (certainties - certainties.mean(axis=0)) / deviation * certainties.std()
+
+
+SCALES = {"certainty": np.asarray, "ranks": ranked, "standardised": standardised}
+
+
+@dataclass(frozen=True)
+class CertaintyTimesMass:
+    """w_i ∝ g_i · exp(s_i / τ), g_i the mass of the probe on the labels of teacher i.
+
+    Attributes:
+        scale: of certainty, of ``SCALES``.
+        rounds: of refinement.
+    """
+
+    scale: str
+    rounds: int = 3
+
+    def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
+        """Supervision; gold labels are not read."""
+        first = weights = soft_weights(SCALES[self.scale](certainty(evidence.scores)), TEMPERATURE)
+        student, knows = Probe(evidence.features), knowledge(evidence.labels)
+        for _ in range(self.rounds):
+            target = mix_targets(evidence.scores, weights, evidence.labels)
+            weights = normalised(np.maximum(student(target, label_margin(target)) @ knows, 1e-6) * first)
+        return by_weights(evidence, weights)
+
+
+@dataclass(frozen=True)
+class CoTrained:
+    """The probe, and a stacker that reads what the teachers say, each fitted to what both have said before.
+
+    Attributes:
+        rounds: of refinement; in the first the paper's weights speak for the stacker.
+        penalty: of the stacker.
+    """
+
+    rounds: int = 4
+    penalty: float = 10.0
+
+    def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
+        """Supervision; gold labels are not read."""
+        paper = paper_log(evidence, 1e-6)
+        outputs = [np.log(np.maximum(t.probabilities.astype(float), _SMALLEST)) for t in evidence.scores]
+        outputs = np.concatenate([*outputs, 3 * certainty(evidence.scores)], axis=1)
+        outputs = (outputs - outputs.mean(axis=0)) / outputs.std()
+        student, posterior = Probe(evidence.features), softmax(paper)
+        for turn in range(self.rounds):
+            margin = label_margin(posterior)
+            log_p = np.log(np.maximum(student(posterior, margin), _SMALLEST))
+            prior = np.log(np.maximum(posterior.mean(axis=0), _SMALLEST_PRIOR))
+            posterior = softmax(
+                log_p - prior + self._stacked(outputs, paper, posterior, margin) if turn else log_p + paper
+            )
+        return by_weights(evidence, normalised(posterior @ knowledge(evidence.labels)))
+
+    def _stacked(self, outputs: np.ndarray, offset: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Logits of each text by a fit to the other folds."""
+        fold = np.random.default_rng(0).permutation(len(outputs)) % probe.N_FOLDS
+        logits = offset.copy()
+        with constants(linear, PENALTY=self.penalty):
+            for k in range(probe.N_FOLDS):
+                own = fold != k
+                fitted = fit(outputs[own], target[own], weight[own], offset=offset[own])
+                logits[~own] += logits_of(fitted, outputs[~own])
+        return logits
+
+
+@dataclass(frozen=True)
+class ByMethod:
+    """A method of the product by its defaults.
+
+    Attributes:
+        name: of the method.
+    """
+
+    name: str
+
+    def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
+        """Supervision; gold labels are not read."""
+        return METHODS[self.name].supervise(evidence, MethodSettings())
+
+
+@dataclass(frozen=True)
+class Told:
+    """A reference that has been told the gold labels.
+
+    Attributes:
+        what: ``teacher``, the one who knows the label; or ``label``.
+    """
+
+    what: str
+
+    def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
+        """Supervision."""
+        if self.what == "label":
+            return from_labels(gold, len(evidence.labels))
+        return by_weights(evidence, normalised(knowledge(evidence.labels)[gold]))
+
+
+PAPER, OURS = "muka-soft", "refined"
+VARIANTS: dict[str, Variant] = {
+    "vanilla-kd": ByMethod("vanilla-kd"),
+    PAPER: ByMethod("muka-soft"),
+    OURS: Refined(),
+    "no round": Refined(rounds=0),
+    "1 round": Refined(rounds=1),
+    "2 rounds": Refined(rounds=2),
+    "8 rounds": Refined(rounds=8),
+    "no cross-fitting": Refined(crossed=False),
+    "3 bins": Refined(bins=3),
+    "8 bins": Refined(bins=8),
+    "1 bin: how sure a teacher is is not read": Refined(bins=1),
+    "strength of a label 1": Refined(strength=1.0),
+    "strength of a label 50": Refined(strength=50.0),
+    "strength of a label 10,000: two components a teacher": Refined(strength=1e4),
+    "evidence to the power 0.5": Refined(evidence_power=0.5),
+    "evidence to the power 2": Refined(evidence_power=2.0),
+    "no evidence: the probe alone": Refined(evidence_power=0.0),
+    "probe to the power 0.5": Refined(probe_power=0.5),
+    "probe to the power 2": Refined(probe_power=2.0),
+    "penalty 0.1": Refined(penalty=0.1),
+    "penalty 1": Refined(penalty=1.0),
+    "penalty 3": Refined(penalty=3.0),
+    "probe of width 16": Refined(width=16),
+    "sureness by energy": Refined(sureness="energy"),
+    "sureness by the largest logit": Refined(sureness="largest logit"),
+    "sureness by mutual information": Refined(sureness="mutual information"),
+    "half of the prior divided out of the probe": Refined(prior_power=0.5),
+    "prior divided out of the probe": Refined(prior_power=1.0),
+    "counts weighted by margin": Refined(margin_counts=True),
+    "paper's certainty as evidence too, to the power 0.25": Refined(paper_power=0.25),
+    "paper's certainty as evidence too, to the power 0.5": Refined(paper_power=0.5),
+    "certainty × the student's mass, 3 rounds": CertaintyTimesMass("certainty"),
+    "ranks × the student's mass, 3 rounds": CertaintyTimesMass("ranks"),
+    "standardised × the student's mass, 3 rounds": CertaintyTimesMass("standardised"),
+    "co-training with a stacker": CoTrained(),
+    "told the right teacher": Told("teacher"),
+    "told the labels": Told("label"),
+}
