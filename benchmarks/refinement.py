@@ -235,12 +235,15 @@ def prepared(group: Group, plan: Plan, study: Study, progress: Progress) -> Prep
 
 
 def read_results(output: Path) -> list[dict[str, Any]]:
-    """All results below a folder, a row a case and variant."""
+    """Results below a folder, a row a case and variant; not of cases in which some variants are still to be made."""
     kept = [json.loads(path.read_text("utf-8")) for path in sorted((output / "results").glob("*.json"))]
+    variants = [current(of["variants"]) for of in kept]
+    every = {name for rows in variants for name in rows}
     return [
         {"corpus": of["corpus"], "seed": of["seed"], "case": of["case"], "variant": name, **row}
-        for of in kept
-        for name, row in current(of["variants"]).items()
+        for of, rows in zip(kept, variants, strict=True)
+        for name, row in rows.items()
+        if rows.keys() == every
     ]
 
 

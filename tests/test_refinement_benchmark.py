@@ -111,6 +111,8 @@ def test_tables_say_what_results_do(tmp_path):
         path.write_text(
             json.dumps({"corpus": "debian_sections", "seed": seed, "case": case, "key": "k", "variants": rows})
         )
+    half_made = {"corpus": "debian_sections", "seed": 2, "case": "few", "key": "k", "variants": {"refined": ours}}
+    (path.parent / "half-made.json").write_text(json.dumps(half_made))
     assert {*refinement.read_case(path, "k")} == {"refined", "muka-soft"}
     assert refinement.read_case(path, "of others") == {}
     text = refinement.write_tables(tmp_path)
