@@ -58,7 +58,7 @@ class Recipe(BaseModel):
         default="refined", description='How teachers become supervision; "amalgam-edge methods" lists them.'
     )
     reweight: bool = Field(
-        default=True, description="Weight each text by the margin of its two surest teachers; refined: labels."
+        default=True, description="Weight each text by the margin between its two surest teachers: muka."
     )
     score_temperature: Positive = Field(default=0.2, description="Temperature of the softmax over teachers' scores.")
     refinement_rounds: Annotated[int, Field(ge=0)] = Field(

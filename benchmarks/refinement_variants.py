@@ -1,7 +1,7 @@
 """Variants of the method ``refined`` and what they are beside: from teachers' scores to supervision. Pure functions.
 
 All but the references end alike, so that they differ in the teachers' weights alone: the target is the teachers'
-predictions under these weights, and a text weighs as much as the margin between the target's two likeliest labels.
+predictions under these weights, and every text weighs the same.
 """
 
 from __future__ import annotations
@@ -99,10 +99,11 @@ def normalised(weights: np.ndarray) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def by_weights(evidence: Evidence, weights: np.ndarray) -> Supervision:
-    """Supervision by weights of teachers, ``(n_texts, n_teachers)``."""
+def by_weights(evidence: Evidence, weights: np.ndarray, *, reweight: bool = False) -> Supervision:
+    """Supervision by weights of teachers, ``(n_texts, n_teachers)``; texts by their margin if ``reweight``."""
     target = mix_targets(evidence.scores, weights, evidence.labels)
-    return Supervision(target.astype(np.float32), label_margin(target).astype(np.float32), weights.argmax(axis=1))
+    weight = label_margin(target) if reweight else np.ones(len(target))
+    return Supervision(target.astype(np.float32), weight.astype(np.float32), weights.argmax(axis=1))
 
 
 def paper_log(evidence: Evidence, smallest: float) -> np.ndarray:
@@ -143,6 +144,8 @@ class Refined:
         prior_power: of the probe's mean, by which its probabilities are divided (Saerens et al. 2002).
         paper_power: of the paper's certainty, compared between teachers, as evidence beside the answers.
         margin_counts: whether a text counts by its margin where answers are counted.
+        margin_probe: whether a text counts by its margin where the probe is fitted.
+        margin_student: whether it does for the student.
     """
 
     rounds: int = MethodSettings().refinement_rounds
@@ -157,6 +160,8 @@ class Refined:
     prior_power: float = 0.0
     paper_power: float = 0.0
     margin_counts: bool = False
+    margin_probe: bool = True
+    margin_student: bool = False
 
     def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
         """Supervision; gold labels are not read."""
@@ -165,7 +170,7 @@ class Refined:
             constants(linear, PENALTY=self.penalty),
             constants(probe, WIDTH=self.width),
         ):
-            return by_weights(evidence, self._weights(evidence))
+            return by_weights(evidence, self._weights(evidence), reweight=self.margin_student)
 
     def _weights(self, evidence: Evidence) -> np.ndarray:
         """As :func:`amalgam_edge.objectives.refined.refine`, with what the attributes change."""
@@ -177,7 +182,7 @@ class Refined:
         target = posterior = mix_targets(evidence.scores, weights, evidence.labels)
         for _ in range(self.rounds):
             margin = label_margin(target)
-            p = np.maximum(student(target, margin), _SMALLEST)
+            p = np.maximum(student(target, margin if self.margin_probe else np.ones(len(margin))), _SMALLEST)
             prior = np.log(np.maximum(p.mean(axis=0), _SMALLEST_PRIOR))
             counted = posterior * (margin / margin.mean())[:, None] if self.margin_counts else posterior
             posterior = softmax(
@@ -334,6 +339,8 @@ VARIANTS: dict[str, Variant] = {
     "half of the prior divided out of the probe": Refined(prior_power=0.5),
     "prior divided out of the probe": Refined(prior_power=1.0),
     "counts weighted by margin": Refined(margin_counts=True),
+    "the student's texts weighted by margin": Refined(margin_student=True),
+    "the probe's texts all alike": Refined(margin_probe=False),
     "paper's certainty as evidence too, to the power 0.25": Refined(paper_power=0.25),
     "paper's certainty as evidence too, to the power 0.5": Refined(paper_power=0.5),
     "certainty × the student's mass, 3 rounds": CertaintyTimesMass("certainty"),

@@ -15,7 +15,7 @@ _SMALLEST_PROBABILITY = 1e-4
 
 
 def supervise(evidence: Evidence, settings: MethodSettings) -> Supervision:
-    """target(x) = Σ_i w_i(x) · pad(p_i(x)), w_i ∝ Σ_{y ∈ Y_i} q_y(x); v(x) = target₍₁₎ − target₍₂₎ + 1e-6.
+    """target(x) = Σ_i w_i(x) · pad(p_i(x)), w_i ∝ Σ_{y ∈ Y_i} q_y(x); every text weighs the same.
 
     q is the posterior over labels after the last round; before the first, w are the weights of muka-soft.
     """
@@ -25,7 +25,7 @@ def supervise(evidence: Evidence, settings: MethodSettings) -> Supervision:
     target = mix_targets(evidence.scores, weights, evidence.labels)
     return Supervision(
         target=target.astype(np.float32),
-        weight=(label_margin(target) if settings.reweight else np.ones(len(target))).astype(np.float32),
+        weight=np.ones(len(target), dtype=np.float32),
         picked=weights.argmax(axis=1),
     )
 
@@ -64,7 +64,7 @@ METHOD = Method(
     name="refined",
     summary="muka-soft, then rounds that learn what each teacher's certainty means",
     paper="arXiv 2112.07327; Dawid & Skene 1979",
-    parameters=("score_temperature", "reweight", "refinement_rounds"),
+    parameters=("score_temperature", "refinement_rounds"),
     supervise=supervise,
     loss=weighted_divergence,
     reads_features=True,

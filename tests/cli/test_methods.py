@@ -32,7 +32,7 @@ def test_methods_are_listed_with_their_papers_and_options(invoke):
     for line, method in zip(lines, METHODS.values(), strict=True):
         assert method.paper in line
         assert method.summary in line
-    assert "--score-temperature 0.2, --reweight, --refinement-rounds 4" in lines[0]
+    assert "--score-temperature 0.2, --refinement-rounds 4" in lines[0]
     assert lines[5].endswith("--feature-weight 1, --reconstruction-weight 1, --common-width 128")
 
 
