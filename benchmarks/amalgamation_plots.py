@@ -72,7 +72,7 @@ def _panels(titles: Sequence[str], rows: Sequence[str]) -> tuple[Figure, list[Ax
         panel.grid(axis="x", color="#e3e8ee")
         panel.set_axisbelow(True)
         panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        panel.locator_params(axis="x", nbins=4)
+        panel.locator_params(axis="x", nbins=4, steps=[1, 2, 5, 10])
         panel.set_xlabel("accuracy")
         panel.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(rows)), rows)
