@@ -136,7 +136,7 @@ def test_a_damaged_bundle_is_named_by_its_file(mistake, built, inputs, tmp_path)
 
 def test_inspect_shows_labels_precisions_and_teachers(invoke, built):
     shown = invoke("inspect", built.bundle).output
-    for word in ("games", "a:games", "b:fonts", "int8", "fp32", "muka-soft", "all as they were built"):
+    for word in ("games", "a:games", "b:fonts", "int8", "fp32", "refined", "all as they were built"):
         assert word in shown
     assert json.loads(invoke("inspect", built.bundle, "--json").output)["format_version"] == 1
 
