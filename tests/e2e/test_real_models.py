@@ -25,8 +25,8 @@ def test_int8_keeps_within_its_budget_on_real_text(real):
 
 
 def test_progress_names_every_step(real):
-    steps = re.findall(r"^\[(\d+)/10\]", real.said, re.MULTILINE)
-    assert steps == [str(step) for step in range(1, 11)]
+    steps = re.findall(r"^\[(\d+)/11\]", real.said, re.MULTILINE)
+    assert steps == [str(step) for step in range(1, 12)]
 
 
 def test_predict_answers_a_sentence(command, real):
