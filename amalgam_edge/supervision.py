@@ -60,11 +60,15 @@ def hard_weights(certainties: np.ndarray) -> np.ndarray:
     return np.eye(certainties.shape[1])[certainties.argmax(axis=1)]
 
 
-def margin(certainties: np.ndarray) -> np.ndarray:
-    """V = s₍₁₎ − s₍₂₎ + 1e-6 between the two most certain teachers, ``(n_texts,)``; 1 where there is one teacher."""
-    if certainties.shape[1] == 1:
-        return np.ones(len(certainties))
-    ordered = np.sort(certainties, axis=1)
+def margin(values: np.ndarray) -> np.ndarray:
+    """V = s₍₁₎ − s₍₂₎ + 1e-6, ``(n_texts,)``, between the two most certain teachers, or the two likeliest labels.
+
+    Args:
+        values: certainties ``(n_texts, n_teachers)`` or a target ``(n_texts, n_labels)``; of one column all weigh 1.
+    """
+    if values.shape[1] == 1:
+        return np.ones(len(values))
+    ordered = np.sort(values, axis=1)
     return ordered[:, -1] - ordered[:, -2] + MARGIN_FLOOR
 
 

@@ -71,7 +71,6 @@ OTHER = {
     "wordnet_verbs": "wordnet_nouns",
     "kjv_books": "wordnet_nouns",
 }
-STUDENT_LAYERS = 3
 
 
 def source_loader(study: Study) -> Callable[[str], Source]:

@@ -20,10 +20,9 @@ from amalgam_edge.annotators import Answers, answers, log_evidence
 from amalgam_edge.components import principal_components
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.objectives import METHODS, Evidence, MethodSettings
-from amalgam_edge.objectives.refined import label_margin
 from amalgam_edge.probe import Probe
 from amalgam_edge.scores import TeacherScores
-from amalgam_edge.supervision import Supervision, certainty, from_labels, mix_targets, soft_weights
+from amalgam_edge.supervision import Supervision, certainty, from_labels, margin, mix_targets, soft_weights
 from amalgam_edge.uncertainty import softmax
 
 Variant = Callable[[Evidence, np.ndarray], Supervision]  # of the evidence, and of gold labels, which references read
@@ -102,7 +101,7 @@ def normalised(weights: np.ndarray) -> np.ndarray:
 def by_weights(evidence: Evidence, weights: np.ndarray, *, reweight: bool = False) -> Supervision:
     """Supervision by weights of teachers, ``(n_texts, n_teachers)``; texts by their margin if ``reweight``."""
     target = mix_targets(evidence.scores, weights, evidence.labels)
-    weight = label_margin(target) if reweight else np.ones(len(target))
+    weight = margin(target) if reweight else np.ones(len(target))
     return Supervision(target.astype(np.float32), weight.astype(np.float32), weights.argmax(axis=1))
 
 
@@ -181,10 +180,10 @@ class Refined:
         student = (Probe if self.crossed else Echoing)(evidence.features)
         target = posterior = mix_targets(evidence.scores, weights, evidence.labels)
         for _ in range(self.rounds):
-            margin = label_margin(target)
-            p = np.maximum(student(target, margin if self.margin_probe else np.ones(len(margin))), _SMALLEST)
+            clear = margin(target)
+            p = np.maximum(student(target, clear if self.margin_probe else np.ones(len(clear))), _SMALLEST)
             prior = np.log(np.maximum(p.mean(axis=0), _SMALLEST_PRIOR))
-            counted = posterior * (margin / margin.mean())[:, None] if self.margin_counts else posterior
+            counted = posterior * (clear / clear.mean())[:, None] if self.margin_counts else posterior
             posterior = softmax(
                 self.probe_power * (np.log(p) - self.prior_power * prior)
                 + self.evidence_power * sum(log_evidence(one, counted) for one in said)
@@ -232,7 +231,7 @@ class CertaintyTimesMass:
         student, knows = Probe(evidence.features), knowledge(evidence.labels)
         for _ in range(self.rounds):
             target = mix_targets(evidence.scores, weights, evidence.labels)
-            weights = normalised(np.maximum(student(target, label_margin(target)) @ knows, 1e-6) * first)
+            weights = normalised(np.maximum(student(target, margin(target)) @ knows, 1e-6) * first)
         return by_weights(evidence, weights)
 
 
@@ -256,11 +255,11 @@ class CoTrained:
         outputs = (outputs - outputs.mean(axis=0)) / outputs.std()
         student, posterior = Probe(evidence.features), softmax(paper)
         for turn in range(self.rounds):
-            margin = label_margin(posterior)
-            log_p = np.log(np.maximum(student(posterior, margin), _SMALLEST))
+            clear = margin(posterior)
+            log_p = np.log(np.maximum(student(posterior, clear), _SMALLEST))
             prior = np.log(np.maximum(posterior.mean(axis=0), _SMALLEST_PRIOR))
             posterior = softmax(
-                log_p - prior + self._stacked(outputs, paper, posterior, margin) if turn else log_p + paper
+                log_p - prior + self._stacked(outputs, paper, posterior, clear) if turn else log_p + paper
             )
         return by_weights(evidence, normalised(posterior @ knowledge(evidence.labels)))
 

@@ -8,7 +8,7 @@ from amalgam_edge.annotators import answers, log_evidence
 from amalgam_edge.objectives.method import Evidence, Method, MethodSettings
 from amalgam_edge.objectives.muka_loss import weighted_divergence
 from amalgam_edge.probe import Probe
-from amalgam_edge.supervision import MARGIN_FLOOR, Supervision, certainty, mix_targets, soft_weights
+from amalgam_edge.supervision import Supervision, certainty, margin, mix_targets, soft_weights
 from amalgam_edge.uncertainty import softmax
 
 _SMALLEST_PROBABILITY = 1e-4
@@ -45,19 +45,12 @@ def refine(evidence: Evidence, weights: np.ndarray, rounds: int) -> np.ndarray:
     probe = Probe(evidence.features)
     target = posterior = mix_targets(evidence.scores, weights, evidence.labels)
     for _ in range(rounds):
-        log_p = np.log(np.maximum(probe(target, label_margin(target)), _SMALLEST_PROBABILITY))
+        log_p = np.log(np.maximum(probe(target, margin(target)), _SMALLEST_PROBABILITY))
         posterior = softmax(log_p + sum(log_evidence(teacher, posterior) for teacher in said))
         weights = posterior @ knows
         weights /= weights.sum(axis=1, keepdims=True)
         target = mix_targets(evidence.scores, weights, evidence.labels)
     return weights
-
-
-def label_margin(target: np.ndarray) -> np.ndarray:
-    """Between the two likeliest labels of each target ``(n_texts, n_labels)``, + 1e-6: ``(n_texts,)``."""
-    ordered = np.sort(target, axis=1)
-    margin: np.ndarray = ordered[:, -1] - ordered[:, -2] + MARGIN_FLOOR
-    return margin
 
 
 METHOD = Method(
