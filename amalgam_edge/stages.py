@@ -343,12 +343,15 @@ def supervise(
     Features, for a method that reads them, are those of the work folder; what it lacks is computed.
     """
     method, settings = method_of(recipe)
-    features = _features(recipe, teachers, texts.corpus, progress) if method.reads_features else None
+    features = student_features(recipe, teachers, texts.corpus, progress) if method.reads_features else None
     return method.supervise(Evidence(scores, labels, features), settings)
 
 
-def _features(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus, progress: Progress) -> np.ndarray:
-    """What the encoder that the student starts from makes of the texts, with all of its layers."""
+def student_features(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus, progress: Progress) -> np.ndarray:
+    """What the encoder that the student starts from, with all of its layers, makes of texts, ``(n_texts, width)``.
+
+    Those of the work folder; what it lacks is computed.
+    """
     checkpoint = _student_checkpoint(recipe, teachers)
     encoder, tokenizer = load_encoder(checkpoint, load_config(checkpoint), recipe.max_length)
     key = feature_key(encoder, tokenizer, corpus)

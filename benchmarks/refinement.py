@@ -41,15 +41,12 @@ from settings import plan as make_plan
 from teachers import SETTINGS as TEACHER_TRAINING
 from transformers.utils import logging
 
+from amalgam_edge import stages
 from amalgam_edge.cli.progress import ConsoleProgress
-from amalgam_edge.corpus import Corpus
 from amalgam_edge.evaluation import accuracy
-from amalgam_edge.models.loading import load_config, load_encoder
 from amalgam_edge.objectives import Evidence
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
-from amalgam_edge.scoring.features import FEATURES, feature_key, store_features
-from amalgam_edge.scoring.hidden import HiddenStore
 from amalgam_edge.staging import write_whole
 from amalgam_edge.supervision import Supervision
 from amalgam_edge.tables import Column, Table
@@ -97,19 +94,12 @@ class Known:
 def known(made: Prepared, progress: Progress) -> Known:
     """What is known of a prepared group; features are kept in its work folder, where the product looks for them."""
     gold = made.labels.encode([label for _, label in made.plan.test])
-    corpus, test = (features(made.recipe, texts, progress) for texts in (made.texts.corpus, made.texts.labelled))
+    corpus, test = (
+        stages.student_features(made.recipe, made.teachers, texts, progress)
+        for texts in (made.texts.corpus, made.texts.labelled)
+    )
     evidence = Evidence(made.scores, made.labels, corpus)
     return Known(evidence, made.gold, [*made.texts.corpus.texts], made.plan.owners(), (test, gold))
-
-
-def features(recipe: Recipe, corpus: Corpus, progress: Progress) -> np.ndarray:
-    """What the student's encoder, with all of its layers, makes of texts, ``(n_texts, width)``."""
-    encoder, tokenizer = load_encoder(recipe.student, load_config(recipe.student), recipe.max_length)
-    key = feature_key(encoder, tokenizer, corpus)
-    store = HiddenStore(recipe.work_folder / FEATURES / key.fingerprint[:12], key)
-    with progress.step("reading texts with the student's encoder", len(corpus), "texts") as advance:
-        store_features(encoder, tokenizer, store, corpus, advance, device=recipe.device, batch_tokens=1024)
-    return store.read().array()
 
 
 def with_share(texts: Sequence[str], first: np.ndarray, share: float) -> np.ndarray:
