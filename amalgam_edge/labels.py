@@ -80,6 +80,18 @@ class LabelSpace:
         """The teachers' names, in the order given."""
         return tuple(self.columns)
 
+    @property
+    def knowledge(self) -> np.ndarray:
+        """1 where a teacher knows a label, 0 elsewhere, ``(n_labels, n_teachers)`` of float64."""
+        positions = np.arange(len(self))
+        return np.stack([np.isin(positions, columns) for columns in self.columns.values()], axis=1).astype(float)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Which group each label is of, ``(n_labels,)``: labels are of one if the same teachers know them."""
+        groups: np.ndarray = np.unique(self.knowledge, axis=0, return_inverse=True)[1]
+        return groups.reshape(-1)
+
     def pad(self, teacher: str, values: np.ndarray) -> np.ndarray:
         """Spread ``(n_texts, n_classes)`` of one teacher over the union, zero elsewhere: ``(n_texts, n_labels)``."""
         padded = np.zeros((values.shape[0], len(self)), dtype=values.dtype)

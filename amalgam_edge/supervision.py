@@ -55,6 +55,15 @@ def soft_weights(certainties: np.ndarray, score_temperature: float) -> np.ndarra
     return softmax(certainties, score_temperature)
 
 
+def energy(scores: Sequence[TeacherScores], temperature: float) -> np.ndarray:
+    """e_i(x) = log Σ_y exp(f_iy(x) / T), ``(n_texts, n_teachers)``.
+
+    Its softmax over the teachers is what mass each has in the softmax of all logits at temperature T.
+    """
+    energies = [np.logaddexp.reduce(teacher.logits.astype(np.float64) / temperature, axis=1) for teacher in scores]
+    return np.stack(energies, axis=1)
+
+
 def hard_weights(certainties: np.ndarray) -> np.ndarray:
     """All weight on the most certain teacher (the first of equals), ``(n_texts, n_teachers)``."""
     return np.eye(certainties.shape[1])[certainties.argmax(axis=1)]

@@ -19,10 +19,11 @@ from amalgam_edge import annotators, linear, probe
 from amalgam_edge.annotators import Answers, answers, log_evidence
 from amalgam_edge.components import principal_components
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.objectives import METHODS, Evidence, MethodSettings
+from amalgam_edge.objectives import METHODS, Evidence, MethodSettings, refined
 from amalgam_edge.probe import Probe
 from amalgam_edge.scores import TeacherScores
-from amalgam_edge.supervision import Supervision, certainty, from_labels, margin, mix_targets, soft_weights
+from amalgam_edge.shares import label_shares, with_shares
+from amalgam_edge.supervision import Supervision, certainty, energy, from_labels, margin, mix_targets, soft_weights
 from amalgam_edge.uncertainty import softmax
 
 Variant = Callable[[Evidence, np.ndarray], Supervision]  # of the evidence, and of gold labels, which references read
@@ -36,6 +37,16 @@ SURENESS: dict[str, Callable[[TeacherScores], np.ndarray]] = {
     "energy": lambda teacher: teacher.energy,
     "largest logit": lambda teacher: teacher.logits.max(axis=1),
     "mutual information": lambda teacher: -teacher.mutual_information,
+}
+FIRST: dict[str, Callable[[Evidence], np.ndarray]] = {
+    "certainty and logits": lambda evidence: refined.first_weights(evidence, TEMPERATURE),
+    "certainty": lambda evidence: soft_weights(certainty(evidence.scores), TEMPERATURE),
+    "logits": lambda evidence: softmax(energy(evidence.scores, MethodSettings().distillation_temperature)),
+}
+KEPT: dict[str, Callable[[LabelSpace], np.ndarray]] = {
+    "of their group": lambda labels: labels.groups,
+    "of all": lambda labels: np.zeros(len(labels), dtype=int),
+    "none": lambda labels: np.arange(len(labels)),
 }
 
 
@@ -88,11 +99,6 @@ def size_of(vectors: np.ndarray) -> float:
     return float(np.sqrt(np.square(vectors).sum(axis=1).mean()))
 
 
-def knowledge(labels: LabelSpace) -> np.ndarray:
-    """1 where a teacher knows a label, ``(n_labels, n_teachers)``."""
-    return np.stack([np.isin(np.arange(len(labels)), columns) for columns in labels.columns.values()], axis=1) * 1.0
-
-
 def normalised(weights: np.ndarray) -> np.ndarray:
     """Rows of sum 1."""
     return weights / weights.sum(axis=1, keepdims=True)
@@ -132,6 +138,8 @@ class Refined:
 
     Attributes:
         rounds: of refinement.
+        first: what the first weights are by, of ``FIRST``.
+        kept: which shares labels keep, of ``KEPT``.
         crossed: whether the probe is cross-fitted.
         bins: of sureness.
         strength: of what is supposed of a label, in texts.
@@ -148,6 +156,8 @@ class Refined:
     """
 
     rounds: int = MethodSettings().refinement_rounds
+    first: str = "certainty and logits"
+    kept: str = "of their group"
     crossed: bool = True
     bins: int = annotators.N_BINS
     strength: float = annotators.LABEL_STRENGTH
@@ -173,15 +183,18 @@ class Refined:
 
     def _weights(self, evidence: Evidence) -> np.ndarray:
         """As :func:`amalgam_edge.objectives.refined.refine`, with what the attributes change."""
-        weights = soft_weights(certainty(evidence.scores), TEMPERATURE)
+        weights = FIRST[self.first](evidence)
+        groups = KEPT[self.kept](evidence.labels)
         said = [self._answers(teacher, evidence.labels) for teacher in evidence.scores]
-        knows = knowledge(evidence.labels)
+        knows = evidence.labels.knowledge
         paper = paper_log(evidence, np.exp(-4))
         student = (Probe if self.crossed else Echoing)(evidence.features)
         target = posterior = mix_targets(evidence.scores, weights, evidence.labels)
+        shares = label_shares(target, groups)
         for _ in range(self.rounds):
             clear = margin(target)
-            p = np.maximum(student(target, clear if self.margin_probe else np.ones(len(clear))), _SMALLEST)
+            p = student(target, clear if self.margin_probe else np.ones(len(clear)))
+            p = np.maximum(with_shares(p, shares, groups), _SMALLEST)
             prior = np.log(np.maximum(p.mean(axis=0), _SMALLEST_PRIOR))
             counted = posterior * (clear / clear.mean())[:, None] if self.margin_counts else posterior
             posterior = softmax(
@@ -228,7 +241,7 @@ class CertaintyTimesMass:
     def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
         """Supervision; gold labels are not read."""
         first = weights = soft_weights(SCALES[self.scale](certainty(evidence.scores)), TEMPERATURE)
-        student, knows = Probe(evidence.features), knowledge(evidence.labels)
+        student, knows = Probe(evidence.features), evidence.labels.knowledge
         for _ in range(self.rounds):
             target = mix_targets(evidence.scores, weights, evidence.labels)
             weights = normalised(np.maximum(student(target, margin(target)) @ knows, 1e-6) * first)
@@ -261,7 +274,7 @@ class CoTrained:
             posterior = softmax(
                 log_p - prior + self._stacked(outputs, paper, posterior, clear) if turn else log_p + paper
             )
-        return by_weights(evidence, normalised(posterior @ knowledge(evidence.labels)))
+        return by_weights(evidence, normalised(posterior @ evidence.labels.knowledge))
 
     def _stacked(self, outputs: np.ndarray, offset: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Logits of each text by a fit to the other folds."""
@@ -304,7 +317,7 @@ class Told:
         """Supervision."""
         if self.what == "label":
             return from_labels(gold, len(evidence.labels))
-        return by_weights(evidence, normalised(knowledge(evidence.labels)[gold]))
+        return by_weights(evidence, normalised(evidence.labels.knowledge[gold]))
 
 
 PAPER, OURS = "muka-soft", "refined"
@@ -316,6 +329,10 @@ VARIANTS: dict[str, Variant] = {
     "1 round": Refined(rounds=1),
     "2 rounds": Refined(rounds=2),
     "8 rounds": Refined(rounds=8),
+    "first weights by certainty alone": Refined(first="certainty"),
+    "first weights by logits alone": Refined(first="logits"),
+    "labels keep no share": Refined(kept="none"),
+    "labels keep their share of the corpus": Refined(kept="of all"),
     "no cross-fitting": Refined(crossed=False),
     "3 bins": Refined(bins=3),
     "8 bins": Refined(bins=8),
@@ -335,8 +352,8 @@ VARIANTS: dict[str, Variant] = {
     "sureness by energy": Refined(sureness="energy"),
     "sureness by the largest logit": Refined(sureness="largest logit"),
     "sureness by mutual information": Refined(sureness="mutual information"),
-    "half of the prior divided out of the probe": Refined(prior_power=0.5),
-    "prior divided out of the probe": Refined(prior_power=1.0),
+    "half of the prior divided out of the probe": Refined(prior_power=0.5, kept="none"),
+    "prior divided out of the probe": Refined(prior_power=1.0, kept="none"),
     "counts weighted by margin": Refined(margin_counts=True),
     "the student's texts weighted by margin": Refined(margin_student=True),
     "the probe's texts all alike": Refined(margin_probe=False),

@@ -172,3 +172,12 @@ def test_every_class_is_in_the_union_once(teachers):
     assert sorted(space.names) == sorted({c for classes in teachers.values() for c in classes})
     for teacher, classes in teachers.items():
         assert [space.names[column] for column in space.columns[teacher]] == classes
+
+
+def test_labels_that_the_same_teachers_know_are_one_group():
+    space = LabelSpace.union({"a": ["u", "v", "w"], "b": ["w", "x", "v"], "c": ["y"]})
+    assert space.names == ("u", "v", "w", "x", "y")
+    assert space.knowledge.tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    u, v, w, x, y = space.groups.tolist()
+    assert v == w
+    assert len({u, v, x, y}) == 4

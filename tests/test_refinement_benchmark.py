@@ -57,7 +57,7 @@ def test_every_variant_heeds_its_options_and_leaves_the_package_as_it_was(plante
         if np.array_equal(made[one].target, made[other].target)
     ]
     by_margin = "the student's texts weighted by margin"
-    assert alike == [{variants.PAPER, "no round"}, {variants.OURS, by_margin}]  # which weigh texts differently
+    assert alike == [{variants.OURS, by_margin}]  # which weigh texts differently
     assert not any(np.allclose(made[one].weight, made[other].weight) for one, other in alike)
 
 

@@ -44,6 +44,19 @@ def test_soft_weights_by_hand():
     np.testing.assert_allclose(supervision.soft_weights(s, 0.2), expected, rtol=1e-12)
 
 
+def test_energy_is_what_a_teacher_has_of_all_logits(scores):
+    logits = np.concatenate([teacher.logits for teacher in scores], axis=1) / 2
+    joint = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    weights = np.exp(supervision.energy(scores, 2.0))
+    weights /= weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(weights[:, 0], joint[:, :2].sum(axis=1), rtol=1e-6)
+
+
+def test_energy_of_large_logits_is_finite():
+    large = TeacherScores.from_logits("a", np.array([[3e4, -3e4]]), np.array([[[3e4, -3e4]]]))
+    np.testing.assert_allclose(supervision.energy([large], 2.0), [[1.5e4]])
+
+
 def test_hard_weights_take_the_first_of_equals():
     s = np.array([[0.1, 0.7, 0.3], [0.5, 0.5, 0.1], [0.2, 0.4, 0.4]])
     assert supervision.hard_weights(s).tolist() == [[0, 1, 0], [1, 0, 0], [0, 1, 0]]

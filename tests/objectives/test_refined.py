@@ -78,24 +78,56 @@ def test_two_rounds_by_hand(drawn, monkeypatch):
         np.pad(t.probabilities.astype(float), ((0, 0), (3 * k, 3 - 3 * k))) for k, t in enumerate(evidence.scores)
     ]
     certainty = np.stack([1 - t.uncertainty for t in evidence.scores], axis=1)
-    weights = scipy.special.softmax(certainty / 0.2, axis=1)
+    mass = np.exp(np.concatenate([t.logits for t in evidence.scores], axis=1).astype(float) / 2)
+    weights = np.sqrt(scipy.special.softmax(certainty / 0.2, axis=1) * mass.reshape(-1, 2, 3).sum(axis=2))
+    weights /= weights.sum(axis=1, keepdims=True)
     target = posterior = sum(w[:, None] * p for w, p in zip(weights.T, padded, strict=True))
+    first = target.mean(axis=0).reshape(2, 3)
+    shares = first / first.sum(axis=1, keepdims=True)
     for table, (seen, weight) in zip(tables, asked, strict=True):
         np.testing.assert_allclose(seen, target, atol=1e-9)
         two = np.sort(seen, axis=1)[:, -2:]
         np.testing.assert_allclose(weight, two[:, 1] - two[:, 0] + 1e-6, atol=1e-12)
         said = [answers(t, evidence.labels) for t in evidence.scores]
-        posterior = np.maximum(table, 1e-4) * np.exp(sum(log_evidence(one, posterior) for one in said))
+        wanted = (table.mean(axis=0).reshape(2, 3).sum(axis=1, keepdims=True) * shares).reshape(-1)
+        p = table
+        for _ in range(8):
+            p = p * wanted / p.mean(axis=0)
+            p /= p.sum(axis=1, keepdims=True)
+        posterior = np.maximum(p, 1e-4) * np.exp(sum(log_evidence(one, posterior) for one in said))
         posterior /= posterior.sum(axis=1, keepdims=True)
         target = posterior[:, :3].sum(axis=1)[:, None] * padded[0] + posterior[:, 3:].sum(axis=1)[:, None] * padded[1]
     np.testing.assert_allclose(made.target, target, atol=1e-6)
     assert set(made.weight.tolist()) == {1.0}
 
 
-def test_without_rounds_the_target_is_that_of_muka_soft(drawn):
+def test_without_rounds_certainty_and_logits_speak_alike(drawn):
     _, evidence = drawn
     made = REFINED.supervise(evidence, MethodSettings(refinement_rounds=0))
-    np.testing.assert_array_equal(made.target, SOFT.supervise(evidence, MethodSettings()).target)
+    soft, vanilla = (METHODS[name].supervise(evidence, MethodSettings()).target for name in ("muka-soft", "vanilla-kd"))
+    odds = [np.log(t[:, :3].sum(axis=1) / t[:, 3:].sum(axis=1)) for t in (made.target, soft, vanilla)]
+    np.testing.assert_allclose(odds[0], (odds[1] + odds[2]) / 2, atol=1e-4)
+
+
+def test_a_label_keeps_its_share_beside_a_twin_of_another_teacher(monkeypatch):
+    """Of labels 0 and 3 the features tell little, and each teacher is hardly surer of its own than of its twin's."""
+    rng = np.random.default_rng(9)
+    gold = rng.integers(0, 6, 900)
+    twin = np.isin(gold, (0, 3))
+    features = np.eye(6)[np.where(gold == 3, 0, gold)] * 4 + np.eye(6)[3] * (gold == 3)[:, None]
+    features += rng.normal(size=features.shape)
+    scores = [a_teacher("a", (0, 1, 2), gold, 2.5, 0.8, rng), a_teacher("b", (3, 4, 5), gold, 2.0, 0.8, rng)]
+    for k, loud in enumerate((2.2, 1.8)):
+        logits = np.array(scores[k].logits)
+        loudness = loud + 0.3 * (gold[twin] == 3 * k) + rng.normal(size=twin.sum()) * 0.3
+        logits[twin] = np.eye(3)[0] * loudness[:, None]
+        scores[k] = TeacherScores.from_logits("ab"[k], logits, logits[None])
+    evidence = Evidence(scores, LabelSpace.union({"a": "uvw", "b": "xyz"}), features)
+    kept = REFINED.supervise(evidence, MethodSettings()).target.mean(axis=0)
+    monkeypatch.setattr(refined, "with_shares", lambda probabilities, shares, groups: probabilities)
+    lost = REFINED.supervise(evidence, MethodSettings()).target.mean(axis=0)
+    assert lost[3] < 0.45 * lost[0]
+    assert kept[3] > 0.5 * kept[0]
 
 
 def test_one_teacher_is_distilled_as_it_is(drawn):
