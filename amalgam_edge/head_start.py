@@ -17,7 +17,7 @@ from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.linear import fit_linear
 from amalgam_edge.models.head import hidden_state, last_layer
-from amalgam_edge.scoring.batches import batches_by_length
+from amalgam_edge.scoring.vectors import text_vectors
 from amalgam_edge.supervision import Supervision
 
 MOST_TEXTS = 20_000
@@ -70,18 +70,14 @@ def _hidden_states(
     model: PreTrainedModel, input_ids: Sequence[list[int]], pad_token_id: int, device: str
 ) -> torch.Tensor | None:
     """What goes into the last layer, dropout off, ``(n_texts, width)`` of float64; None where it is not one vector."""
-    states = torch.empty(len(input_ids), last_layer(model).in_features, dtype=torch.float64)
-    model.to(resolve_device(device)).eval()
+    model.to(resolve_device(device))
     try:
-        with torch.inference_mode(), hidden_state(model) as latest:
-            for batch in batches_by_length(input_ids, pad_token_id=pad_token_id, batch_tokens=BATCH_TOKENS):
-                ids, mask = (
-                    torch.from_numpy(array).to(model.device) for array in (batch.input_ids, batch.attention_mask)
-                )
-                model(input_ids=ids, attention_mask=mask)
-                states[torch.from_numpy(batch.rows)] = latest().double().cpu()
+        with hidden_state(model) as latest:
+            states = text_vectors(
+                model, input_ids, lambda output, mask: latest(), pad_token_id=pad_token_id, batch_tokens=BATCH_TOKENS
+            )
     except AmalgamError:  # its last layer reads every token
         return None
     finally:
         model.to("cpu")
-    return states
+    return torch.from_numpy(states).double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.loading import fingerprint
 from amalgam_edge.progress import Advance
-from amalgam_edge.scoring.batches import batches_by_length, encode
+from amalgam_edge.scoring.batches import encode
 from amalgam_edge.scoring.hidden import HiddenStore, fill
 from amalgam_edge.scoring.store import ScoreKey
+from amalgam_edge.scoring.vectors import text_vectors
 
 FEATURES = "features"
 
@@ -68,22 +70,17 @@ def text_features(
     Raises:
         AmalgamError: the model gives no vector a token, or one that is not finite.
     """
-    encoder.eval()
-    features = []
-    rows = []
+
+    def mean_state(output: Any, mask: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor | None = getattr(output, "last_hidden_state", None)
+        if states is None:
+            raise AmalgamError(f"a {encoder.config.model_type} has no features to offer: it is no encoder")
+        share = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(1).float()
+        return (share @ states.float()).squeeze(1)
+
     encoded = encode(texts, tokenizer, tokenizer.model_max_length)
-    with torch.inference_mode():
-        for batch in batches_by_length(encoded, pad_token_id=tokenizer.pad_token_id, batch_tokens=batch_tokens):
-            ids, mask = (
-                torch.from_numpy(array).to(encoder.device) for array in (batch.input_ids, batch.attention_mask)
-            )
-            states = getattr(encoder(input_ids=ids, attention_mask=mask), "last_hidden_state", None)
-            if states is None:
-                raise AmalgamError(f"a {encoder.config.model_type} has no features to offer: it is no encoder")
-            share = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(1).float()
-            features.append((share @ states.float()).squeeze(1).cpu().numpy())
-            rows.append(batch.rows)
-    joined = np.concatenate(features)
-    if not np.isfinite(joined).all():
+    pad = tokenizer.pad_token_id
+    features = text_vectors(encoder, encoded, mean_state, pad_token_id=pad, batch_tokens=batch_tokens)
+    if not np.isfinite(features).all():
         raise AmalgamError("the student's encoder gives features that are not finite; its weights are damaged")
-    return joined[np.argsort(np.concatenate(rows))]
+    return features

@@ -6,16 +6,16 @@ import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.models.head import hidden_state, last_layer
+from amalgam_edge.models.head import hidden_state
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
-from amalgam_edge.scoring.batches import batches_by_length, encode
+from amalgam_edge.scoring.batches import encode
 from amalgam_edge.scoring.store import ScoreKey, ShardStore
+from amalgam_edge.scoring.vectors import text_vectors
 
 _LARGEST_HALF = np.finfo(np.float16).max
 
@@ -138,14 +138,12 @@ def hidden_states(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 10
     Raises:
         AmalgamError: the teacher has no hidden state a text, or one that is not finite.
     """
-    model = teacher.model.eval()
-    states = np.empty((len(texts), last_layer(model).in_features), dtype=np.float32)
     encoded = encode(texts, teacher.tokenizer, teacher.max_length)
-    with torch.inference_mode(), hidden_state(model) as latest:
-        for batch in batches_by_length(encoded, pad_token_id=teacher.tokenizer.pad_token_id, batch_tokens=batch_tokens):
-            ids, mask = (torch.from_numpy(array).to(model.device) for array in (batch.input_ids, batch.attention_mask))
-            model(input_ids=ids, attention_mask=mask)
-            states[batch.rows] = latest().float().cpu().numpy()
+    pad = teacher.tokenizer.pad_token_id
+    with hidden_state(teacher.model) as latest:
+        states = text_vectors(
+            teacher.model, encoded, lambda output, mask: latest(), pad_token_id=pad, batch_tokens=batch_tokens
+        )
     if not np.isfinite(states).all():
         raise AmalgamError(f"teacher '{teacher.name}': hidden states that are not finite; its weights are damaged")
     return states
