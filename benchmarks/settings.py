@@ -217,11 +217,18 @@ def languages(case: Case) -> Plan:
 
 
 def unbalanced(case: Case) -> Plan:
-    """Nine in ten of the unlabeled texts belong to the first teacher."""
+    """Nine in ten of the texts, unlabeled ones and test texts, belong to the first teacher."""
     plan = several(case, 2)
-    first, second = ([*of(case.source.split.corpus, one.labels)] for one in plan.teachers)
-    kept = spread(second, round(len(first) * (1 - UNBALANCED_SHARE) / UNBALANCED_SHARE))
-    return replace(plan, corpus=sorted([*first, *kept], key=_hash))
+    first, second = (one.labels for one in plan.teachers)
+    split = case.source.split
+    return replace(plan, corpus=[*thinned(split.corpus, first, second)], test=thinned(split.test, first, second))
+
+
+def thinned(rows: Rows, most: Collection[str], rest: Collection[str]) -> Rows:
+    """All rows of the labels ``most``, and so few of the labels ``rest`` that nine in ten are of ``most``."""
+    first = of(rows, most)
+    kept = spread(of(rows, rest), round(len(first) * (1 - UNBALANCED_SHARE) / UNBALANCED_SHARE))
+    return sorted([*first, *kept], key=_hash)
 
 
 def with_strangers(plan: Plan, strangers: Rows) -> Plan:

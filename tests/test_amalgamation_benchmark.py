@@ -80,10 +80,11 @@ def test_what_is_true_of_every_setting(name, seed):
 
 def test_nine_in_ten_texts_are_the_first_teachers():
     plan = settings.plan("unbalanced", case(per_label=100))  # 160 unlabeled texts a teacher
-    count = Counter(label for _, label in plan.corpus)
-    of_each = [sum(count[label] for label in teacher.labels) for teacher in plan.teachers]
+    count, test = (Counter(label for _, label in rows) for rows in (plan.corpus, plan.test))
+    of_each, tested = ([sum(one[label] for label in t.labels) for t in plan.teachers] for one in (count, test))
     assert of_each == [160, 18]
     assert {count[label] for label in plan.teachers[1].labels} == {4, 5}
+    assert tested[1] == round(tested[0] / 9)
 
 
 @pytest.mark.parametrize(("name", "n_labels"), [("out-of-domain", 6), ("out-of-domain-far", 8)])
