@@ -51,7 +51,11 @@ from amalgam_edge.staging import write_whole
 from amalgam_edge.supervision import Supervision
 from amalgam_edge.tables import Column, Table
 
-CORPORA = ("debian_sections", "wordnet_nouns", "wordnet_verbs")  # those that the method was tuned on; the others are for testing it
+CORPORA = (
+    "debian_sections",
+    "wordnet_nouns",
+    "wordnet_verbs",
+)  # those that the method was tuned on; the others are for testing it
 SEEDS = (0, 1, 2)
 MEASURES = {
     "student_accuracy": "Accuracy of the student's stand-in on test texts of the case's shares",
