@@ -17,6 +17,7 @@ from amalgam_edge.errors import AmalgamError, MissingExtraError
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--api-key-file", type=click.Path(), help="File of API keys, a line a key; one of them must be given.")
 @click.option("--cors", multiple=True, metavar="ORIGIN", help="Let pages of this origin ask; may be given again.")
+@click.option("--in-browser", is_flag=True, help="Let the page run models in the browser; fetches libraries once.")
 @click.option("--watch", is_flag=True, help="Look for new versions of bundles every second; SIGHUP looks once.")
 @click.option(
     "--max-wait-ms",
@@ -56,6 +57,7 @@ def command(
     port: int,
     api_key_file: str | None,
     cors: tuple[str, ...],
+    in_browser: bool,
     watch: bool,
     max_wait_ms: float,
     batch_tokens: int,
@@ -70,9 +72,9 @@ def command(
 ) -> None:
     """Answer requests over HTTP with one bundle or several.
 
-    Clients of Hugging Face's inference API post to / or /models/NAME, those of the Open Inference Protocol below
-    /v2/models/NAME. /docs has the rest, /metrics is for Prometheus. / means the first bundle. A bundle's name is its
-    folder's where none is given. Stop it with Ctrl-C: requests in flight are answered first.
+    A page stands at /. Clients of Hugging Face's inference API post to / or /models/NAME, those of the Open Inference
+    Protocol below /v2/models/NAME; /docs has the rest, /metrics is for Prometheus. The first bundle is the one that /
+    means. A bundle's name is its folder's where none is given. Ctrl-C ends it when requests in flight are answered.
 
     \b
     Examples:
@@ -81,6 +83,7 @@ def command(
       amalgam-edge serve student/ --host 0.0.0.0 --api-key-file keys.txt --cors https://example.org
     """  # noqa: D301  (click reads \b as "do not rewrap")
     try:
+        from amalgam_edge.browser.libraries import get_libraries
         from amalgam_edge.serving.app import Access
         from amalgam_edge.serving.limits import Limits
         from amalgam_edge.serving.models import Options
@@ -89,6 +92,7 @@ def command(
         if error.name and error.name.startswith("amalgam_edge"):
             raise
         raise MissingExtraError("serving", "serve", error) from error
+    libraries = get_libraries(lambda line: click.echo(line, err=True)) if in_browser else None
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     settings = ServerSettings(
         host=host,
@@ -104,7 +108,7 @@ def command(
             wait_ms=max_wait_ms,
             batch_tokens=batch_tokens,
         ),
-        access=Access(keys=_keys(api_key_file), origins=cors),
+        access=Access(keys=_keys(api_key_file), origins=cors, libraries=libraries),
     )
     asyncio.run(serve(_named(bundles), settings, say=lambda line: click.echo(line, err=True)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from starlette.middleware.cors import CORSMiddleware
 from amalgam_edge import __version__
 from amalgam_edge.serving import hugging_face
 from amalgam_edge.serving.answering import answer_of, body_of, check_texts, model_of
-from amalgam_edge.serving.guard import App, Guard
+from amalgam_edge.serving.guard import HEALTH_PATHS, App, Guard
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import CONTENT_TYPE, Metrics
 from amalgam_edge.serving.models import Models, ServedModel
 from amalgam_edge.serving.open_inference import open_inference_router
+from amalgam_edge.serving.page_routes import OPEN_PATHS, page_router
 
 _ERROR = {"description": "What is wrong.", "content": {"application/json": {"example": {"error": "…"}}}}
 ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 413, 415, 422, 503), _ERROR)
@@ -29,15 +31,17 @@ ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 413, 415, 422
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Who may ask, and for what.
 
     Attributes:
         keys: API keys, one of which must be given; none is needed where there is none.
         origins: of pages that may ask, beside the server's own.
+        libraries: folder of the libraries that run models in the browser; None where they run on the server alone.
     """
 
     keys: Sequence[str] = ()
     origins: Sequence[str] = ()
+    libraries: Path | None = None
 
 
 def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access) -> App:
@@ -51,6 +55,7 @@ def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access)
     _add_hugging_face(app, models, limits, metrics)
     app.include_router(open_inference_router(models, limits, metrics, ERRORS))
     _add_accounts(app, models, limits, metrics)
+    app.include_router(page_router(models, access.libraries, access.keys))
     for name in models.names:
         metrics.watch_queue(name, lambda name=name: _queued(models, name))
     if access.origins:
@@ -61,7 +66,14 @@ def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access)
             allow_headers=["authorization", "content-type"],
         )
     keys = [key.encode() for key in access.keys]
-    return Guard(app, metrics=metrics, body_bytes=limits.body_bytes, keys=keys, shared=bool(access.origins))
+    return Guard(
+        app,
+        metrics=metrics,
+        body_bytes=limits.body_bytes,
+        keys=keys,
+        open_paths=OPEN_PATHS | HEALTH_PATHS,
+        shared=bool(access.origins),
+    )
 
 
 def _queued(models: Models, name: str) -> int:

@@ -17,7 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")  # that are answered without a key: a load balancer has none
+HEALTH_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})  # a load balancer has no key
 
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -37,16 +37,25 @@ class Guard:
         metrics: told of each request.
         body_bytes: the most that a body may have.
         keys: one of these must come as ``Authorization: Bearer KEY``; none is asked for where there is none.
+        open_paths: that are answered without a key, when they are read.
         shared: whether pages of other origins may read answers, which cross-origin-resource-policy then allows.
     """
 
     def __init__(
-        self, app: App, *, metrics: Metrics, body_bytes: int, keys: Collection[bytes] = (), shared: bool = False
+        self,
+        app: App,
+        *,
+        metrics: Metrics,
+        body_bytes: int,
+        keys: Collection[bytes] = (),
+        open_paths: Collection[str] = HEALTH_PATHS,
+        shared: bool = False,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._body_bytes = body_bytes
         self._keys = [*keys]
+        self._open_paths = open_paths
         drop = b"cross-origin-resource-policy" if shared else b""
         self._headers = [header for header in HEADERS if header[0] != drop]
 
@@ -74,7 +83,8 @@ class Guard:
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        if self._keys and scope["path"] not in OPEN_PATHS and not self._has_key(headers.get(b"authorization", b"")):
+        is_open = scope["method"] in {"GET", "HEAD"} and scope["path"] in self._open_paths
+        if self._keys and not is_open and not self._has_key(headers.get(b"authorization", b"")):
             await refuse(send, 401, "an API key is needed: Authorization: Bearer KEY", (b"www-authenticate", b"Bearer"))
             return
         limit = f"the body is longer than the limit of {self._body_bytes} bytes"
