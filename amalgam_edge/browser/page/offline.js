@@ -1,13 +1,17 @@
-// A service worker: what was loaded once is there without a network. Models and libraries never change under their
-// address, so that they are taken from the cache first; all else is asked for anew, and from the cache if that fails.
-const CACHE = "amalgam-edge-1";
+// A service worker: what was loaded once is there without a network. A model never changes under its address, nor do the
+// libraries under the name of the cache: they are taken from it first. All else is asked for anew, and comes from the
+// cache if that fails.
+const CACHE = "amalgam-edge-6d662e17daac";
 const PAGE = ["./", "page.css", "page.js", "model.js", "config.json"];
 
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(PAGE)).then(() => self.skipWaiting()));
 });
 
-self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+self.addEventListener("activate", (event) => {
+  const drop = (names) => Promise.all(names.filter((name) => name !== CACHE).map((name) => caches.delete(name)));
+  event.waitUntil(caches.keys().then(drop).then(() => self.clients.claim()));
+});
 
 async function kept(request) {
   const cache = await caches.open(CACHE);
