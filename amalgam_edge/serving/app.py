@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -51,6 +52,7 @@ def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access)
         version=__version__,
         description="Text classifiers, by the protocol of Hugging Face and by the Open Inference Protocol.",
     )
+    app.openapi = lambda: _description(app, models)  # type: ignore[method-assign]
     _add_errors(app)
     _add_hugging_face(app, models, limits, metrics)
     app.include_router(open_inference_router(models, limits, metrics, ERRORS))
@@ -74,6 +76,18 @@ def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access)
         open_paths=OPEN_PATHS | HEALTH_PATHS,
         shared=bool(access.origins),
     )
+
+
+def _description(app: FastAPI, models: Models) -> dict[str, Any]:
+    """The API's description, with the names and versions that there are."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    known = {"name": models.names, "version": [model_of(models, name).version for name in models.names]}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] == "path":
+                    parameter["schema"] = {"type": "string", "enum": known[parameter["name"]]}
+    return document
 
 
 def _queued(models: Models, name: str) -> int:

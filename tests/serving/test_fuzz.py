@@ -31,6 +31,9 @@ def test_what_the_description_leads_to_is_no_server_error(server):
     ]  # fmt: skip
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stdout[-4000:]
+    for path in ("/", "/models/{name}", "/v2/models/{name}/versions/{version}/infer"):
+        for status in ("200", "422"):
+            assert server.metric("amalgam_requests_total", path=path, status=status) > 0
     assert server.process.poll() is None
 
 
