@@ -172,8 +172,8 @@ def latencies(load: Load, url: str, seconds: float) -> list[str]:
     p50, p99 = np.quantile(alone, 0.5), np.quantile(half[200], 0.99)
     n_other = sum(len(own) for status, own in half.items() if status != 200)
     return [
-        f"A lone request takes {1000 * p50:.1f} ms (p50; p99 {1000 * np.quantile(alone, 0.99):.1f} ms). At half of what "
-        f"{CLIENTS} clients get, {capacity / 2:.0f} requests a second at random times, p50 is "
+        f"A lone request takes {1000 * p50:.1f} ms (p50; p99 {1000 * np.quantile(alone, 0.99):.1f} ms). At half of "
+        f"what {CLIENTS} clients get, {capacity / 2:.0f} requests a second at random times, p50 is "
         f"{1000 * np.quantile(half[200], 0.5):.1f} ms and p99 {1000 * p99:.1f} ms, {p99 / p50:.1f} times a lone p50; "
         f"{n_other} were answered with another status than 200."
     ]
@@ -192,10 +192,10 @@ def overload(load: Load, url: str, seconds: float) -> list[str]:
     counts = ", ".join(f"{len(own)} × {status or 'connection lost'}" for status, own in sorted(answers.items()))
     p99 = np.quantile(answers[200], 0.99)
     return [
-        f"At ten times what it can, for {seconds:.0f} s ({10 * capacity:.0f} requests of {MANY} texts a second were due, "
-        f"{n_all / seconds:.0f} were sent): {counts}. p99 of those answered is {p99:.2f} s, {p99 / DEADLINE:.2f} of the "
-        f"deadline of {DEADLINE:.0f} s. {recovered:.2f} s after the last answer a lone request takes less than three "
-        "times its usual time."
+        f"At ten times what it can, for {seconds:.0f} s ({10 * capacity:.0f} requests of {MANY} texts a second were "
+        f"due, {n_all / seconds:.0f} were sent): {counts}. p99 of those answered is {p99:.2f} s, "
+        f"{p99 / DEADLINE:.2f} of the deadline of {DEADLINE:.0f} s. {recovered:.2f} s after the last answer a lone "
+        "request takes less than three times its usual time."
     ]
 
 

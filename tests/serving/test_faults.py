@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+pytestmark = pytest.mark.serving
+
 LONG = "chess and maps of the night sky " * 20
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+pytestmark = pytest.mark.serving
+
 schemathesis = pytest.importorskip("schemathesis")
 
 

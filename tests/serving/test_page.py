@@ -20,6 +20,8 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import EdgeClassifier
 from amalgam_edge.runtime.bundle import Bundle
 
+pytestmark = pytest.mark.serving
+
 WEB = Path(__file__).parents[1] / "web"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TEXTS = [*tiny.TEXTS[:20], 'said "no", twice', "=cmd()", "Straße 猫 👩‍🚀", "chess and maps of the night sky " * 30]

@@ -9,6 +9,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from amalgam_edge.runtime import EdgeClassifier
 
+pytestmark = pytest.mark.serving
+
 InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
 
 TEXTS = [*tiny.TEXTS[:6], "👩‍🚀 猫 Straße", " ", "chess and maps of the night sky " * 50]
