@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from fastapi import HTTPException, Request
 
 from amalgam_edge.serving.batching import Answer, TurnedAway
+from amalgam_edge.serving.guard import CLIENT_GONE
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import Models, ServedModel
-
-CLIENT_GONE = 499  # nginx' status for it; no client sees it
 
 
 def model_of(models: Models, name: str | None = None) -> ServedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,14 @@ def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access)
         version=__version__,
         description="Text classifiers, by the protocol of Hugging Face and by the Open Inference Protocol.",
     )
-    app.openapi = lambda: _description(app, models)  # type: ignore[method-assign]
+    app.openapi = partial(_description, app, models)  # type: ignore[method-assign]
     _add_errors(app)
     _add_hugging_face(app, models, limits, metrics)
     app.include_router(open_inference_router(models, limits, metrics, ERRORS))
     _add_accounts(app, models, limits, metrics)
     app.include_router(page_router(models, access.libraries, access.keys))
     for name in models.names:
-        metrics.watch_queue(name, lambda name=name: _queued(models, name))
+        metrics.watch_queue(name, partial(_queued, models, name))
     if access.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -178,7 +178,7 @@ class MicroBatcher:
 
     def _take(self) -> list[tuple[_Job, int, int]]:
         """The next batch: (job, first text, end), some texts of each job in turn, up to the budget."""
-        spans = []
+        spans: list[tuple[_Job, int, int]] = []
         room = self._limits.batch_tokens
         while self._jobs and room > 0:
             job = self._jobs.popleft()

@@ -19,6 +19,8 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 HEALTH_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})  # a load balancer has no key
 
+CLIENT_GONE = 499  # nginx' status for it; no client sees it
+
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -79,7 +81,7 @@ class Guard:
             await self._answer(scope, receive, dressed)
         finally:
             route = scope.get("route")
-            self._metrics.request(getattr(route, "path", "other"), str(status or 499), monotonic() - began)
+            self._metrics.request(getattr(route, "path", "other"), status or CLIENT_GONE, monotonic() - began)
 
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])

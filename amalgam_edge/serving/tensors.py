@@ -157,7 +157,8 @@ def _texts_of_json(data: Any, n_texts: int) -> list[str]:
 
 
 def _texts_of_bytes(raw: bytes, n_texts: int) -> list[str]:
-    texts, start = [], 0
+    texts: list[bytes] = []
+    start = 0
     while start < len(raw) and len(texts) < n_texts:
         length = int.from_bytes(raw[start : start + 4], "little")
         start += 4
