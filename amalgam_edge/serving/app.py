@@ -118,7 +118,7 @@ def _add_errors(app: FastAPI) -> None:
 def _add_hugging_face(app: FastAPI, models: Models, limits: Limits, metrics: Metrics) -> None:
     async def classify(request: Request, name: str | None = None) -> Response:
         asked = _parsed(await body_of(request))
-        model = model_of(models, name)
+        model = model_of(models, name)  # after the last wait: a bundle that is swapped takes on no more
         texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
         check_texts(texts, limits)
         answer = await answer_of(request, model, texts)
@@ -166,6 +166,8 @@ def _parsed(body: bytes) -> hugging_face.Request:
         return hugging_face.Request.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        if first["loc"][:1] == ("inputs",):
+            raise HTTPException(422, "inputs: a text, or a list of one or more texts") from error
         where = ".".join(map(str, first["loc"]))
         raise HTTPException(422, f"{where}: {first['msg']}" if where else first["msg"]) from error
 
