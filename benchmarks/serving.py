@@ -48,7 +48,7 @@ def command_of(contender: str, bundle: str, threads: int, port: int) -> list[str
     if contender == OURS:
         own = ["-m", "amalgam_edge.cli", "serve", bundle, "--deadline", str(DEADLINE)]
     else:
-        own = [str(HERE / "serving_peers.py"), contender, bundle]
+        own = [str(HERE / f"peer_{contender}.py"), bundle]
     return [sys.executable, *own, "--port", str(port), "--threads", str(threads)]
 
 
