@@ -19,6 +19,8 @@ _COMMANDS = {
     "score": ("score", "Score texts with teachers under Monte-Carlo dropout."),
     "export-teacher": ("export_teacher", "Write a teacher as ONNX whose dropout stays alive."),
     "predict": ("predict", "Classify texts with a bundle."),
+    "serve": ("serve", "Answer requests over HTTP with one bundle or several."),
+    "export-web": ("export_web", "Write a page that runs a bundle in the browser."),
     "evaluate": ("evaluate", "Measure a bundle on labelled texts."),
     "inspect": ("inspect", "Show what a bundle holds, and verify its files."),
     "push": ("push", "Publish a bundle on the Hugging Face Hub."),

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+BUNDLE_LABELS = ("games", "science", "net", "Straße & 猫")
+BUNDLE_MAX_LENGTH = 40
 _HOME = pytest.StashKey[str]()
 
 
@@ -88,3 +90,78 @@ def classifier_folder(tmp_path_factory: pytest.TempPathFactory, make_classifier:
 def other_classifier_folder(tmp_path_factory: pytest.TempPathFactory, make_classifier: Callable[..., Path]) -> Path:
     """A saved RoBERTa over text / net. Read only."""
     return make_classifier(tmp_path_factory.mktemp("roberta"), ["text", "net"], architecture="roberta", seed=1)
+
+
+@pytest.fixture(scope="session")
+def torch_folder(tmp_path_factory: pytest.TempPathFactory, make_classifier: Callable[..., Path]) -> Path:
+    """The student in torch. Read only."""
+    return make_classifier(tmp_path_factory.mktemp("student"), list(BUNDLE_LABELS), architecture="bert", seed=7)
+
+
+@pytest.fixture(scope="session")
+def torch_model(torch_folder: Path) -> Any:
+    """The student in torch, in evaluation mode."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(torch_folder).eval()
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory, torch_folder: Path, torch_model: Any) -> Path:
+    """A bundle with both precisions, made once a test session. Read only."""
+    from filelock import FileLock
+
+    shared = tmp_path_factory.getbasetemp()
+    if shared.name.startswith("popen-"):  # a worker of xdist: its parent folder is common to all
+        shared = shared.parent
+    folder = shared / "bundle"
+    with FileLock(shared / "bundle.lock"):
+        if not (folder / "amalgam.json").exists():
+            _write_bundle(folder, torch_folder, torch_model)
+    return folder
+
+
+def _write_bundle(folder: Path, torch_folder: Path, model: Any) -> None:
+    from transformers import AutoTokenizer
+
+    from amalgam_edge.exporters.bundle_writer import write_manifest
+    from amalgam_edge.exporters.quantization import LADDER, quantize
+    from amalgam_edge.exporters.student_export import export_student
+
+    tokenizer = AutoTokenizer.from_pretrained(torch_folder)
+    tokenizer.model_max_length = BUNDLE_MAX_LENGTH
+    tokenizer.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    export_student(model, folder / "onnx" / "model.onnx")
+    quantize(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", LADDER[0])
+    write_manifest(
+        folder,
+        {
+            "labels": [{"name": label, "sources": []} for label in BUNDLE_LABELS],
+            "precisions": {
+                "fp32": {"file": "onnx/model.onnx"},
+                "int8": {"file": "onnx/model_quantized.onnx"},
+            },
+            "default_precision": "int8",
+            "max_length": BUNDLE_MAX_LENGTH,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+    )
+
+
+@pytest.fixture
+def copied(tmp_path: Path, bundle_folder: Path) -> Path:
+    """A copy of the bundle that a test may damage."""
+    return shutil.copytree(bundle_folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def flip() -> Callable[[Path], None]:
+    """``flip(path)`` turns one bit in the middle of a file."""
+
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    return flip

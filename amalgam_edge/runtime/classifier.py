@@ -118,7 +118,7 @@ class EdgeClassifier:
             raise AmalgamError("give a list of texts, not one string")
         if not texts:
             return []
-        logits, truncated = self._model.run(texts, batch_size=batch_size or self._batch_size)
+        logits, truncated = self.run(texts, batch_size=batch_size)
         probabilities = softmax(logits.astype(np.float64))
         best = probabilities.argmax(axis=1)
         found = probabilities[np.arange(len(best)), best]
@@ -132,7 +132,11 @@ class EdgeClassifier:
 
     def logits(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
         """The model's logits, ``(n_texts, n_labels)`` of float32, in the order of ``texts``."""
-        return self._model.run(texts, batch_size=batch_size or self._batch_size)[0]
+        return self.run(texts, batch_size=batch_size)[0]
+
+    def run(self, texts: Sequence[str], *, batch_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Logits ``(n_texts, n_labels)`` of float32, and whether each text's tail was not read, ``(n_texts,)``."""
+        return self._model.run(texts, batch_size=batch_size or self._batch_size)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Copy the bundle, every file verified; see :func:`~amalgam_edge.runtime.publishing.save_bundle`."""

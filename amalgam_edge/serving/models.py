@@ -1,0 +1,183 @@
+"""The bundles that a server answers with, each swapped for a new version while requests go on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.fingerprints import of_file
+from amalgam_edge.runtime.bundle import MANIFEST
+from amalgam_edge.runtime.classifier import EdgeClassifier
+from amalgam_edge.serving.batching import Answer, MicroBatcher
+from amalgam_edge.serving.limits import Limits
+from amalgam_edge.serving.metrics import Metrics
+
+_WARM_UP = ["warm up", "a longer text, so that a second shape is known too"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How bundles are opened.
+
+    Attributes:
+        precision: one of the bundle's; by default the bundle's own choice.
+        threads: to compute with; by default one a core.
+        cascade: let a bundle's static student answer where it is sure; by default where the bundle has one.
+    """
+
+    precision: str | None = None
+    threads: int | None = None
+    cascade: bool | None = None
+
+
+class ServedModel:
+    """One version of a bundle with its queue; made on the event loop that serves it.
+
+    Args:
+        name: by which requests ask for it.
+        classifier: open and warm.
+        version: of the bundle: the first digits of its manifest's SHA-256.
+        limits: of the server.
+        metrics: of the server.
+    """
+
+    def __init__(self, name: str, classifier: EdgeClassifier, version: str, limits: Limits, metrics: Metrics) -> None:
+        self.name = name
+        self.classifier = classifier
+        self.version = version
+        self.labels = classifier.labels
+        self.label_json = [json.dumps(label, ensure_ascii=False) for label in self.labels]
+        self._metrics = metrics
+        self._batcher = MicroBatcher(
+            classifier.run,
+            max_length=classifier.max_length,
+            limits=limits,
+            observe=lambda n_texts: metrics.batch(name, n_texts),
+        )
+
+    @property
+    def queued(self) -> int:
+        """Texts that wait for it."""
+        return self._batcher.queued
+
+    async def answer(self, texts: Sequence[str]) -> Answer:
+        """See :meth:`MicroBatcher.answer`."""
+        answer = await self._batcher.answer(texts)
+        self._metrics.answered(self.name, len(texts), int(answer.truncated.sum()))
+        return answer
+
+    async def close(self) -> None:
+        """Answer what has been taken on, and end."""
+        await self._batcher.close()
+
+
+class Models:
+    """The bundles by name; the first is the one that requests without a name mean.
+
+    Args:
+        folders: name → folder of a bundle, or its name on the Hub.
+        options: how they are opened.
+        limits: of the server.
+        metrics: of the server.
+    """
+
+    def __init__(self, folders: dict[str, str], options: Options, limits: Limits, metrics: Metrics) -> None:
+        self._folders = folders
+        self._options = options
+        self._limits = limits
+        self._metrics = metrics
+        self._served: dict[str, ServedModel] = {}
+        self._faults: dict[str, str] = {}
+        self._retired: set[asyncio.Task[None]] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """All names, in the order given."""
+        return [*self._folders]
+
+    @property
+    def ready(self) -> bool:
+        """Whether all are loaded."""
+        return len(self._served) == len(self._folders)
+
+    def get(self, name: str | None = None) -> ServedModel | None:
+        """The model of a name, or the first; None where there is none."""
+        return self._served.get(next(iter(self._folders)) if name is None else name)
+
+    def fault(self, name: str) -> str | None:
+        """Why the last new version of a bundle was not taken; None where it was."""
+        return self._faults.get(name)
+
+    async def load(self) -> None:
+        """Open all bundles.
+
+        Raises:
+            AmalgamError: one cannot be opened.
+        """
+        for name in self._folders:
+            await self._swap(name)
+
+    async def reload(self) -> dict[str, str]:
+        """Open anew what has changed on disk; a version that cannot be opened leaves the old one in its place.
+
+        Returns:
+            name → what came of it, of those that have changed.
+        """
+        said = {}
+        for name, folder in self._folders.items():
+            version = version_of(folder)
+            if version == self._served[name].version:
+                self._faults.pop(name, None)
+                continue
+            try:
+                await self._swap(name)
+            except AmalgamError as error:
+                if self._faults.get(name) != str(error):  # it is tried again each time, and said once
+                    self._faults[name] = str(error)
+                    said[name] = f"not taken, version {self._served[name].version} goes on: {error}"
+                    self._metrics.reloaded(name, taken=False)
+            else:
+                self._faults.pop(name, None)
+                said[name] = f"version {self._served[name].version}"
+                self._metrics.reloaded(name, taken=True)
+        return said
+
+    async def close(self) -> None:
+        """Answer what has been taken on, and end."""
+        await asyncio.gather(*(model.close() for model in self._served.values()), *self._retired)
+
+    async def _swap(self, name: str) -> None:
+        folder = self._folders[name]
+        version = version_of(folder)
+        classifier = await asyncio.to_thread(_open, folder, self._options)
+        old = self._served.get(name)
+        self._served[name] = ServedModel(name, classifier, version, self._limits, self._metrics)
+        if old is not None:
+            task = asyncio.create_task(old.close())
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+
+
+def version_of(folder: str) -> str:
+    """The first digits of the SHA-256 of a bundle's manifest, which names those of all files; empty where none is."""
+    manifest = Path(folder) / MANIFEST
+    try:
+        return of_file(manifest)[:12]
+    except OSError:
+        return ""
+
+
+def _open(folder: str, options: Options) -> EdgeClassifier:
+    classifier = EdgeClassifier.from_pretrained(
+        folder, precision=options.precision, threads=options.threads, cascade=options.cascade
+    )
+    logits = classifier.logits(_WARM_UP)
+    if not np.isfinite(logits).all():
+        raise AmalgamError(f"{folder}: the model gives scores that are not finite; build the bundle again")
+    return classifier

@@ -1,0 +1,280 @@
+"""A bundle behind HTTP: its throughput beside the library's own and beside two peers, and what load does to it.
+
+    amalgam-edge build --recipe runs/student/recipe.yaml --include-torch --output runs/student-3
+    python benchmarks/serving.py runs/student-3 --corpus runs/unlabeled.jsonl --soak 600 --write docs/serving.md
+    python benchmarks/serving.py runs/student-3 --corpus runs/unlabeled.jsonl --quick   # some 3 minutes
+
+Load comes from another process on loopback (load.py), so that it takes its share of the same cores. Contenders take
+turns, each in processes of its own that are started for the turn, and figures are medians over rounds. One of the peers
+needs litserve, and is left out where that is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import numpy as np
+
+from amalgam_edge.corpus import read_corpus
+from amalgam_edge.environment import cpu_features
+from amalgam_edge.runtime import EdgeClassifier
+from amalgam_edge.tables import Column, Table
+
+BEGIN, END = "<!-- made by benchmarks/serving.py -->", "<!-- end -->"
+HERE = Path(__file__).parent
+LIBRARY, OURS = "the library, in one call", "amalgam-edge serve"
+PEERS = {"fastapi": "FastAPI and a transformers pipeline", "litserve": "LitServe and a transformers pipeline"}
+CLIENTS = 32
+MANY = 32  # texts in a request of many
+PORT = 18_080
+DEADLINE = 5.0  # seconds, of requests under overload
+
+
+def command_of(contender: str, bundle: str, threads: int, port: int) -> list[str]:
+    """What starts a server."""
+    if contender == OURS:
+        own = ["-m", "amalgam_edge.cli", "serve", bundle, "--deadline", str(DEADLINE)]
+    else:
+        own = [str(HERE / f"peer_{contender}.py"), bundle]
+    return [sys.executable, *own, "--port", str(port), "--threads", str(threads)]
+
+
+@contextmanager
+def served(contender: str, bundle: str, threads: int) -> Iterator[tuple[str, int]]:
+    """A server that answers: its address and its process id; ended when the block is left."""
+    url = f"http://127.0.0.1:{PORT}/predict"
+    process = subprocess.Popen(command_of(contender, bundle, threads, PORT), stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            try:
+                ask(url, "warm up")
+                break
+            except (URLError, OSError):
+                if process.poll() is not None:
+                    raise SystemExit(f"{contender} did not start") from None
+                time.sleep(0.1)
+        yield url, process.pid
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def ask(url: str, text: str) -> float:
+    """Seconds that one request takes, on a connection of its own."""
+    request = Request(url, json.dumps({"inputs": text}).encode(), {"content-type": "application/json"})
+    began = time.monotonic()
+    with urlopen(request, timeout=30) as answer:
+        answer.read()
+    return time.monotonic() - began
+
+
+class Load:
+    """Bodies in files, and the process that sends them.
+
+    Args:
+        texts: of the requests.
+        folder: for the files.
+    """
+
+    def __init__(self, texts: Sequence[str], folder: Path) -> None:
+        self._files = {}
+        for size in (1, MANY):
+            asked = [texts[first : first + size] for first in range(0, len(texts) - size + 1, size)]
+            bodies = [json.dumps({"inputs": own[0] if size == 1 else own}) for own in asked]
+            self._files[size] = folder / f"{size}.json"
+            self._files[size].write_text(json.dumps(bodies))
+
+    def start(self, kind: str, url: str, size: int, **options: float) -> subprocess.Popen[str]:
+        """Begin; what is written to standard output is :meth:`read`."""
+        named = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        command = [sys.executable, str(HERE / "load.py"), kind, url, str(self._files[size]), *named]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def read(self, process: subprocess.Popen[str]) -> dict[int, np.ndarray]:
+        """Status → latencies in seconds."""
+        said, _ = process.communicate()
+        return {int(status): np.array(latencies) for status, latencies in json.loads(said).items()}
+
+    def run(self, kind: str, url: str, size: int, **options: float) -> dict[int, np.ndarray]:
+        """Both."""
+        return self.read(self.start(kind, url, size, **options))
+
+
+def throughput(load: Load, url: str, size: int, seconds: float) -> float:
+    """Texts a second, of so many clients that each wait for their answer."""
+    load.run("closed", url, size, clients=CLIENTS, seconds=1.0)
+    answers = load.run("closed", url, size, clients=CLIENTS, seconds=seconds)
+    if {*answers} != {200}:
+        raise SystemExit(f"statuses {sorted(answers)} where all should be 200")
+    return len(answers[200]) * size / seconds
+
+
+def library_throughput(bundle: str, texts: Sequence[str], threads: int) -> float:
+    """Texts a second in one call, in a process of its own."""
+    code = (
+        "import json, sys, time; from amalgam_edge.runtime import EdgeClassifier\n"
+        "bundle, texts, threads = json.load(sys.stdin)\n"
+        "classifier = EdgeClassifier.from_pretrained(bundle, threads=threads)\n"
+        "classifier(texts); began = time.monotonic(); classifier(texts); classifier(texts)\n"
+        "print(2 * len(texts) / (time.monotonic() - began))"
+    )
+    given = json.dumps([bundle, list(texts), threads])
+    ran = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True, text=True, check=True)
+    return float(ran.stdout)
+
+
+def throughputs(bundle: str, texts: Sequence[str], load: Load, options: argparse.Namespace) -> Table:
+    """Every contender, a turn a round."""
+    contenders = [OURS, *(peer for peer in PEERS if peer == "fastapi" or find_spec("litserve"))]
+    found: dict[str, dict[int, list[float]]] = {name: {1: [], MANY: []} for name in (LIBRARY, *contenders)}
+    for turn in range(options.rounds):
+        rate = library_throughput(bundle, texts, options.threads)
+        for size in (1, MANY):
+            found[LIBRARY][size].append(rate)
+        for contender in contenders:
+            with served(contender, bundle, options.threads) as (url, _):
+                for size in (1, MANY):
+                    found[contender][size].append(throughput(load, url, size, options.seconds))
+            alone, many = (found[contender][size][-1] for size in (1, MANY))
+            say(f"round {turn + 1}, {contender}: {alone:.0f} and {many:.0f} texts/s")
+    rows = []
+    for name, rates in found.items():
+        own = {size: median(values) for size, values in rates.items()}
+        shares = [median(a / b for a, b in zip(rates[size], found[LIBRARY][size], strict=True)) for size in (1, MANY)]
+        rows.append(
+            [PEERS.get(name, name), f"{own[1]:.0f}", f"{shares[0]:.0%}", f"{own[MANY]:.0f}", f"{shares[1]:.0%}"]
+        )
+    titles = ("a text a request", "of the library", f"{MANY} texts a request", "of the library")
+    return Table((Column("texts a second", numeric=False), *map(Column, titles)), tuple(rows))
+
+
+def latencies(load: Load, url: str, seconds: float) -> list[str]:
+    """A lone client, and requests at half of what 32 clients get."""
+    alone = load.run("closed", url, 1, clients=1, seconds=seconds)[200]
+    capacity = throughput(load, url, 1, seconds)
+    half = load.run("open", url, 1, rate=capacity / 2, seconds=2 * seconds)
+    p50, p99 = np.quantile(alone, 0.5), np.quantile(half[200], 0.99)
+    n_other = sum(len(own) for status, own in half.items() if status != 200)
+    return [
+        f"A lone request takes {1000 * p50:.1f} ms (p50; p99 {1000 * np.quantile(alone, 0.99):.1f} ms). At half of "
+        f"what {CLIENTS} clients get, {capacity / 2:.0f} requests a second at random times, p50 is "
+        f"{1000 * np.quantile(half[200], 0.5):.1f} ms and p99 {1000 * p99:.1f} ms, {p99 / p50:.1f} times a lone p50; "
+        f"{n_other} were answered with another status than 200."
+    ]
+
+
+def overload(load: Load, url: str, seconds: float) -> list[str]:
+    """Ten times as much as it can, and what comes after."""
+    lone = median(ask(url, "a game of chess") for _ in range(20))
+    capacity = throughput(load, url, MANY, seconds) / MANY
+    answers = load.run("open", url, MANY, rate=10 * capacity, seconds=seconds)
+    ended = time.monotonic()
+    while ask(url, "a game of chess") > 3 * lone:
+        pass
+    recovered = time.monotonic() - ended
+    n_all = sum(map(len, answers.values()))
+    counts = ", ".join(f"{len(own)} × {status or 'connection lost'}" for status, own in sorted(answers.items()))
+    p99 = np.quantile(answers[200], 0.99)
+    return [
+        f"At ten times what it can, for {seconds:.0f} s ({10 * capacity:.0f} requests of {MANY} texts a second were "
+        f"due, {n_all / seconds:.0f} were sent): {counts}. p99 of those answered is {p99:.2f} s, "
+        f"{p99 / DEADLINE:.2f} of the deadline of {DEADLINE:.0f} s. {recovered:.2f} s after the last answer a lone "
+        "request takes less than three times its usual time."
+    ]
+
+
+def soak(load: Load, url: str, pid: int, seconds: float) -> list[str]:
+    """Memory under full load."""
+    running = load.start("closed", url, 1, clients=CLIENTS, seconds=seconds)
+    began, samples = time.monotonic(), []
+    while running.poll() is None and time.monotonic() - began < seconds - 1:
+        time.sleep(1)
+        samples.append(resident(pid))
+    answers = load.read(running)
+    early = max(samples[: max(1, len(samples) // 10)])
+    return [
+        f"{seconds / 60:.0f} minutes of {CLIENTS} clients, {len(answers[200])} requests, statuses {sorted(answers)}: "
+        f"peak memory {early / 1e6:.0f} MB in the first tenth, {max(samples) / 1e6:.0f} MB in all "
+        f"({max(samples) / early - 1:+.1%})."
+    ]
+
+
+def resident(pid: int) -> int:
+    """Memory of a process in bytes (Linux)."""
+    status = Path(f"/proc/{pid}/status").read_text("utf-8")
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) * 1024
+
+
+def say(line: str) -> None:
+    """Tell how far it is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def machine(options: argparse.Namespace, texts: Sequence[str]) -> str:
+    """Where and how it was measured."""
+    features = ", ".join(cpu_features()) or "no feature that matters here"
+    return (
+        f"{platform.system()} on {platform.machine()} ({features}), {options.threads} threads, {len(texts)} texts, "
+        f"{options.rounds} rounds of {options.seconds:.0f} s, {CLIENTS} clients in a process of their own on the same "
+        "cores."
+    )
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", help="built with --include-torch")
+    parser.add_argument("--corpus", required=True, help="texts of mixed lengths")
+    parser.add_argument("--max-texts", type=int, default=2048, help="of the corpus")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
+    parser.add_argument(
+        "--soak", type=float, default=0.0, metavar="SECONDS", help="of full load, while memory is watched"
+    )
+    parser.add_argument("--quick", action="store_true", help="one round of 3 s")
+    parser.add_argument("--write", type=Path, help="a Markdown file with the marks between which the tables go")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.seconds = 1, 3.0
+    return options
+
+
+def main() -> None:
+    """Measure, and write the tables where asked."""
+    options = parse()
+    texts = list(read_corpus(options.corpus).texts[: options.max_texts])
+    EdgeClassifier.from_pretrained(options.bundle)
+    with tempfile.TemporaryDirectory() as folder:
+        load = Load(texts, Path(folder))
+        parts = [machine(options, texts), throughputs(options.bundle, texts, load, options).to_markdown()]
+        with served(OURS, options.bundle, options.threads) as (url, pid):
+            parts += latencies(load, url, options.seconds)
+            parts += overload(load, url, 2 * options.seconds)
+            if options.soak:
+                parts += soak(load, url, pid, options.soak)
+    text = "\n\n".join(parts)
+    print(text)
+    if options.write:
+        before, _, rest = options.write.read_text("utf-8").partition(BEGIN)
+        options.write.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

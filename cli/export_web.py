@@ -1,0 +1,36 @@
+"""``amalgam-edge export-web``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from amalgam_edge.errors import MissingExtraError
+from amalgam_edge.runtime.bundle import Bundle
+
+
+@click.command("export-web")
+@click.argument("bundle", type=click.Path())
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace the page that stands in the output folder.")
+def command(bundle: str, output: Path, overwrite: bool) -> None:
+    """Write a page that runs a bundle in the browser, as files for any web host.
+
+    Nothing of it needs a server of its own, and once loaded it works without a network. The libraries that it runs
+    with are fetched from the npm registry the first time, and kept; npm_config_registry names another registry,
+    AMALGAM_WEB_LIBRARIES a folder that holds them.
+
+    \b
+    Examples:
+      amalgam-edge export-web student/ site/
+      python -m http.server --directory site/
+    """  # noqa: D301  (click reads \\b as "do not rewrap")
+    try:
+        from amalgam_edge.browser.site import export_site
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("amalgam_edge"):
+            raise
+        raise MissingExtraError("exporting a page", "serve", error) from error
+    n_bytes = export_site(Bundle.open(bundle), output, overwrite=overwrite, say=lambda line: click.echo(line, err=True))
+    click.echo(f"{output}: {n_bytes / 1e6:.1f} MB; look at it with: python -m http.server --directory {output}")

@@ -1,0 +1,240 @@
+"""Limits, overload, keys, and what happens to requests while servers end and bundles change."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.serving
+
+LONG = "chess and maps of the night sky " * 20
+
+
+def post(server, texts, **more):
+    return httpx.post(server.url, json={"inputs": texts}, timeout=30, **more)
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "why"),
+    [
+        ({"inputs": []}, 422, "inputs"),
+        ({"inputs": [3]}, 422, "inputs"),
+        ({"input": "x"}, 422, "inputs"),
+        ({"inputs": "x", "parameters": {"top_k": 0}}, 422, "parameters.top_k"),
+        ({"inputs": "x", "parameters": {"function_to_apply": "relu"}}, 422, "function_to_apply"),
+        ({"inputs": ["x"] * 1025}, 422, "1025 texts in a request, the limit is 1024"),
+        ({"inputs": "x" * 100_001}, 422, "a text of 100001 characters, the limit is 100000"),
+        (["x"], 422, "object"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_told(server, body, status, why):
+    answer = httpx.post(server.url, json=body)
+    assert answer.status_code == status
+    assert why in answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"inputs": "\\ud800"}', b"[" * 50_000, b'{"inputs": NaN}'])
+def test_no_json_is_told(server, body):
+    answer = httpx.post(server.url, content=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"]
+
+
+def test_a_body_beyond_the_limit_is_refused_by_its_length_or_when_it_is_reached(server):
+    too_long = b'{"inputs": "' + b"x" * 4_000_000 + b'"}'
+    assert httpx.post(server.url, content=too_long).status_code == 413
+
+    def chunks():
+        for _ in range(50):
+            yield b"x" * 100_000
+
+    answer = httpx.post(server.url, content=chunks())
+    assert answer.status_code == 413
+    assert "limit of 4000000 bytes" in answer.json()["error"]
+    assert post(server, "x").status_code == 200
+
+
+def test_compressed_bodies_are_refused(server):
+    answer = httpx.post(server.url, content=b"x", headers={"content-encoding": "gzip"})
+    assert (answer.status_code, "Content-Encoding" in answer.json()["error"]) == (415, True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/none", "/models/..%2f..%2fetc%2fpasswd", "/v2/models/%00", "/models/", "/v2/models/tiny/versions/x/infer"],
+)
+def test_paths_that_lead_nowhere_lead_nowhere(server, path):
+    answer = httpx.post(f"{server.url}{path}", json={"inputs": "x"})
+    assert answer.status_code in (404, 405)
+    assert "etc" not in answer.text
+
+
+def test_what_a_client_sends_is_in_no_log_and_no_metric(server):
+    mark = "mark\x1b[31m\n%s"
+    url = f"{server.url}/models/mark%1b%0a"
+    httpx.post(url, json={"inputs": mark}, headers={"user-agent": "mark-agent"})
+    httpx.post(server.url, content=mark.encode(), headers={"authorization": "Bearer mark"})
+    assert "mark" not in server.log.read_text()
+    assert "mark" not in httpx.get(f"{server.url}/metrics").text
+
+
+def test_answers_have_safe_headers(server):
+    for answer in (httpx.get(f"{server.url}/info"), httpx.get(f"{server.url}/none"), post(server, 3)):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert "server" not in answer.headers
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_keys(serve, bundle_folder, tmp_path):
+    keys = tmp_path / "keys.txt"
+    keys.write_text("first-key\n\n  second-key  \n")
+    server = serve(bundle_folder, "--api-key-file", keys)
+    for key in ("first-key", "second-key"):
+        assert post(server, "x", headers={"authorization": f"Bearer {key}"}).status_code == 200
+    for header in ("Bearer none", "Bearer first-key x", "first-key", "Basic first-key", "Bearer", "Bearer é"):
+        answer = post(server, "x", headers={"authorization": header.encode("latin-1")})
+        assert answer.status_code == 401
+        assert "Bearer" in answer.headers["www-authenticate"]
+    for path, status in (("/v2/health/ready", 200), ("/info", 401), ("/metrics", 401), ("/docs", 401)):
+        assert httpx.get(f"{server.url}{path}").status_code == status
+    assert "first-key" not in server.log.read_text()
+
+
+def test_other_origins_are_let_in_by_name_alone(serve, bundle_folder):
+    server = serve(bundle_folder, "--cors", "https://example.org")
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    for origin, allowed in (("https://example.org", "https://example.org"), ("https://evil.example", None)):
+        answer = httpx.options(server.url, headers={"origin": origin, **asked})
+        assert answer.headers.get("access-control-allow-origin") == allowed
+        assert post(server, "x", headers={"origin": origin}).headers.get("access-control-allow-origin") == allowed
+
+
+def test_overload_is_answered_with_503_and_nothing_else(serve, bundle_folder):
+    server = serve(bundle_folder, "--max-queue", "64", "--batch-tokens", "64")
+    with ThreadPoolExecutor(48) as pool:
+        answers = [*pool.map(lambda k: post(server, [f"{k} {j} {LONG}" for j in range(24)]), range(144))]
+    assert {answer.status_code for answer in answers} == {200, 503}
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.json()["error"] == "the queue is full (64 texts)"
+            assert int(answer.headers["retry-after"]) >= 1
+    assert server.metric("amalgam_queue_texts") == 0
+    assert post(server, "x").status_code == 200
+
+
+def test_a_deadline_is_kept(serve, bundle_folder):
+    server = serve(bundle_folder, "--deadline", "0.05")
+    answer = post(server, [f"{k} {LONG}" for k in range(1000)])
+    assert answer.status_code == 503
+    assert "no answer within 0.05 s" in answer.json()["error"]
+    assert post(server, "x").status_code == 200
+
+
+def test_clients_that_go_away_free_their_place(serve, bundle_folder):
+    server = serve(bundle_folder, "--batch-tokens", "40")
+    body = json.dumps({"inputs": [f"{k} {LONG}" for k in range(1000)]}).encode()
+    port = int(server.url.rsplit(":", 1)[1])
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
+    for client in clients:
+        client.sendall(head + body)
+    until(lambda: server.metric("amalgam_queue_texts") > 2000)
+    for client in clients:
+        client.close()
+    until(lambda: server.metric("amalgam_queue_texts") == 0, seconds=2)
+    assert server.metric("amalgam_requests_total", path="/", status="499") == 4
+    assert server.metric("amalgam_texts_total") == 0
+
+
+def test_sigterm_finishes_what_is_in_flight(serve, bundle_folder):
+    server = serve(bundle_folder, "--batch-tokens", "40")
+    texts = [f"{k} {LONG}" for k in range(200)]
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(post, server, texts)
+        until(lambda: server.metric("amalgam_queue_texts") > 0)
+        server.process.send_signal(signal.SIGTERM)
+        answer = asked.result(30)
+    assert answer.status_code == 200
+    assert len(answer.json()) == 200
+    assert server.process.wait(30) == 0
+    with pytest.raises(httpx.ConnectError):
+        post(server, "x")
+
+
+def relabelled(source, folder):
+    """A new version of a bundle in the place of the old one: its labels' names are others."""
+    staged = shutil.copytree(source, folder.with_name("staged"))
+    path = staged / "amalgam.json"
+    manifest = json.loads(path.read_text())
+    for label in manifest["labels"]:
+        label["name"] = f"new {label['name']}"
+    path.write_text(json.dumps(manifest))
+    for file in ("onnx/model.onnx", "onnx/model_quantized.onnx", "amalgam.json"):
+        (staged / file).replace(folder / file)
+
+
+@pytest.mark.parametrize("how", ["watch", "hup"])
+def test_a_new_version_is_taken_without_losing_a_request(serve, copied, bundle_folder, how):
+    server = serve(f"tiny={copied}", *(["--watch"] if how == "watch" else []))
+    answers, stop = [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            answers.append(post(server, ["a", "b", "c"]))
+
+    def is_new():
+        return answers and answers[-1].json()[0][0]["label"].startswith("new ")
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: len(answers) > 20)
+        assert not is_new()
+        relabelled(bundle_folder, copied)
+        if how == "hup":
+            server.process.send_signal(signal.SIGHUP)
+        until(is_new)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert {answer.status_code for answer in answers} == {200}
+    version = httpx.get(f"{server.url}/info").json()["models"][0]["version"]
+    assert re.search(rf"tiny: version {version}", server.log.read_text())
+    assert server.metric("amalgam_reloads_total", model="tiny", result="taken") == 1
+
+
+def test_a_damaged_new_version_leaves_the_old_one_serving_and_says_so(serve, copied, flip):
+    server = serve(f"tiny={copied}", "--watch")
+    before = httpx.get(f"{server.url}/info").json()["models"][0]
+    flip(copied / "onnx" / "model_quantized.onnx")
+    path = copied / "amalgam.json"
+    sound = path.read_text()
+    path.write_text(json.dumps({**json.loads(sound), "note": "another"}))
+    until(lambda: httpx.get(f"{server.url}/info").json()["models"][0]["reload_error"])
+    assert "model_quantized.onnx" in httpx.get(f"{server.url}/info").json()["models"][0]["reload_error"]
+    assert f"tiny: not taken, version {before['version']} goes on" in server.log.read_text()
+    path.write_text("{")
+    until(lambda: "damaged manifest" in server.log.read_text())
+    path.unlink()
+    until(lambda: "no bundle" in server.log.read_text())
+    assert post(server, "x").json()[0][0]["label"] in before["labels"]
+    assert server.metric("amalgam_reloads_total", model="tiny", result="refused") == 3
+    path.write_text(sound)
+    until(lambda: httpx.get(f"{server.url}/info").json()["models"][0]["reload_error"] is None)

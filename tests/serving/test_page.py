@@ -1,0 +1,211 @@
+"""The page in headless Chromium: on the server, in the browser, as files of a plain web host, and without a network."""
+
+import csv
+import functools
+import http.server
+import io
+import json
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+import tiny
+
+from amalgam_edge.browser import libraries, site
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime import EdgeClassifier
+from amalgam_edge.runtime.bundle import Bundle
+
+pytestmark = pytest.mark.serving
+
+WEB = Path(__file__).parents[1] / "web"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+TEXTS = [*tiny.TEXTS[:20], 'said "no", twice', "=cmd()", "Straße 猫 👩‍🚀", "chess and maps of the night sky " * 30]
+
+browsing = [
+    pytest.mark.skipif(not shutil.which("node"), reason="no node here"),
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium here"),
+    pytest.mark.skipif(
+        not (WEB / "node_modules/playwright-core").is_dir(), reason="playwright-core is not installed: make web"
+    ),
+]
+
+
+def in_chromium(test):
+    for mark in browsing:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fetched(tmp_path_factory):
+    """The libraries out of node_modules and the registry's archive, as a user's cache would hold them."""
+    folder = tmp_path_factory.mktemp("libraries")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(libraries, "user_cache_path", lambda name: folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        try:
+            patch.setenv("AMALGAM_WEB_LIBRARIES", str(libraries.get_libraries()))
+        except AmalgamError as error:
+            pytest.skip(f"no npm registry: {error}")
+        yield
+
+
+def look(url, where, tmp_path, *more):
+    texts = tmp_path / "texts.json"
+    texts.write_text(json.dumps(TEXTS))
+    command = ["node", str(WEB / "page.mjs"), CHROMIUM, url, str(texts), where, str(tmp_path / "shot"), *more]
+    ran = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+@pytest.fixture(scope="module")
+def exact_folder(tmp_path_factory, bundle_folder):
+    """The bundle with its float model alone: int8 answers of a random model move with the texts that run beside it."""
+    folder = shutil.copytree(bundle_folder, tmp_path_factory.mktemp("exact") / "exact")
+    manifest = json.loads((folder / "amalgam.json").read_text())
+    del manifest["precisions"]["int8"]
+    (folder / "amalgam.json").write_text(json.dumps({**manifest, "default_precision": "fp32"}))
+    return folder
+
+
+def check_page(seen):
+    """It works, takes nothing from elsewhere, and fits a narrow screen."""
+    assert seen["faults"] == seen["elsewhere"] == seen["unnamed"] == []
+    assert not seen["wide"]
+    assert seen["empty"] == "Type or paste a text first."
+    assert [row[2] for row in seen["many"]["rows"]] == [text.strip() for text in TEXTS]
+
+
+def check_one(seen, folder):
+    """The bars are the classifier's scores, to what is shown of them."""
+    (answer,) = EdgeClassifier.from_pretrained(folder, threads=1)(TEXTS[:1], all_scores=True)
+    shown = {label: float(score.split()[0]) / 100 for label, _, score in seen["one"]["bars"]}
+    assert [*shown] == [*answer.scores]
+    assert shown == pytest.approx(answer.scores, abs=6e-4)
+
+
+def check_many(seen, folder):
+    """The table and the file are the classifier's answers."""
+    expected = EdgeClassifier.from_pretrained(folder, threads=1)([t.strip() for t in TEXTS], all_scores=True)
+    for row, answer in zip(seen["many"]["rows"], expected, strict=True):
+        assert row[0] == answer.label
+        assert float(row[1].split()[0]) / 100 == pytest.approx(answer.score, abs=6e-4)
+    table = [*csv.DictReader(io.StringIO(seen["csv"].removeprefix("\ufeff")))]
+    assert [row["label"] for row in table] == [answer.label for answer in expected]
+    assert [row["text"] for row in table] == [text.strip().replace("=cmd()", "'=cmd()") for text in TEXTS]
+    for row, answer in zip(table, expected, strict=True):
+        assert {label: float(row[label]) for label in answer.scores} == pytest.approx(answer.scores, abs=1e-4)
+
+
+@in_chromium
+def test_on_the_server_and_in_the_browser_the_page_says_the_same(serve, exact_folder, tmp_path):
+    server = serve(f"tiny={exact_folder}", "--in-browser")
+    seen = {}
+    for where in ("server", "browser"):
+        seen[where] = look(server.url, where, tmp_path)
+        check_page(seen[where])
+        check_one(seen[where], exact_folder)
+        check_many(seen[where], exact_folder)
+    assert [row[0] for row in seen["server"]["many"]["rows"]] == [row[0] for row in seen["browser"]["many"]["rows"]]
+    assert "on the server" in seen["server"]["one"]["status"]
+    assert "in this browser" in seen["browser"]["one"]["status"]
+    assert any(re.match(r"Loading the model: [\d.]+ of \d+ MB", text) for text in seen["browser"]["progress"])
+    assert seen["browser"]["isolated"]  # so that WebAssembly has threads
+
+
+@in_chromium
+def test_files_on_any_web_host_work_and_go_on_without_a_network(bundle_folder, tmp_path):
+    output = tmp_path / "site"
+    site.export_site(Bundle.open(bundle_folder), output)
+    quiet = functools.partial(
+        type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None}), directory=output
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet) as host:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+        seen = look(f"http://127.0.0.1:{host.server_port}/", "browser", tmp_path, "offline")
+        host.shutdown()
+    check_page(seen)
+    check_one(seen, bundle_folder)  # its int8 model's
+    assert [row[0] for row in seen["again"]["rows"]] == [row[0] for row in seen["many"]["rows"]]
+
+
+@in_chromium
+def test_with_keys_the_page_asks_for_one(serve, bundle_folder, tmp_path):
+    keys = tmp_path / "keys.txt"
+    keys.write_text("a-key")
+    server = serve(f"tiny={bundle_folder}", "--in-browser", "--api-key-file", keys)
+    assert httpx.get(f"{server.url}/config.json").json()["key"] is True
+    assert httpx.get(f"{server.url}/libraries/tokenizers.min.mjs").status_code == 200
+    assert httpx.get(f"{server.url}/bundles/tiny/model.onnx").status_code == 401
+    key = {"authorization": "Bearer a-key"}
+    assert httpx.get(f"{server.url}/bundles/tiny/model.onnx", headers=key).status_code == 200
+
+
+def test_nothing_but_the_model_and_its_tokenizer_can_be_had(serve, bundle_folder):
+    server = serve(f"tiny={bundle_folder}", "--in-browser")
+    for name in ("amalgam.json", "config.json", "..%2famalgam.json", "onnx%2fmodel.onnx", "%2e%2e/amalgam.json"):
+        assert httpx.get(f"{server.url}/bundles/tiny/{name}").status_code == 404
+    for name in ("package.json", "..%2f..%2fetc%2fpasswd"):
+        assert httpx.get(f"{server.url}/libraries/{name}").status_code == 404
+    assert (
+        httpx.get(f"{server.url}/bundles/tiny/tokenizer.json").content
+        == (bundle_folder / "tokenizer.json").read_bytes()
+    )
+
+
+def test_the_page_has_a_policy(server):
+    page = httpx.get(server.url)
+    policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == "'self' 'wasm-unsafe-eval'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert not re.search(r"<script(?![^>]*src=)|\son\w+=|style=|https?://", page.text)
+
+
+def test_without_the_libraries_models_run_on_the_server_alone(server):
+    assert httpx.get(f"{server.url}/config.json").json()["browser"] is False
+    assert httpx.get(f"{server.url}/libraries/tokenizers.min.mjs").status_code == 404
+    assert httpx.get(f"{server.url}/bundles/tiny/model.onnx").status_code == 404
+
+
+def test_the_service_worker_s_cache_is_of_these_libraries(monkeypatch):
+    monkeypatch.delenv("AMALGAM_WEB_LIBRARIES")
+    assert f'"amalgam-edge-{libraries._folder().name}"' in site.page_file("offline.js").decode()
+
+
+def test_a_page_is_replaced_only_where_it_may_be(bundle_folder, tmp_path):
+    bundle = Bundle.open(bundle_folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(AmalgamError, match="no exported page"):
+        site.export_site(bundle, tmp_path / "mine", overwrite=True)
+    site.export_site(bundle, tmp_path / "site")
+    with pytest.raises(AmalgamError, match="--overwrite"):
+        site.export_site(bundle, tmp_path / "site")
+    assert site.export_site(bundle, tmp_path / "site", overwrite=True) > 14e6
+
+
+def test_libraries_that_cannot_be_had_or_are_others_are_told(monkeypatch, tmp_path):
+    monkeypatch.delenv("AMALGAM_WEB_LIBRARIES")
+    monkeypatch.setattr(libraries, "user_cache_path", lambda name: tmp_path)
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
+    with pytest.raises(AmalgamError, match="cannot be fetched"):
+        libraries.get_libraries()
+    monkeypatch.setenv("npm_config_registry", "file:///etc")
+    with pytest.raises(AmalgamError, match="no address of an npm registry"):
+        libraries.get_libraries()
+    monkeypatch.setenv("AMALGAM_WEB_LIBRARIES", str(tmp_path))
+    with pytest.raises(AmalgamError, match=r"lacks ort\.wasm\.min\.mjs"):
+        libraries.get_libraries()
+    monkeypatch.delenv("AMALGAM_WEB_LIBRARIES")
+    monkeypatch.setenv("npm_config_registry", "http://localhost")
+    monkeypatch.setattr(libraries, "urlopen", lambda url, timeout: io.BytesIO(b"another archive"))
+    with pytest.raises(AmalgamError, match="not the archive that was tested"):
+        libraries.get_libraries()
+    assert not [*tmp_path.glob("browser/*")]

@@ -1,0 +1,155 @@
+"""Both protocols, by the clients that people have, beside the classifier itself."""
+
+import httpx
+import numpy as np
+import pytest
+import tiny
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+
+from amalgam_edge.runtime import EdgeClassifier
+
+pytestmark = pytest.mark.serving
+
+InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
+
+TEXTS = [*tiny.TEXTS[:6], "👩‍🚀 猫 Straße", " ", "chess and maps of the night sky " * 50]
+
+
+@pytest.fixture(scope="module")
+def expected(bundle_folder):
+    classifier = EdgeClassifier.from_pretrained(bundle_folder, precision="fp32", threads=1)
+    return classifier(TEXTS, all_scores=True)
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """The client refuses every address while the Hub is cut off, this machine's own as well."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.usefixtures("online")
+def test_hugging_face_s_client_gets_every_label(server, expected):
+    client = InferenceClient(base_url=server.url)
+    for text, answer in zip(TEXTS, expected, strict=True):
+        found = {element.label: element.score for element in client.text_classification(text)}
+        assert found == pytest.approx(answer.scores, abs=1e-5)
+        assert [*found] == [*answer.scores]
+
+
+@pytest.mark.usefixtures("online")
+def test_hugging_face_s_client_by_model_name_and_with_top_k(server, expected):
+    client = InferenceClient(base_url=f"{server.url}/models/other")
+    found = client.text_classification(TEXTS[0], top_k=2)
+    assert [element.label for element in found] == [*expected[0].scores][:2]
+
+
+@pytest.mark.usefixtures("online")
+def test_hugging_face_s_client_may_ask_for_other_functions(server, bundle_folder):
+    client = InferenceClient(base_url=f"{server.url}/predict")
+    logits = EdgeClassifier.from_pretrained(bundle_folder, precision="fp32", threads=1).logits(TEXTS[:1])[0]
+    for function, wanted in (("none", logits), ("sigmoid", 1 / (1 + np.exp(-logits)))):
+        found = client.text_classification(TEXTS[0], function_to_apply=function)
+        assert [element.score for element in found] == pytest.approx(sorted(wanted, reverse=True), abs=1e-4)
+
+
+@pytest.mark.usefixtures("online")
+def test_hugging_face_s_client_hears_what_is_wrong(server):
+    client = InferenceClient(base_url=f"{server.url}/models/none")
+    with pytest.raises(HfHubHTTPError, match="no model of that name; there are tiny, other"):
+        client.text_classification("x")
+
+
+def test_a_batch_is_answered_in_order(server, expected):
+    rows = httpx.post(server.url, json={"inputs": TEXTS}).json()
+    assert [row[0]["label"] for row in rows] == [answer.label for answer in expected]
+    for row, answer in zip(rows, expected, strict=True):
+        assert {element["label"]: element["score"] for element in row} == pytest.approx(answer.scores, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def triton(server):
+    import tritonclient.http as http
+
+    client = http.InferenceServerClient(server.url.removeprefix("http://"))
+    yield http, client
+    client.close()
+
+
+def asked(http, texts, *, binary, column=False):
+    shape = [len(texts), 1] if column else [len(texts)]
+    tensor = http.InferInput("text", shape, "BYTES")
+    tensor.set_data_from_numpy(
+        np.array([text.encode() for text in texts], dtype=object).reshape(shape), binary_data=binary
+    )
+    return tensor
+
+
+def test_triton_s_client_finds_the_server_and_its_models(triton, server):
+    _, client = triton
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tiny")
+    assert not client.is_model_ready("none")
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    metadata = client.get_model_metadata("tiny")
+    assert metadata["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+    assert client.get_model_metadata("tiny", metadata["versions"][0]) == metadata
+
+
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False])
+@pytest.mark.parametrize("column", [True, False])
+def test_triton_s_client_gets_tensors(triton, expected, binary_in, binary_out, column):
+    http, client = triton
+    outputs = [http.InferRequestedOutput(name, binary_data=binary_out) for name in ("label", "score", "probabilities")]
+    result = client.infer(
+        "tiny", [asked(http, TEXTS, binary=binary_in, column=column)], outputs=outputs, request_id="7"
+    )
+    labels = [label.decode() if isinstance(label, bytes) else label for label in result.as_numpy("label").tolist()]
+    assert labels == [answer.label for answer in expected]
+    np.testing.assert_allclose(result.as_numpy("score"), [answer.score for answer in expected], atol=1e-5)
+    names = client.get_model_metadata("tiny")["parameters"]["labels"]
+    table = [[answer.scores[name] for name in names] for answer in expected]
+    np.testing.assert_allclose(result.as_numpy("probabilities"), table, atol=1e-5)
+    assert result.get_response()["id"] == "7"
+
+
+def test_triton_s_client_may_name_no_output(triton, expected):
+    http, client = triton
+    result = client.infer("other", [asked(http, TEXTS, binary=True)])
+    np.testing.assert_allclose(result.as_numpy("score"), [answer.score for answer in expected], atol=1e-5)
+
+
+def test_triton_s_client_hears_what_is_wrong(triton):
+    http, client = triton
+    with pytest.raises(InferenceServerException, match="no output 'logit'"):
+        client.infer("tiny", [asked(http, ["x"], binary=True)], outputs=[http.InferRequestedOutput("logit")])
+    with pytest.raises(InferenceServerException, match="no version of that name"):
+        client.infer("tiny", [asked(http, ["x"], binary=True)], model_version="7")
+
+
+def test_what_is_served_is_told(server, bundle_folder):
+    info = httpx.get(f"{server.url}/info").json()
+    assert [model["name"] for model in info["models"]] == ["tiny", "other"]
+    assert info["models"][0]["precision"] == "fp32"
+    assert info["models"][0]["labels"] == ["games", "science", "net", "Straße & 猫"]
+    assert info["limits"]["texts"] == 1024
+
+
+def test_the_api_is_described(server):
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    for path in ("/", "/predict", "/models/{name}", "/v2/models/{name}/infer"):
+        schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["type"] == "object"
+
+
+def test_what_happens_is_counted(server):
+    before = server.metric("amalgam_texts_total", model="other")
+    httpx.post(f"{server.url}/models/other", json={"inputs": ["a", "b", "c"]})
+    assert server.metric("amalgam_texts_total", model="other") == before + 3
+    assert server.metric("amalgam_request_seconds_count", path="/models/{name}") > 0
+    assert server.metric("amalgam_queue_texts", model="other") == 0
+    n_bad = server.metric("amalgam_requests_total", path="/predict", status="422")
+    httpx.post(f"{server.url}/predict", json={"inputs": 3})
+    assert server.metric("amalgam_requests_total", path="/predict", status="422") == n_bad + 1
