@@ -50,6 +50,7 @@ def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access)
     """The application over models that are loaded, or will be before the first request."""
     app = FastAPI(
         title="amalgam-edge",
+        redirect_slashes=False,
         version=__version__,
         description="Text classifiers, by the protocol of Hugging Face and by the Open Inference Protocol.",
     )
@@ -117,6 +118,7 @@ def _add_errors(app: FastAPI) -> None:
 
 def _add_hugging_face(app: FastAPI, models: Models, limits: Limits, metrics: Metrics) -> None:
     async def classify(request: Request, name: str | None = None) -> Response:
+        model_of(models, name)  # no body is read for one that is not there
         asked = _parsed(await body_of(request))
         model = model_of(models, name)  # after the last wait: a bundle that is swapped takes on no more
         texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs

@@ -104,6 +104,7 @@ def open_inference_router(
 
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         """Classify the texts of the tensor ``text``."""
+        _model(models, name, version)  # no body is read for one that is not there
         asked = _asked(await body_of(request), request.headers.get(HEADER), limits)
         model = _model(models, name, version)  # after the last wait: a bundle that is swapped takes on no more
         answer = await answer_of(request, model, asked.texts)
