@@ -9,6 +9,8 @@ import base64
 import hashlib
 import io
 import os
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +25,6 @@ from amalgam_edge.staging import staged
 
 FOLDER_VARIABLE = "AMALGAM_WEB_LIBRARIES"
 _REGISTRY_VARIABLES = ("npm_config_registry", "NPM_CONFIG_REGISTRY")
-_REGISTRY = "https://registry.npmjs.org"
 _SECONDS = 60
 
 
@@ -101,10 +102,13 @@ def _folder() -> Path:
 
 
 def _archive(package: Package) -> bytes:
-    registry = next(filter(None, map(os.environ.get, _REGISTRY_VARIABLES)), _REGISTRY).rstrip("/")
+    registry = _registry().rstrip("/")
     url = f"{registry}/{package.name}/-/{package.name.split('/')[-1]}-{package.version}.tgz"
     if not url.startswith(("https://", "http://")):
-        raise AmalgamError(f"{registry}: no address of an npm registry ({_REGISTRY_VARIABLES[0]} names it)")
+        raise AmalgamError(
+            f"{registry or 'no npm here'}: no address of an npm registry; name one with {_REGISTRY_VARIABLES[0]}, or a "
+            f"folder that holds {', '.join(FILES)} with {FOLDER_VARIABLE}"
+        )
     try:
         with urlopen(url, timeout=_SECONDS) as response:  # noqa: S310  (http or https alone, see above)
             archive: bytes = response.read()
@@ -117,6 +121,16 @@ def _archive(package: Package) -> bytes:
     if base64.b64encode(hashlib.sha512(archive).digest()).decode() != package.sha512:
         raise AmalgamError(f"{url}: not the archive that was tested (its SHA-512 differs)")
     return archive
+
+
+def _registry() -> str:
+    """The address that the environment names, or else npm's own setting; empty where there is no npm."""
+    named = next(filter(None, map(os.environ.get, _REGISTRY_VARIABLES)), None)
+    npm = shutil.which("npm")
+    if named or not npm:
+        return named or ""
+    asked = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, check=False)  # noqa: S603
+    return asked.stdout.strip()
 
 
 def _taken(package: Package, archive: bytes) -> dict[str, bytes]:
