@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from amalgam_edge.errors import MissingExtraError
+from amalgam_edge.cli.extras import load_part
 from amalgam_edge.runtime.bundle import Bundle
 
 
@@ -26,11 +26,8 @@ def command(bundle: str, output: Path, overwrite: bool) -> None:
       amalgam-edge export-web student/ site/
       python -m http.server --directory site/
     """  # noqa: D301  (click reads \\b as "do not rewrap")
-    try:
-        from amalgam_edge.browser.site import export_site
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("amalgam_edge"):
-            raise
-        raise MissingExtraError("exporting a page", "serve", error) from error
-    n_bytes = export_site(Bundle.open(bundle), output, overwrite=overwrite, say=lambda line: click.echo(line, err=True))
+    site = load_part("amalgam_edge.browser.site", "exporting a page", "serve")
+    n_bytes = site.export_site(
+        Bundle.open(bundle), output, overwrite=overwrite, say=lambda line: click.echo(line, err=True)
+    )
     click.echo(f"{output}: {n_bytes / 1e6:.1f} MB; look at it with: python -m http.server --directory {output}")

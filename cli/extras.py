@@ -18,7 +18,12 @@ _QUIET = {
 
 
 def load_training_part(module: str, feature: str) -> ModuleType:
-    """Import a module of the library that needs the ``train`` extra.
+    """Import a module of the library that needs the ``train`` extra; see :func:`load_part`."""
+    return load_part(module, feature, "train")
+
+
+def load_part(module: str, feature: str, extra: str) -> ModuleType:
+    """Import a module of the library that needs an extra.
 
     Raises:
         MissingExtraError: the extra is not installed.
@@ -28,7 +33,7 @@ def load_training_part(module: str, feature: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("amalgam_edge"):
             raise
-        raise MissingExtraError(feature, "train", error) from error
+        raise MissingExtraError(feature, extra, error) from error
 
 
 def quiet_libraries() -> None:

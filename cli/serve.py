@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from amalgam_edge.errors import AmalgamError, MissingExtraError
+from amalgam_edge.cli.extras import load_part
+from amalgam_edge.errors import AmalgamError
 
 
 @click.command("serve")
@@ -82,19 +83,15 @@ def command(
       amalgam-edge serve debian=student/ tickets=other/ --port 9000 --watch
       amalgam-edge serve student/ --host 0.0.0.0 --api-key-file keys.txt --cors https://example.org
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    try:
-        from amalgam_edge.browser.libraries import get_libraries
-        from amalgam_edge.serving.app import Access
-        from amalgam_edge.serving.limits import Limits
-        from amalgam_edge.serving.models import Options
-        from amalgam_edge.serving.server import ServerSettings, serve
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("amalgam_edge"):
-            raise
-        raise MissingExtraError("serving", "serve", error) from error
+    server = load_part("amalgam_edge.serving.server", "serving", "serve")
+    from amalgam_edge.browser.libraries import get_libraries
+    from amalgam_edge.serving.app import Access
+    from amalgam_edge.serving.limits import Limits
+    from amalgam_edge.serving.models import Options
+
     libraries = get_libraries(lambda line: click.echo(line, err=True)) if in_browser else None
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    settings = ServerSettings(
+    settings = server.ServerSettings(
         host=host,
         port=port,
         watch=watch,
@@ -110,7 +107,7 @@ def command(
         ),
         access=Access(keys=_keys(api_key_file), origins=cors, libraries=libraries),
     )
-    asyncio.run(serve(_named(bundles), settings, say=lambda line: click.echo(line, err=True)))
+    asyncio.run(server.serve(_named(bundles), settings, say=lambda line: click.echo(line, err=True)))
 
 
 def _named(bundles: tuple[str, ...]) -> dict[str, str]:

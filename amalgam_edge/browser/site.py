@@ -13,8 +13,7 @@ from tokenizers import Tokenizer
 
 from amalgam_edge.browser.libraries import FILES, get_libraries
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.fingerprints import of_file
-from amalgam_edge.runtime.bundle import MANIFEST, TOKENIZER, Bundle
+from amalgam_edge.runtime.bundle import TOKENIZER, Bundle, version_of
 from amalgam_edge.runtime.tokens import special_tokens
 from amalgam_edge.staging import staged
 
@@ -96,7 +95,7 @@ def export_site(
         raise AmalgamError(f"{output}: there is a page already; --overwrite replaces it")
     libraries = get_libraries(say)
     name = bundle.folder.resolve().name
-    version = bundle_version(bundle)
+    version = version_of(bundle.folder)
     with staged(output) as staging:
         (staging / MARK).touch()
         for file in PAGE_FILES:
@@ -111,8 +110,3 @@ def export_site(
         for file, path in model_files(bundle).items():
             shutil.copyfile(path, own / file)
         return sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
-
-
-def bundle_version(bundle: Bundle) -> str:
-    """The first digits of the SHA-256 of a bundle's manifest, which names those of all files."""
-    return of_file(bundle.folder / MANIFEST)[:12]

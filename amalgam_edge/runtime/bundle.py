@@ -161,6 +161,14 @@ class Bundle:
                 self.file(name)
 
 
+def version_of(folder: str | Path) -> str:
+    """The first digits of the SHA-256 of a bundle's manifest, which names those of all files; empty where none is."""
+    try:
+        return of_file(Path(folder) / MANIFEST)[:12]
+    except OSError:
+        return ""
+
+
 def _remedy(version: int, manifest: dict[str, Any]) -> str:
     """Why a format cannot be read, and what to do."""
     if version < FORMAT_VERSION:

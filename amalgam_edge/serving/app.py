@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -23,7 +22,7 @@ from amalgam_edge.serving.answering import answer_of, body_of, check_texts, mode
 from amalgam_edge.serving.guard import HEALTH_PATHS, App, Guard
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import CONTENT_TYPE, Metrics
-from amalgam_edge.serving.models import Models, ServedModel
+from amalgam_edge.serving.models import Models
 from amalgam_edge.serving.open_inference import open_inference_router
 from amalgam_edge.serving.page_routes import OPEN_PATHS, page_router
 
@@ -56,8 +55,8 @@ def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access)
     )
     app.openapi = partial(_description, app, models)  # type: ignore[method-assign]
     _add_errors(app)
-    _add_hugging_face(app, models, limits, metrics)
-    app.include_router(open_inference_router(models, limits, metrics, ERRORS))
+    _add_hugging_face(app, models, limits)
+    app.include_router(open_inference_router(models, limits, ERRORS))
     _add_accounts(app, models, limits, metrics)
     app.include_router(page_router(models, access.libraries, access.keys))
     for name in models.names:
@@ -116,7 +115,7 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, failed)
 
 
-def _add_hugging_face(app: FastAPI, models: Models, limits: Limits, metrics: Metrics) -> None:
+def _add_hugging_face(app: FastAPI, models: Models, limits: Limits) -> None:
     async def classify(request: Request, name: str | None = None) -> Response:
         model_of(models, name)  # no body is read for one that is not there
         asked = _parsed(await body_of(request))
@@ -124,7 +123,6 @@ def _add_hugging_face(app: FastAPI, models: Models, limits: Limits, metrics: Met
         texts = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
         check_texts(texts, limits)
         answer = await answer_of(request, model, texts)
-        count_abstentions(model, answer.logits, metrics)
         return Response(hugging_face.ranked(answer, model.label_json, asked.parameters), media_type="application/json")
 
     async def classify_by_first(request: Request) -> Response:
@@ -153,14 +151,6 @@ def _add_hugging_face(app: FastAPI, models: Models, limits: Limits, metrics: Met
             openapi_extra=body,
             operation_id=f"classify {path}",
         )
-
-
-def count_abstentions(model: ServedModel, logits: np.ndarray, metrics: Metrics) -> None:
-    """Count texts whose best score is below the bundle's threshold."""
-    threshold = model.classifier.abstain
-    if threshold:
-        best = hugging_face.SCORES["softmax"](logits.astype(np.float64)).max(axis=1)
-        metrics.abstained(model.name, int((best < threshold).sum()))
 
 
 def _parsed(body: bytes) -> hugging_face.Request:

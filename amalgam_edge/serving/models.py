@@ -6,13 +6,16 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from amalgam_edge.browser.site import describe, model_files
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.fingerprints import of_file
-from amalgam_edge.runtime.bundle import MANIFEST
+from amalgam_edge.runtime.bundle import version_of
+from amalgam_edge.runtime.cascade import confidence
 from amalgam_edge.runtime.classifier import EdgeClassifier
 from amalgam_edge.serving.batching import Answer, MicroBatcher
 from amalgam_edge.serving.limits import Limits
@@ -66,10 +69,21 @@ class ServedModel:
         """Texts that wait for it."""
         return self._batcher.queued
 
+    @cached_property
+    def page_description(self) -> dict[str, Any]:
+        """What the page must know of it; its tokenizer is read once."""
+        return describe(self.name, self.classifier.bundle, self.version)
+
+    @cached_property
+    def page_files(self) -> dict[str, Path]:
+        """What the page needs of it, by name; checked once."""
+        return model_files(self.classifier.bundle)
+
     async def answer(self, texts: Sequence[str]) -> Answer:
         """See :meth:`MicroBatcher.answer`."""
         answer = await self._batcher.answer(texts)
         self._metrics.answered(self.name, len(texts), int(answer.truncated.sum()))
+        self._metrics.abstained(self.name, int((confidence(answer.logits) < self.classifier.abstain).sum()))
         return answer
 
     async def close(self) -> None:
@@ -162,15 +176,6 @@ class Models:
             task = asyncio.create_task(old.close())
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
-
-
-def version_of(folder: str) -> str:
-    """The first digits of the SHA-256 of a bundle's manifest, which names those of all files; empty where none is."""
-    manifest = Path(folder) / MANIFEST
-    try:
-        return of_file(manifest)[:12]
-    except OSError:
-        return ""
 
 
 def _open(folder: str, options: Options) -> EdgeClassifier:

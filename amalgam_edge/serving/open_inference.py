@@ -11,7 +11,6 @@ from amalgam_edge import __version__
 from amalgam_edge.serving.answering import answer_of, body_of, check_texts, model_of
 from amalgam_edge.serving.batching import Answer
 from amalgam_edge.serving.limits import Limits
-from amalgam_edge.serving.metrics import Metrics
 from amalgam_edge.serving.models import Models, ServedModel
 from amalgam_edge.serving.tensors import HEADER, Asked, BadTensorsError, read_request, write_response
 from amalgam_edge.uncertainty import softmax
@@ -67,9 +66,7 @@ _BODY = {
 }
 
 
-def open_inference_router(
-    models: Models, limits: Limits, metrics: Metrics, errors: dict[int | str, dict[str, Any]]
-) -> APIRouter:
+def open_inference_router(models: Models, limits: Limits, errors: dict[int | str, dict[str, Any]]) -> APIRouter:
     """The routes below ``/v2``."""
     router = APIRouter(prefix="/v2", tags=[*_TAG], responses=errors)
 
@@ -108,7 +105,7 @@ def open_inference_router(
         asked = _asked(await body_of(request), request.headers.get(HEADER), limits)
         model = _model(models, name, version)  # after the last wait: a bundle that is swapped takes on no more
         answer = await answer_of(request, model, asked.texts)
-        return _response(model, asked, answer, metrics)
+        return _response(model, asked, answer)
 
     for path in ("/models/{name}/infer", "/models/{name}/versions/{version}/infer"):
         router.add_api_route(
@@ -128,11 +125,10 @@ def _asked(body: bytes, header_length: str | None, limits: Limits) -> Asked:
     return asked
 
 
-def _response(model: ServedModel, asked: Asked, answer: Answer, metrics: Metrics) -> Response:
+def _response(model: ServedModel, asked: Asked, answer: Answer) -> Response:
     probabilities = softmax(answer.logits.astype(np.float64))
     best = probabilities.argmax(axis=1)
     score = probabilities[np.arange(len(best)), best]
-    metrics.abstained(model.name, int((score < model.classifier.abstain).sum()))
     values = {
         "label": np.array([model.labels[k].encode() for k in best], dtype=object),
         "score": score.astype(np.float32),

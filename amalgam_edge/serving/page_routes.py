@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse
 
 from amalgam_edge.browser.libraries import FILES
-from amalgam_edge.browser.site import CONFIG, PAGE_FILES, describe, model_files, page_file
+from amalgam_edge.browser.site import CONFIG, PAGE_FILES, page_file
 from amalgam_edge.serving.answering import model_of
 from amalgam_edge.serving.models import Models
 
@@ -70,7 +70,7 @@ def page_router(models: Models, libraries: Path | None, keys: Collection[str]) -
             "server": True,
             "browser": libraries is not None,
             "key": bool(keys),
-            "models": [describe(model.name, model.classifier.bundle, model.version) for model in served],
+            "models": [model.page_description for model in served],
         }
 
     @router.get("/libraries/{name}")
@@ -81,7 +81,7 @@ def page_router(models: Models, libraries: Path | None, keys: Collection[str]) -
 
     @router.get("/bundles/{model}/{name}")
     async def bundle_file(model: str, name: str) -> Response:
-        own = model_files(model_of(models, model).classifier.bundle) if libraries is not None else {}
+        own = model_of(models, model).page_files if libraries is not None else {}
         if name not in own:
             raise HTTPException(404, "not here")
         return FileResponse(own[name], media_type=_type(name), headers=_FOR_GOOD)
