@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 
@@ -107,7 +106,7 @@ def command(
         ),
         access=Access(keys=_keys(api_key_file), origins=cors, libraries=libraries),
     )
-    asyncio.run(server.serve(_named(bundles), settings, say=lambda line: click.echo(line, err=True)))
+    server.run(_named(bundles), settings, say=lambda line: click.echo(line, err=True))
 
 
 def _named(bundles: tuple[str, ...]) -> dict[str, str]:

@@ -12,6 +12,8 @@ from amalgam_edge.serving.guard import CLIENT_GONE
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import Models, ServedModel
 
+_PATIENCE = 0.05  # seconds, before anybody looks whether the client still waits
+
 
 def model_of(models: Models, name: str | None = None) -> ServedModel:
     """The model of a name, or the first.
@@ -57,6 +59,7 @@ async def answer_of(request: Request, model: ServedModel, texts: Sequence[str]) 
         HTTPException: 503, there is no room or it took too long; 499, the client is gone.
     """
     own = asyncio.current_task()
+    watch: asyncio.Task[None] | None = None
     gone = False
 
     async def leave() -> None:
@@ -67,7 +70,11 @@ async def answer_of(request: Request, model: ServedModel, texts: Sequence[str]) 
         if own is not None:
             own.cancel()
 
-    watch = asyncio.create_task(leave())
+    def begin() -> None:
+        nonlocal watch
+        watch = asyncio.create_task(leave())
+
+    timer = asyncio.get_running_loop().call_later(_PATIENCE, begin)
     try:
         return await model.answer(texts)
     except TurnedAway as error:
@@ -77,4 +84,6 @@ async def answer_of(request: Request, model: ServedModel, texts: Sequence[str]) 
             raise
         raise HTTPException(CLIENT_GONE, "the client is gone") from None
     finally:
-        watch.cancel()
+        timer.cancel()
+        if watch is not None:
+            watch.cancel()

@@ -25,6 +25,7 @@ from amalgam_edge.serving.metrics import CONTENT_TYPE, Metrics
 from amalgam_edge.serving.models import Models
 from amalgam_edge.serving.open_inference import open_inference_router
 from amalgam_edge.serving.page_routes import OPEN_PATHS, page_router
+from amalgam_edge.serving.plain_route import PlainRoute
 
 _ERROR = {"description": "What is wrong.", "content": {"application/json": {"example": {"error": "…"}}}}
 ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 413, 415, 422, 503), _ERROR)
@@ -142,9 +143,10 @@ def _add_hugging_face(app: FastAPI, models: Models, limits: Limits) -> None:
         ("/predict", classify_by_first),
         ("/models/{name}", classify_by_name),
     ):
-        app.add_api_route(
+        app.router.add_api_route(
             path,
             endpoint,
+            route_class_override=PlainRoute,
             methods=["POST"],
             tags=["Hugging Face text-classification"],
             responses={**ERRORS, 200: {"model": list[list[hugging_face.Element]]}},

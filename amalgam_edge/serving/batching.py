@@ -1,7 +1,8 @@
 """Micro-batching: texts of requests that come together run together.
 
-One batch runs at a time, with all of the model's threads. While it runs, requests gather, and the next batch takes some
-texts of each in turn, so that a request of a thousand texts does not hold one of a single text.
+Two batches run at a time: the texts of one are read and its answers ranked while the other has the model's threads.
+While they run, requests gather, and the next batch takes some texts of each in turn, so that a request of a thousand
+texts does not hold one of a single text.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 
 from amalgam_edge.serving.limits import Limits
+from amalgam_edge.uncertainty import softmax
 
 _TURN = 8  # texts that a batch takes of a request before it looks at the next one
 _CHARACTERS_A_TOKEN = 4  # of ASCII; any other character counts as a token
@@ -36,21 +39,46 @@ class TurnedAway(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of a request's texts, in their order.
+    """What a model says of texts, in their order.
 
     Attributes:
         logits: ``(n_texts, n_labels)`` of float32.
+        probabilities: their softmax, ``(n_texts, n_labels)`` of float64.
+        order: positions of the labels, likeliest first, ``(n_texts, n_labels)``.
         truncated: whether the tail of each was not read, ``(n_texts,)``.
     """
 
     logits: np.ndarray
+    probabilities: np.ndarray
+    order: np.ndarray
     truncated: np.ndarray
+
+    def __len__(self) -> int:
+        """How many texts."""
+        return len(self.logits)
+
+    @classmethod
+    def of(cls, logits: np.ndarray, truncated: np.ndarray) -> Self:
+        """All that follows from logits."""
+        probabilities = softmax(logits.astype(np.float64))
+        return cls(logits, probabilities, np.argsort(-logits, axis=1, kind="stable"), truncated)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Answers one after another."""
+        columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
+        return cls(*map(np.concatenate, columns))
+
+    def part(self, first: int, end: int) -> Self:
+        """Of some texts alone."""
+        rows = slice(first, end)
+        return type(self)(self.logits[rows], self.probabilities[rows], self.order[rows], self.truncated[rows])
 
 
 class _Job:
     """A request's texts, of which the first ``taken`` have run or are running."""
 
-    __slots__ = ("costs", "future", "left", "logits", "taken", "texts", "truncated")
+    __slots__ = ("costs", "future", "left", "parts", "taken", "texts")
 
     def __init__(self, texts: Sequence[str], costs: Sequence[int], future: asyncio.Future[Answer]) -> None:
         self.texts = texts
@@ -58,32 +86,35 @@ class _Job:
         self.future = future
         self.taken = 0
         self.left = len(texts)
-        self.logits: np.ndarray | None = None
-        self.truncated = np.zeros(len(texts), dtype=bool)
+        self.parts: dict[int, Answer] = {}
 
-    def put(self, first: int, logits: np.ndarray, truncated: np.ndarray) -> None:
+    def put(self, first: int, answer: Answer) -> None:
         """Keep what was said of some texts, from ``first`` on."""
-        if self.logits is None:
-            self.logits = np.empty((len(self.texts), logits.shape[1]), dtype=logits.dtype)
-        self.logits[first : first + len(logits)] = logits
-        self.truncated[first : first + len(logits)] = truncated
-        self.left -= len(logits)
+        self.parts[first] = answer
+        self.left -= len(answer)
         if not self.left and not self.future.done():
-            self.future.set_result(Answer(self.logits, self.truncated))
+            self.future.set_result(Answer.joined([self.parts[start] for start in sorted(self.parts)]))
 
 
 class MicroBatcher:
     """Gathers texts for one model; made and used on one event loop.
 
     Args:
-        run: texts → logits ``(n_texts, n_labels)`` and whether each was cut; called from a thread, a batch at a time.
+        run: texts → logits ``(n_texts, n_labels)`` and whether each was cut; called from threads, a batch at a time.
         max_length: tokens that the model reads of a text.
         limits: of the server.
-        observe: told the number of texts of each batch.
+        observe: told the answer to each batch.
+        at_once: batches that run at a time.
     """
 
     def __init__(
-        self, run: Run, *, max_length: int, limits: Limits, observe: Callable[[int], None] = lambda n: None
+        self,
+        run: Run,
+        *,
+        max_length: int,
+        limits: Limits,
+        observe: Callable[[Answer], None] = lambda answer: None,
+        at_once: int = 2,
     ) -> None:
         self._run = run
         self._max_length = max_length
@@ -94,8 +125,8 @@ class MicroBatcher:
         self._wake = asyncio.Event()
         self._closing = False
         self._seconds_a_text = 0.0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._task = asyncio.create_task(self._work())
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="model")
+        self._workers = [asyncio.create_task(self._work()) for _ in range(at_once)]
 
     @property
     def queued(self) -> int:
@@ -127,11 +158,11 @@ class MicroBatcher:
             self._drop(job)
 
     async def close(self) -> None:
-        """Answer what has been taken on, take on no more, and end the thread."""
+        """Answer what has been taken on, take on no more, and end the threads."""
         self._closing = True
         self._wake.set()
-        await self._task
-        self._thread.shutdown()
+        await asyncio.gather(*self._workers)
+        self._threads.shutdown()
 
     def _cost(self, text: str) -> int:
         length = len(text)
@@ -162,19 +193,22 @@ class MicroBatcher:
             texts = [text for job, first, end in spans for text in job.texts[first:end]]
             began = loop.time()
             try:
-                logits, truncated = await loop.run_in_executor(self._thread, self._run, texts)
+                answer = await loop.run_in_executor(self._threads, self._answer, texts)
             except Exception as error:  # whatever a model raises is its requests' to hear of, and no other's
                 for job, _, _ in spans:
                     if not job.future.done():
                         job.future.set_exception(error)
                 continue
             self._seconds_a_text = (loop.time() - began) / len(texts)
-            self._observe(len(texts))
+            self._observe(answer)
             start = 0
             for job, first, end in spans:
                 stop = start + end - first
-                job.put(first, logits[start:stop], truncated[start:stop])
+                job.put(first, answer.part(start, stop))
                 start = stop
+
+    def _answer(self, texts: Sequence[str]) -> Answer:
+        return Answer.of(*self._run(texts))
 
     def _take(self) -> list[tuple[_Job, int, int]]:
         """The next batch: (job, first text, end), some texts of each job in turn, up to the budget."""

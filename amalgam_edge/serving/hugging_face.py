@@ -13,10 +13,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from amalgam_edge.serving.batching import Answer
-from amalgam_edge.uncertainty import softmax
 
-SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "softmax": softmax,
+SCORES: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {  # beside softmax, all of which rank alike
     "sigmoid": lambda logits: 1.0 / (1.0 + np.exp(-logits)),
     "none": np.asarray,
 }
@@ -62,14 +60,10 @@ def ranked(answer: Answer, label_json: list[str], parameters: Parameters | None)
         parameters: of the request.
     """
     function = parameters.function_to_apply if parameters else None
-    scores = SCORES[function or "softmax"](answer.logits.astype(np.float64))
-    top = (parameters.top_k if parameters else None) or scores.shape[1]
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    rows = zip(order.tolist(), np.take_along_axis(scores, order, axis=1).tolist(), strict=True)
+    scores = SCORES[function](answer.logits.astype(np.float64)) if function in SCORES else answer.probabilities
+    top = parameters.top_k if parameters else None
     texts = (
-        ",".join(
-            f'{{"label":{label_json[label]},"score":{score!r}}}' for label, score in zip(labels, found, strict=True)
-        )
-        for labels, found in rows
+        ",".join(f'{{"label":{label_json[label]},"score":{found[label]!r}}}' for label in order[:top])
+        for order, found in zip(answer.order.tolist(), scores.tolist(), strict=True)
     )
     return f"[[{'],['.join(texts)}]]".encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
@@ -23,7 +24,9 @@ class Metrics:
         self._seconds = Histogram(
             "amalgam_request_seconds", "From a request's head to its answer.", ["path"], buckets=_SECONDS, **own
         )
-        self._texts = Counter("amalgam_texts", "Texts answered.", ["model"], **own)
+        self._request_counts = cache(self._requests.labels)  # a look-up of prometheus_client's takes a lock
+        self._request_times = cache(self._seconds.labels)
+        self._texts = Counter("amalgam_texts", "Texts that a model has read.", ["model"], **own)
         self._truncated = Counter("amalgam_truncated_texts", "Texts whose tail was not read.", ["model"], **own)
         self._abstentions = Counter(
             "amalgam_abstentions", "Texts whose best score is below the bundle's threshold.", ["model"], **own
@@ -34,23 +37,15 @@ class Metrics:
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """Count a request; ``path`` is a route's, never a client's."""
-        self._requests.labels(path, status).inc()
-        self._seconds.labels(path).observe(seconds)
+        self._request_counts(path, status).inc()
+        self._request_times(path).observe(seconds)
 
-    def batch(self, model: str, n_texts: int) -> None:
-        """Count a batch."""
+    def batch(self, model: str, n_texts: int, n_truncated: int, n_abstentions: int) -> None:
+        """Count a batch that was answered: its texts, those that were cut, and those whose best score is too low."""
         self._batches.labels(model).observe(n_texts)
-
-    def answered(self, model: str, n_texts: int, n_truncated: int) -> None:
-        """Count texts that were answered."""
         self._texts.labels(model).inc(n_texts)
-        if n_truncated:
-            self._truncated.labels(model).inc(n_truncated)
-
-    def abstained(self, model: str, n_texts: int) -> None:
-        """Count texts whose best score is below the threshold."""
-        if n_texts:
-            self._abstentions.labels(model).inc(n_texts)
+        self._truncated.labels(model).inc(n_truncated)
+        self._abstentions.labels(model).inc(n_abstentions)
 
     def reloaded(self, model: str, *, taken: bool) -> None:
         """Count a new version of a bundle."""

