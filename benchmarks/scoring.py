@@ -3,7 +3,8 @@
     python benchmarks/scoring.py runs/teacher-a runs/teacher-b --corpus runs/unlabeled.jsonl --output runs/scoring
 
 after `make demo`, or with teachers and texts of your own; 40 minutes on 2 cores. Each part's results are kept in the
-output folder, so that `--parts masks` alone, say, can be measured again. Part `ways` compares ways to score:
+output folder, so that `--parts masks` alone, say, can be measured again; results of another `--device` want another
+folder. Part `ways` compares ways to score:
 
   a  the paper's: torch, eager attention, train mode, 16 independent passes, batches of 32, all padded to 128 tokens
   b  torch, well tuned: the same passes, sorted by length, padded per batch; the fastest of several batch sizes and
@@ -38,10 +39,12 @@ import onnxruntime
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from amalgam_edge.backends import Backend
 from amalgam_edge.corpus import read_corpus
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.exporters.teacher_export import export_teacher
 from amalgam_edge.models.teacher import Teacher, load_teacher
+from amalgam_edge.runtime.session import open_session
 from amalgam_edge.scores import TeacherScores
 from amalgam_edge.scoring.batches import encode
 from amalgam_edge.scoring.onnx_runner import OnnxRunner
@@ -53,16 +56,19 @@ from amalgam_edge.uncertainty import normalised_entropy
 
 PAPER_PASSES, PAPER_LENGTH, PAPER_BATCH = 16, 128, 32
 OVERHEAD_SHAPES = ((8, 16), (8, 128), (32, 64), (64, 12))
+BATCHES, GPU_BATCHES = (32, 64, 128), (128, 512, 1024)  # that the tuned loop is chosen from
 PARTS = ("ways", "masks", "growth")
 
 
 class TorchLoop:
     """What a user would write: train mode, as many passes as wanted, softmax, mean."""
 
-    def __init__(self, teacher: Teacher, *, attention: str, batch: int, pad_to: int | None = None) -> None:
+    def __init__(
+        self, teacher: Teacher, *, attention: str, batch: int, pad_to: int | None = None, device: str = "cpu"
+    ) -> None:
         self._model = AutoModelForSequenceClassification.from_pretrained(
             teacher.source, attn_implementation=attention, dtype=torch.float32
-        )
+        ).to(device)
         self._teacher = teacher
         self._batch = batch
         self._pad_to = pad_to
@@ -73,7 +79,7 @@ class TorchLoop:
         found = np.empty((n, len(texts), len(self._teacher.class_names)), np.float32)
         for rows, inputs in self._batches(texts):
             for k in range(n):
-                found[k, rows] = self._model(**inputs).logits.softmax(-1).numpy()
+                found[k, rows] = self._model(**inputs).logits.softmax(-1).cpu().numpy()
         return found
 
     @torch.inference_mode()
@@ -82,7 +88,7 @@ class TorchLoop:
         mean = self.passes(texts, n).mean(axis=0)
         self._model.eval()
         for _, inputs in self._batches(texts):
-            self._model(**inputs).logits.softmax(-1).numpy()
+            self._model(**inputs).logits.softmax(-1).cpu().numpy()
         return normalised_entropy(mean.astype(float))
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
@@ -104,7 +110,7 @@ class TorchLoop:
                         return_tensors="pt",
                         return_token_type_ids=False,
                         **padding,
-                    )
+                    ).to(self._model.device)
                 ),
             )
 
@@ -112,18 +118,23 @@ class TorchLoop:
 Way = Callable[[Sequence[str], int], list[TeacherScores]]
 
 
-def ours(teachers: Sequence[Teacher], open_runner: Callable[[int, int], TeacherRunner], passes: int | str) -> Way:
+def ours(
+    teachers: Sequence[Teacher],
+    open_runner: Callable[[int, int], TeacherRunner],
+    passes: int | str,
+    batch_tokens: int = ScoringSettings.batch_tokens,
+) -> Way:
     """A way to score with the product's own scorer; ``open_runner`` takes a teacher's position and a seed."""
 
     def run(texts: Sequence[str], seed: int) -> list[TeacherScores]:
         runners = [open_runner(position, seed) for position in range(len(teachers))]
-        settings = ScoringSettings(passes=passes, seed=seed)
+        settings = ScoringSettings(passes=passes, seed=seed, batch_tokens=batch_tokens)
         return score_texts(teachers, runners, texts, settings, lambda count: None)
 
     return run
 
 
-def our_ways(teachers: Sequence[Teacher], folder: Path) -> dict[str, Way]:
+def our_ways(teachers: Sequence[Teacher], folder: Path, device: str) -> dict[str, Way]:
     """Torch, and ONNX Runtime on teachers exported into a folder; runners are opened once and kept."""
     models = [folder / f"{position}.onnx" for position in range(len(teachers))]
     for teacher, model in zip(teachers, models, strict=True):
@@ -132,20 +143,21 @@ def our_ways(teachers: Sequence[Teacher], folder: Path) -> dict[str, Way]:
 
     @cache
     def on_torch(position: int, seed: int) -> TeacherRunner:
-        return TorchRunner(teachers[position].model, teachers[position].sites, seed=seed, passes=10, device="cpu")
+        return TorchRunner(teachers[position].model, teachers[position].sites, seed=seed, passes=10, device=device)
 
     @cache
     def on_onnx(position: int, seed: int) -> TeacherRunner:
-        return OnnxRunner(models[position], seed=seed)
+        return OnnxRunner(models[position], seed=seed, device=device)
 
+    tokens = {name: Backend(name, device).batch_tokens for name in ("torch", "onnxruntime")}
     return {
-        "c  ours, torch, 10 passes": ours(teachers, on_torch, 10),
-        "d  ours, ONNX Runtime, 10 passes": ours(teachers, on_onnx, 10),
-        "e  ours, ONNX Runtime, adaptive": ours(teachers, on_onnx, "auto"),
+        "c  ours, torch, 10 passes": ours(teachers, on_torch, 10, tokens["torch"]),
+        "d  ours, ONNX Runtime, 10 passes": ours(teachers, on_onnx, 10, tokens["onnxruntime"]),
+        "e  ours, ONNX Runtime, adaptive": ours(teachers, on_onnx, "auto", tokens["onnxruntime"]),
     }
 
 
-def find_truth(teachers: Sequence[Teacher], texts: Sequence[str], passes: int, folder: Path) -> np.ndarray:
+def find_truth(teachers: Sequence[Teacher], texts: Sequence[str], passes: int, folder: Path, device: str) -> np.ndarray:
     """U of each teacher and text from many independent passes, ``(n_teachers, n_texts)``; read if kept."""
     file = folder / "truth.json"
     key = [[teacher.fingerprint for teacher in teachers], list(texts), passes]
@@ -153,14 +165,15 @@ def find_truth(teachers: Sequence[Teacher], texts: Sequence[str], passes: int, f
         kept = json.loads(file.read_text("utf-8"))
         if kept["key"] == key:
             return np.array(kept["u"])
-    settings = ScoringSettings(passes=passes, masks="independent", seed=10_000)
+    batch_tokens = Backend("onnxruntime", device).batch_tokens
+    settings = ScoringSettings(passes=passes, masks="independent", seed=10_000, batch_tokens=batch_tokens)
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         for teacher in teachers:
             print(f"truth: {passes} passes of {teacher.name}", file=sys.stderr, flush=True)
             model = Path(scratch, f"{teacher.name}.onnx")
             export_teacher(teacher, model, passes=1, masks="independent")
-            runner = OnnxRunner(model, seed=settings.seed)
+            runner = OnnxRunner(model, seed=settings.seed, device=device)
             found.append(score_texts([teacher], [runner], texts, settings, lambda count: None)[0].uncertainty)
     file.write_text(json.dumps({"key": key, "u": np.stack(found).tolist()}), "utf-8")
     return np.stack(found)
@@ -173,15 +186,15 @@ def seconds(work: Callable[[], object]) -> tuple[float, object]:
     return perf_counter() - start, result
 
 
-def best_loop(teachers: Sequence[Teacher], texts: Sequence[str]) -> tuple[str, list[TorchLoop]]:
+def best_loop(teachers: Sequence[Teacher], texts: Sequence[str], device: str) -> tuple[str, list[TorchLoop]]:
     """The fastest of several well-tuned loops, by two passes over some texts."""
     found = {}
-    for attention, batch in itertools.product(("sdpa", "eager"), (32, 64, 128)):
-        loop = TorchLoop(teachers[0], attention=attention, batch=batch)
+    for attention, batch in itertools.product(("sdpa", "eager"), BATCHES if device == "cpu" else GPU_BATCHES):
+        loop = TorchLoop(teachers[0], attention=attention, batch=batch, device=device)
         loop.uncertainty(texts[:64], 1)
         found[attention, batch] = min(seconds(lambda loop=loop: loop.uncertainty(texts, 2))[0] for _ in range(2))
     attention, batch = min(found, key=lambda pair: found[pair])
-    loops = [TorchLoop(teacher, attention=attention, batch=batch) for teacher in teachers]
+    loops = [TorchLoop(teacher, attention=attention, batch=batch, device=device) for teacher in teachers]
     return f"{attention} attention, batches of {batch}", loops
 
 
@@ -192,14 +205,17 @@ def compare(
     repeats: int,
     truth: np.ndarray,
     products: dict[str, Way],
+    device: str,
 ) -> list[dict]:
     """Rows of the main table: texts a second (all teachers), error of u, and picks that differ from the truth's."""
-    paper = [TorchLoop(t, attention="eager", batch=PAPER_BATCH, pad_to=PAPER_LENGTH) for t in teachers]
-    tuned_as, tuned = best_loop(teachers, texts[:128])
+    paper = [TorchLoop(t, attention="eager", batch=PAPER_BATCH, pad_to=PAPER_LENGTH, device=device) for t in teachers]
+    tuned_as, tuned = best_loop(teachers, texts[: 128 if device == "cpu" else 1024], device)
+    for loop in paper:
+        loop.uncertainty(few[:PAPER_BATCH], 1)
     for way, run in products.items():
         for seed in range(repeats):
             print(f"warming up {way}, seed {seed}", file=sys.stderr, flush=True)
-            run(texts[:32], seed)
+            run(texts[:32] if device == "cpu" else texts, seed)
 
     names = ["a  torch, the paper's way", f"b  torch, {tuned_as}", *products]
     rates: dict[str, list[float]] = {name: [] for name in names}
@@ -235,13 +251,13 @@ def compare(
     return rows
 
 
-def mask_overhead(teacher: Teacher, repeats: int = 15) -> list[dict]:
+def mask_overhead(teacher: Teacher, device: str, repeats: int = 15) -> list[dict]:
     """A masked pass over a pass of the same teacher exported without any dropout; they take turns, some passes each."""
     with tempfile.TemporaryDirectory() as folder:
         masked, plain = Path(folder, "masked.onnx"), Path(folder, "plain.onnx")
         export_teacher(teacher, masked, passes=10)
         export_student(teacher.model, plain)
-        sessions = [onnxruntime.InferenceSession(str(file)) for file in (masked, plain)]
+        sessions = [open_session(file, device=device) for file in (masked, plain)]
     rows = []
     for shape in OVERHEAD_SHAPES:
         ids = np.random.default_rng(0).integers(1000, 2000, shape)
@@ -263,7 +279,7 @@ def _pass_seconds(session: onnxruntime.InferenceSession, feeds: Sequence[dict]) 
     return median(taken[2:])
 
 
-def growth(teacher: str, texts: Sequence[str], sizes: Sequence[int]) -> list[dict]:
+def growth(teacher: str, texts: Sequence[str], sizes: Sequence[int], device: str) -> list[dict]:
     """The command on ever more texts: seconds and peak memory of the whole process."""
     rows = []
     for size in sizes:
@@ -274,7 +290,8 @@ def growth(teacher: str, texts: Sequence[str], sizes: Sequence[int]) -> list[dic
                     text = texts[k % len(texts)] + (f" ({k // len(texts)})" if k >= len(texts) else "")
                     file.write(json.dumps({"text": text}) + "\n")
             command = [sys.executable, "-m", "amalgam_edge.cli", "score", "--teacher", teacher, "--corpus", str(corpus)]
-            command += ["--backend", "onnxruntime", "--passes", "10", "--output", str(Path(folder, "scores"))]
+            command += ["--backend", "onnxruntime", "--device", device, "--passes", "10"]
+            command += ["--output", str(Path(folder, "scores"))]
             measured = subprocess.run(
                 [sys.executable, __file__, "--measure", *command], check=True, capture_output=True, text=True
             )
@@ -349,6 +366,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--growth", type=int, nargs="*", default=[1000, 4000, 16000], help="texts of the part growth")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N, of torch and of ONNX Runtime alike")
     arguments = parser.parse_args()
 
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -360,9 +378,9 @@ def main() -> None:
         if part == "ways":
             found[part] = measure_ways(teachers, corpus, arguments)
         elif part == "masks":
-            found[part] = mask_overhead(teachers[0])
+            found[part] = mask_overhead(teachers[0], arguments.device)
         else:
-            found[part] = growth(arguments.teachers[0], corpus, arguments.growth)
+            found[part] = growth(arguments.teachers[0], corpus, arguments.growth, arguments.device)
         results.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     (arguments.output / "scoring.md").write_text(tables(found) + "\n", "utf-8")
     print(tables(found))
@@ -372,9 +390,11 @@ def measure_ways(teachers: Sequence[Teacher], corpus: Sequence[str], arguments: 
     """The main table's rows, and on what they were measured."""
     texts = corpus[: arguments.texts]
     few = texts[:: max(1, len(texts) // arguments.paper_texts)][: arguments.paper_texts]
-    truth = find_truth(teachers, texts, arguments.truth, arguments.output)
+    device = arguments.device
+    truth = find_truth(teachers, texts, arguments.truth, arguments.output, device)
     with tempfile.TemporaryDirectory() as folder:
-        rows = compare(teachers, texts, few, arguments.repeats, truth, our_ways(teachers, Path(folder)))
+        ways = our_ways(teachers, Path(folder), device)
+        rows = compare(teachers, texts, few, arguments.repeats, truth, ways, device)
     return {
         "texts": len(texts),
         "mean_tokens": float(np.mean([len(ids) for ids in encode(texts, teachers[0].tokenizer, PAPER_LENGTH)])),
