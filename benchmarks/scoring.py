@@ -255,6 +255,7 @@ def mask_overhead(teacher: Teacher, device: str, repeats: int = 15) -> list[dict
     """A masked pass over a pass of the same teacher exported without any dropout; they take turns, some passes each."""
     with tempfile.TemporaryDirectory() as folder:
         masked, plain = Path(folder, "masked.onnx"), Path(folder, "plain.onnx")
+        teacher.model.to("cpu")  # from where the ways before may have taken it
         export_teacher(teacher, masked, passes=10)
         export_student(teacher.model, plain)
         sessions = [open_session(file, device=device) for file in (masked, plain)]

@@ -57,4 +57,5 @@ def _providers(device: str) -> list[Any]:
         raise AmalgamError(
             f"--device {device}: this onnxruntime has no CUDA provider; install amalgam-edge[gpu], or use --device cpu"
         )
-    return [(CUDA_PROVIDER, {"device_id": cuda_device_id(device)}), "CPUExecutionProvider"]
+    # TF32 rounds products to ten bits without being asked: float32 is what was asked for.
+    return [(CUDA_PROVIDER, {"device_id": cuda_device_id(device), "use_tf32": "0"}), "CPUExecutionProvider"]

@@ -238,7 +238,8 @@ def test_half_precision_on_the_cpu_is_refused(random_classifier):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here to compute in half precision")
 def test_half_precision_gives_nearly_the_logits_of_single_and_leaves_the_model(random_classifier, probe):
     model = random_classifier()
-    single, half = (make_runner(model, probe, device="cuda", half=half) for half in (False, True))
+    half = make_runner(model, probe, device="cuda", half=True)
+    single = make_runner(random_classifier(), probe, device="cuda")
     passes = [DROPOUT_OFF, 0, 1, 15]
     np.testing.assert_allclose(half.run(**probe, passes=passes), single.run(**probe, passes=passes), atol=0.05)
     assert model.dtype == torch.float32
