@@ -83,9 +83,9 @@ class Backend:
 def resolve_backend(name: BackendName, device: str, threads: int | None = None) -> Backend:
     """Choose what runs teachers on a device.
 
-    ``auto`` of device is CUDA where a backend has it, else the CPU. ``auto`` of backend is torch on CUDA and ONNX Runtime
-    on the CPU, and the other one where that one is not there: ONNX Runtime has no CUDA kernels for the integer operations
-    that make masks, copies them to the CPU and back, and took nine times as long on an H200.
+    ``auto`` of device is CUDA where a backend has it, else the CPU. ``auto`` of backend is torch on CUDA and ONNX
+    Runtime on the CPU, and the other one where that one is not there: ONNX Runtime has no CUDA kernels for the integer
+    operations that make masks, copies them to the CPU and back, and took nine times as long on an H200.
 
     Raises:
         AmalgamError: what was asked for is not there; never silently something else.

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -56,7 +59,12 @@ def command_of(contender: str, bundle: str, threads: int, port: int) -> list[str
 def served(contender: str, bundle: str, threads: int) -> Iterator[tuple[str, int]]:
     """A server that answers: its address and its process id; ended when the block is left."""
     url = f"http://127.0.0.1:{PORT}/predict"
-    process = subprocess.Popen(command_of(contender, bundle, threads, PORT), stderr=subprocess.DEVNULL)
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+            raise SystemExit(f"something answers on port {PORT} already")
+    process = subprocess.Popen(
+        command_of(contender, bundle, threads, PORT), stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         for _ in range(600):
             try:
@@ -69,10 +77,11 @@ def served(contender: str, bundle: str, threads: int) -> Iterator[tuple[str, int
         yield url, process.pid
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        with suppress(ProcessLookupError):  # LitServe's own processes outlive it
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def ask(url: str, text: str) -> float:
