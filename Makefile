@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := build/installed
 
-.PHONY: install web demo test test-serving test-interop lint format clean
+.PHONY: install web demo test test-serving test-distributed test-interop lint format clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,serve]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,serve,distributed]" --group dev
 	touch $@
 
 # Fine-tunes two teachers, merges them, and compares: about 6 minutes on 2 cores.
@@ -25,12 +25,16 @@ tests/web/node_modules: tests/web/package.json
 	if command -v npm > /dev/null; then npm install --prefix tests/web --ignore-scripts --no-audit --no-fund --silent; fi
 
 test: install web
-	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term -m "not interop and not serving"
+	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term -m "not interop and not serving and not distributed"
 
 # A running server: the clients that people have, its page in Chromium, overload and faults, fuzzing. Where there is no
 # Chromium or no npm registry, the tests of the page are skipped.
 test-serving: install web
 	$(BIN)/python -m pytest tests/serving --numprocesses 2 -m serving -rs
+
+# Workers, nodes and drivers that are killed, on a Ray cluster of several nodes on loopback, and training on two processes.
+test-distributed: install
+	$(BIN)/python -m pytest tests/distributed -m distributed -rs
 
 # Bundles in Optimum, transformers.js, OpenVINO and plain onnxruntime: a few minutes, and 1.5 GB in .venv-interop that stay
 # for the next time (more where pip's torch is CUDA's). Where a registry cannot be reached, its runtime is skipped.

@@ -17,7 +17,9 @@ Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
-_NOT_OF_THE_RESULT = frozenset({"output", "work", "device", "backend", "threads", "batch_tokens", "report_to"})
+_NOT_OF_THE_RESULT = frozenset(
+    {"output", "work", "device", "backend", "threads", "batch_tokens", "report_to", "engine", "address", "workers"}
+)
 
 
 class Recipe(BaseModel):
@@ -48,6 +50,16 @@ class Recipe(BaseModel):
     precision: Literal["fp32", "fp16"] = Field(default="fp32", description="Of the teachers; fp16 needs a GPU.")
     threads: Count | None = Field(
         default=None, description="Threads that teachers compute with.  [default: one a core]"
+    )
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="What scores the corpus: this process, or workers on a Ray cluster."
+    )
+    address: str | None = Field(
+        default=None,
+        description="Of the Ray cluster, or auto: the one that runs here.  [default: start one on this machine]",
+    )
+    workers: Count | None = Field(
+        default=None, description="Of the Ray engine.  [default: one a GPU, else one for --threads cores, which are 1]"
     )
     batch_tokens: Count | None = Field(
         default=None,

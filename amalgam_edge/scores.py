@@ -71,6 +71,11 @@ class TeacherScores:
         """The same scores for a selection of texts, in the order of ``rows``."""
         return TeacherScores(self.teacher, **{name: getattr(self, name)[rows] for name in ARRAYS})
 
+    def unknown(self, n_texts: int) -> TeacherScores:
+        """Texts of which this teacher could say nothing: no pass, and no number."""
+        empty = {name: np.full((n_texts, *getattr(self, name).shape[1:]), np.nan, np.float32) for name in ARRAYS}
+        return TeacherScores(self.teacher, **empty | {"passes": np.zeros(n_texts, np.int32)})
+
     @classmethod
     def concatenate(cls, parts: list[TeacherScores]) -> TeacherScores:
         """Join scores of one teacher over consecutive texts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from amalgam_edge.backends import Backend, resolve_backend
 from amalgam_edge.budget import Budget
 from amalgam_edge.calibration import Calibration, calibrate
 from amalgam_edge.corpus import TEXT, Corpus, read_corpus
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import AmalgamError, MissingExtraError
 from amalgam_edge.evaluation import accuracy
 from amalgam_edge.exporters.trimming import trim_through_gate
 from amalgam_edge.head_start import start_head
@@ -34,7 +35,15 @@ from amalgam_edge.recipe import Recipe, read_renames
 from amalgam_edge.scores import TeacherScores
 from amalgam_edge.scoring.features import FEATURES, feature_key, store_features
 from amalgam_edge.scoring.hidden import HiddenStates, HiddenStore, hidden_key, store_hidden
-from amalgam_edge.scoring.score import ScoringSettings, predict_texts, score_corpus, score_key
+from amalgam_edge.scoring.score import (
+    PROBE_TEXTS,
+    Opened,
+    ScoringSettings,
+    open_runners,
+    predict_texts,
+    score_corpus,
+    score_key,
+)
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.supervision import Supervision
@@ -258,9 +267,11 @@ def layers_of(student: Student) -> int | None:
     return None if config.model_type == STATIC else n_layers(config)
 
 
-def scoring_settings(recipe: Recipe) -> ScoringSettings:
-    """The recipe's settings of scoring."""
+def scoring_settings(recipe: Recipe, backend: Backend | None = None) -> ScoringSettings:
+    """The recipe's settings of scoring, with as many tokens at once as the backend runs best where it is known."""
+    tokens = recipe.batch_tokens or (backend.batch_tokens if backend else ScoringSettings.batch_tokens)
     return ScoringSettings(
+        batch_tokens=tokens,
         passes=recipe.passes,
         max_passes=recipe.max_passes,
         seed=recipe.seed,
@@ -291,8 +302,11 @@ def score(
     recipe: Recipe, teachers: Sequence[Teacher], stores: Sequence[ScoreStore], corpus: Corpus, progress: Progress
 ) -> None:
     """Score the corpus with each teacher, as far as the stores lack it."""
+    if recipe.engine == "ray":
+        _score_on_ray(recipe, teachers, stores, corpus, progress)
+        return
     backend = backend_of(recipe)
-    settings = replace(scoring_settings(recipe), batch_tokens=recipe.batch_tokens or backend.batch_tokens)
+    settings = scoring_settings(recipe, backend)
     together = len(teachers) // n_scoring_steps(recipe)
     for first in range(0, len(teachers), together):
         group, their_stores = teachers[first : first + together], stores[first : first + together]
@@ -302,6 +316,32 @@ def score(
             score_corpus(
                 group, their_stores, corpus, settings, lambda teacher: backend.open(teacher, settings), advance
             )
+
+
+def _score_on_ray(
+    recipe: Recipe, teachers: Sequence[Teacher], stores: Sequence[ScoreStore], corpus: Corpus, progress: Progress
+) -> None:
+    try:
+        from amalgam_edge.distributed.ray_scoring import Cluster, score_on_ray
+    except ImportError as error:
+        raise MissingExtraError("--engine ray", "distributed", error) from error
+    cluster = Cluster(recipe.address, recipe.workers, recipe.threads or 1, gpus=recipe.device != "cpu")
+    names = " and ".join(teacher.name for teacher in teachers)
+    title = f"scoring with {names}, {recipe.passes} passes, on Ray"
+    with progress.step(title, len(corpus) * len(teachers), "texts") as advance:
+        score_on_ray(partial(open_teachers, recipe, corpus.texts[:PROBE_TEXTS]), stores, corpus, cluster, advance)
+
+
+def open_teachers(recipe: Recipe, texts: Sequence[str]) -> Opened:
+    """Load a recipe's teachers and make them ready where this runs, which is proved on some texts.
+
+    Raises:
+        AmalgamError: one of them cannot be had, or its dropout is dead.
+    """
+    teachers = load_teachers(recipe.teachers, dropout=recipe.dropout, max_length=recipe.max_length)
+    backend = backend_of(recipe.model_copy(update={"threads": recipe.threads or 1}))
+    settings = scoring_settings(recipe, backend)
+    return Opened(teachers, open_runners(teachers, lambda teacher: backend.open(teacher, settings), texts), settings)
 
 
 def cached_stores(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus) -> list[ScoreStore]:

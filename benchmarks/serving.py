@@ -59,9 +59,11 @@ def command_of(contender: str, bundle: str, threads: int, port: int) -> list[str
 def served(contender: str, bundle: str, threads: int) -> Iterator[tuple[str, int]]:
     """A server that answers: its address and its process id; ended when the block is left."""
     url = f"http://127.0.0.1:{PORT}/predict"
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+    until = time.monotonic() + 10
+    while answers(PORT):  # what was killed a moment ago
+        if time.monotonic() > until:
             raise SystemExit(f"something answers on port {PORT} already")
+        time.sleep(0.1)
     process = subprocess.Popen(
         command_of(contender, bundle, threads, PORT), stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -82,6 +84,12 @@ def served(contender: str, bundle: str, threads: int) -> Iterator[tuple[str, int
         with suppress(ProcessLookupError):  # LitServe's own processes outlive it
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def answers(port: int) -> bool:
+    """Whether anything listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def ask(url: str, text: str) -> float:

@@ -32,6 +32,9 @@ except ModuleNotFoundError as error:  # the Recipe needs pydantic, which the edg
     "precision",
     "threads",
     "batch_tokens",
+    "engine",
+    "address",
+    "workers",
     "seed",
     "output",
 )
@@ -48,6 +51,7 @@ def command(recipe_file: str | None, resume: bool, **fields: Any) -> None:
       amalgam-edge score --teacher runs/teacher-a --teacher runs/teacher-b --corpus unlabeled.jsonl --output scores/
       amalgam-edge score --teacher runs/a --teacher runs/b --corpus texts/ --passes auto --output scores/
       amalgam-edge score --teacher runs/a --corpus texts.parquet --backend torch --device cuda --output scores/ --resume
+      amalgam-edge score --recipe recipe.yaml --engine ray --address auto --output scores/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
     scoring_run = load_training_part("amalgam_edge.scoring_run", "scoring")

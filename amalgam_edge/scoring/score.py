@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ Passes = int | Literal["auto"]
 Precision = Literal["fp32", "fp16"]
 OpenRunner = Callable[[Teacher], TeacherRunner]
 
-_PROBE_TEXTS = 4
+PROBE_TEXTS = 4
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,33 @@ def score_corpus(
     advance(len(teachers) * (len(corpus) - sum(len(stores[0].rows(shard)) for shard in missing)))
     if not missing:
         return
-    runners = [open_runner(teacher) for teacher in teachers]
-    for teacher, runner in zip(teachers, runners, strict=True):
-        _probe(teacher, runner, corpus.texts[:_PROBE_TEXTS])
+    runners = open_runners(teachers, open_runner, corpus.texts[:PROBE_TEXTS])
     for shard in missing:
         rows = stores[0].rows(shard)
         texts = corpus.texts[rows.start : rows.stop]
         scored = score_texts(teachers, runners, texts, settings, advance)
         for store, scores in zip(stores, scored, strict=True):
             store.write(shard, scores)
+
+
+class Opened(NamedTuple):
+    """Teachers that are ready to be scored with."""
+
+    teachers: Sequence[Teacher]
+    runners: Sequence[TeacherRunner]
+    settings: ScoringSettings
+
+
+def open_runners(teachers: Sequence[Teacher], open_runner: OpenRunner, texts: Sequence[str]) -> list[TeacherRunner]:
+    """Make teachers ready, and prove on some texts that their dropout is alive.
+
+    Raises:
+        AmalgamError: a teacher's dropout is dead.
+    """
+    runners = [open_runner(teacher) for teacher in teachers]
+    for teacher, runner in zip(teachers, runners, strict=True):
+        _probe(teacher, runner, texts)
+    return runners
 
 
 def score_texts(

@@ -122,6 +122,10 @@ class ShardStore:
         """Shards that are not there yet."""
         return [shard for shard in range(self.n_shards) if not self._path(shard).exists()]
 
+    def has(self, shard: int) -> bool:
+        """Whether a shard is there."""
+        return self._path(shard).exists()
+
     def _put(self, shard: int, content: bytes | pa.Buffer) -> None:
         """Add a shard's file.
 

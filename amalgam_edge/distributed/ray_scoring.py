@@ -1,0 +1,149 @@
+"""Scoring by Ray Data: texts stream from Parquet to actors that hold the teachers, and scores from there to the stores.
+
+The driver deals shards out and counts; no score passes through it. What is scored is on disk: a driver that was killed
+goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import ray.data
+
+from amalgam_edge.corpus import Corpus
+from amalgam_edge.distributed.attempts import Attempts
+from amalgam_edge.distributed.pending import write_pending
+from amalgam_edge.distributed.shard_worker import Open, ShardWorker, Work
+from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.progress import Advance
+from amalgam_edge.scoring.store import ScoreStore
+
+_IN_FLIGHT = 2  # files that an actor may hold: with more, a slow node keeps others waiting at the end
+_A_LITTLE = 0.001  # of a core: all of them belong to actors, and reading must not wait for one
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the work is done.
+
+    Attributes:
+        address: of a running cluster, ``auto`` for the one that runs here; None starts one for as long as it takes.
+        workers: how many actors; None for as many as there are GPUs, or cores over ``threads``.
+        threads: cores of an actor.
+        gpus: whether actors take a GPU each, where the cluster has any.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    threads: int = 1
+    gpus: bool = True
+
+
+def score_on_ray(
+    open_teachers: Open, stores: Sequence[ScoreStore], corpus: Corpus, cluster: Cluster, advance: Advance
+) -> None:
+    """Score what the stores lack; what they come to is what the local engine comes to.
+
+    Args:
+        open_teachers: makes the teachers ready; it runs in each worker.
+        stores: each teacher's, in a place that all nodes see.
+        corpus: what to score.
+        cluster: where.
+        advance: told of each text once for each teacher.
+
+    Raises:
+        AmalgamError: there is no such cluster, it has no room for a worker, a worker fails for another reason than a
+            text, or a store cannot be written to.
+    """
+    for store in stores:
+        store.open()
+    missing = sorted({shard for store in stores for shard in store.missing()})
+    advance(len(stores) * (len(corpus) - sum(len(stores[0].rows(shard)) for shard in missing)))
+    if not missing:
+        return
+    beside = Path(stores[0].folder).parent
+    pending, attempts = beside / ".pending", beside / ".attempts"
+    with _connected(cluster):
+        n_workers, options = _actors(cluster)
+        files = write_pending(pending, corpus, stores[0], missing, workers=n_workers)
+        work = Work(open_teachers, stores, Attempts(attempts.absolute()))
+        try:
+            rows = (
+                ray.data.read_parquet(
+                    [str(Path(file).absolute()) for file in files],
+                    override_num_blocks=len(files),
+                    num_cpus=_A_LITTLE,
+                )
+                .map_batches(
+                    ShardWorker,
+                    fn_constructor_args=(work,),
+                    batch_size=1,
+                    compute=ray.data.ActorPoolStrategy(
+                        min_size=1, max_size=n_workers, max_tasks_in_flight_per_actor=_IN_FLIGHT
+                    ),
+                    **options,
+                )
+                .iter_rows()
+            )
+            for row in rows:
+                advance(len(stores) * row["n_texts"])
+        except ray.exceptions.RayError as error:
+            why = first_line(_cause(error))
+            raise AmalgamError(
+                f"scoring on the cluster ended ({why}); what was scored is kept: go on with --resume"
+            ) from error
+    shutil.rmtree(pending, ignore_errors=True)
+    shutil.rmtree(attempts, ignore_errors=True)
+
+
+@contextmanager
+def _connected(cluster: Cluster) -> Iterator[None]:
+    """A connection to a cluster, ended when the block is left, unless there was one already."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(
+            address=cluster.address,
+            include_dashboard=False if cluster.address is None else None,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
+        raise AmalgamError(f"--address {cluster.address}: no Ray cluster answers ({first_line(error)})") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _actors(cluster: Cluster) -> tuple[int, dict[str, float]]:
+    """How many actors, and what each of them takes.
+
+    Raises:
+        AmalgamError: there is no room for one.
+    """
+    there = ray.cluster_resources()
+    gpus = int(there.get("GPU", 0)) if cluster.gpus else 0
+    if gpus:
+        return cluster.workers or gpus, {"num_gpus": 1, "num_cpus": _A_LITTLE}
+    cores = int(there.get("CPU", 0))
+    if cores < cluster.threads:
+        raise AmalgamError(f"--threads {cluster.threads}: the cluster has {cores} cores; name fewer")
+    return cluster.workers or cores // cluster.threads, {"num_cpus": cluster.threads}
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, below what Ray wraps it in."""
+    while isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
+        error = error.cause
+    return error.__cause__ or error

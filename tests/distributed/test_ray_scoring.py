@@ -1,0 +1,271 @@
+"""Scoring on a Ray cluster of several nodes on loopback, and what befalls clusters."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ray = pytest.importorskip("ray", reason="needs amalgam-edge[distributed]")
+
+from ray.cluster_utils import Cluster as RayCluster  # noqa: E402
+
+from amalgam_edge.corpus import read_corpus  # noqa: E402
+from amalgam_edge.distributed.ray_scoring import Cluster, score_on_ray  # noqa: E402
+from amalgam_edge.errors import AmalgamError  # noqa: E402
+from amalgam_edge.models.teacher import load_teachers  # noqa: E402
+from amalgam_edge.scores import ARRAYS  # noqa: E402
+from amalgam_edge.scoring.score import (  # noqa: E402
+    Opened,
+    ScoringSettings,
+    open_runners,
+    score_corpus,
+    score_key,
+)
+from amalgam_edge.scoring.store import ScoreStore  # noqa: E402
+from amalgam_edge.scoring.torch_runner import TorchRunner  # noqa: E402
+
+pytestmark = pytest.mark.distributed
+SETTINGS = ScoringSettings(passes=3, batch_tokens=200)
+POISON = "☠"
+SHARD = 4
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
+
+
+@dataclass
+class Trouble:
+    """What befalls a teacher on a worker. Marks are left in ``folder``."""
+
+    folder: Path
+    sleep: float = 0.0
+    slow_node: str | None = None
+
+    def befall(self, text_ids, tokenizer):
+        (self.folder / f"pid-{os.getpid()}").touch()
+        if any(POISON in text for text in tokenizer.batch_decode(text_ids)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.slow_node in (None, ray.get_runtime_context().get_node_id()):
+            time.sleep(self.sleep)
+
+    def pids(self):
+        return [int(path.name.removeprefix("pid-")) for path in self.folder.glob("pid-*")]
+
+
+class TroubledRunner:
+    """A runner to whom things happen."""
+
+    def __init__(self, inner, tokenizer, trouble):
+        self._inner, self._tokenizer, self._trouble = inner, tokenizer, trouble
+        self.n_classes = inner.n_classes
+
+    def run(self, input_ids, attention_mask, passes):
+        self._trouble.befall(input_ids, self._tokenizer)
+        return self._inner.run(input_ids, attention_mask, passes)
+
+
+def on_torch(teacher):
+    options = {"seed": SETTINGS.seed, "passes": SETTINGS.balanced_over, "masks": SETTINGS.masks, "device": "cpu"}
+    return TorchRunner(teacher.model, teacher.sites, **options)
+
+
+def open_tiny(specs, trouble=None):
+    import torch
+
+    torch.set_num_threads(1)
+    teachers = load_teachers(specs, max_length=32)
+
+    def open_runner(teacher):
+        runner = on_torch(teacher)
+        return TroubledRunner(runner, teacher.tokenizer, trouble) if trouble else runner
+
+    return Opened(teachers, open_runners(teachers, open_runner, ["a text", "another one"]), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory, make_classifier):
+    folder = tmp_path_factory.mktemp("teachers")
+    make_classifier(folder / "a", ["games", "science", "net"], seed=1)
+    make_classifier(folder / "b", ["text", "net"], seed=2, architecture="distilbert")
+    return [f"{name}={folder / name}" for name in "ab"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one core each, as two machines would be."""
+    nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def corpus_of(tmp_path, texts):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(texts), "utf-8")
+    return read_corpus(str(path))
+
+
+def texts(n):
+    words = ["night", "sky", "chess", "music", "map", "sort", "copy", "draw", "file", "server", "mail", "font"]
+    return [f"{' '.join(words[(k * j) % len(words)] for j in range(1, 2 + k % 9))} {k}" for k in range(n)]
+
+
+def stores_of(tmp_path, specs, corpus, name="scores"):
+    teachers = load_teachers(specs, max_length=32)
+    keys = [score_key(teacher, teachers, corpus, SETTINGS) for teacher in teachers]
+    return [ScoreStore(tmp_path / name / key.teacher, key, shard_size=SHARD) for key in keys]
+
+
+def local(tmp_path, specs, corpus):
+    """What the local engine comes to, each teacher's."""
+    teachers = load_teachers(specs, max_length=32)
+    stores = stores_of(tmp_path, specs, corpus, "local")
+    score_corpus(teachers, stores, corpus, SETTINGS, on_torch, lambda count: None)
+    return [store.read() for store in stores]
+
+
+def assert_rows_equal(stores, expected, rows=slice(None)):
+    for store, other in zip(stores, expected, strict=True):
+        found = store.read()
+        for name in ARRAYS:
+            np.testing.assert_array_equal(getattr(found, name)[rows], getattr(other, name)[rows], err_msg=name)
+
+
+class Counter:
+    def __init__(self):
+        self.n = 0
+        self.moved = threading.Event()
+
+    def __call__(self, count):
+        self.n += count
+        if count:
+            self.moved.set()
+
+
+def test_it_comes_to_what_the_local_engine_comes_to_bit_for_bit(tmp_path, specs, cluster):
+    corpus = corpus_of(tmp_path, texts(30))
+    stores, advance = stores_of(tmp_path, specs, corpus), Counter()
+    score_on_ray(partial(open_tiny, specs), stores, corpus, Cluster(), advance)
+    assert advance.n == 2 * 30
+    assert_rows_equal(stores, local(tmp_path, specs, corpus))
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"a", "b"}
+
+
+def test_what_the_local_engine_began_it_ends_and_scores_nothing_twice(tmp_path, specs, cluster):
+    corpus = corpus_of(tmp_path, texts(30))
+    expected = local(tmp_path, specs, corpus)
+    stores = stores_of(tmp_path, specs, corpus, "local")
+    for store in stores:
+        for shard in (1, 3, 4):
+            store._path(shard).unlink()
+    kept = {path: path.stat().st_mtime_ns for store in stores for path in store.folder.glob("shard-*")}
+    score_on_ray(partial(open_tiny, specs), stores, corpus, Cluster(), lambda count: None)
+    assert_rows_equal(stores, expected)
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+def test_a_text_that_kills_its_process_is_recorded_and_the_rest_goes_on(tmp_path, specs, cluster):
+    clean = texts(22)
+    poisoned = [*clean[:9], f"a {POISON} text", *clean[10:]]
+    corpus = corpus_of(tmp_path, poisoned)
+    expected = local(tmp_path, specs, corpus)
+    stores = stores_of(tmp_path, specs, corpus)
+    score_on_ray(partial(open_tiny, specs, Trouble(tmp_path)), stores, corpus, Cluster(), lambda count: None)
+    rows = np.arange(22) != 9
+    for store, other in zip(stores, expected, strict=True):
+        found = store.read()
+        for name in ARRAYS:  # texts of its shard run in other batches
+            np.testing.assert_allclose(getattr(found, name)[rows], getattr(other, name)[rows], atol=1e-5)
+        assert found.passes[9] == 0
+        assert np.isnan(found.logits[9]).all()
+        assert [failure["text"] for failure in store.failures()] == [9]
+    assert not (tmp_path / "scores" / ".attempts").exists()
+
+
+def killed_meanwhile(score, kill, advance):
+    """Score in this thread, and call ``kill`` once something has been scored."""
+
+    def wait():
+        assert advance.moved.wait(120)
+        kill()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    score()
+    thread.join()
+
+
+def test_a_worker_that_is_killed_is_replaced(tmp_path, specs, cluster):
+    corpus = corpus_of(tmp_path, texts(60))
+    stores, advance, trouble = stores_of(tmp_path, specs, corpus), Counter(), Trouble(tmp_path, sleep=0.05)
+    killed = []
+
+    def kill():
+        killed.append(trouble.pids()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    score = partial(score_on_ray, partial(open_tiny, specs, trouble), stores, corpus, Cluster(), advance)
+    killed_meanwhile(score, kill, advance)
+    assert killed
+    assert advance.n == 2 * 60
+    assert_rows_equal(stores, local(tmp_path, specs, corpus))
+    assert not any(store.failures() for store in stores)
+
+
+def test_a_slow_node_does_less_and_holds_nobody(tmp_path, specs, cluster):
+    slow = next(node["NodeID"] for node in ray.nodes() if node["Alive"])
+    corpus = corpus_of(tmp_path, texts(60))
+    stores = stores_of(tmp_path, specs, corpus)
+    trouble = Trouble(tmp_path, sleep=0.4, slow_node=slow)
+    score_on_ray(partial(open_tiny, specs, trouble), stores, corpus, Cluster(), lambda count: None)
+    assert_rows_equal(stores, local(tmp_path, specs, corpus))
+
+
+class FlakyStore(ScoreStore):
+    """A store whose first two writes of each shard fail, as those of an object store do now and then."""
+
+    def _put(self, shard, content):
+        tries = [*self.folder.glob(f"tried-{shard}-*")]
+        if len(tries) < 2:
+            (self.folder / f"tried-{shard}-{len(tries)}").touch()
+            raise AmalgamError("the object store is busy")
+        super()._put(shard, content)
+
+
+def test_a_store_that_fails_twice_is_written_in_the_end(tmp_path, specs, cluster):
+    corpus = corpus_of(tmp_path, texts(9))
+    stores = [FlakyStore(store.folder, store.key, shard_size=SHARD) for store in stores_of(tmp_path, specs, corpus)]
+    score_on_ray(partial(open_tiny, specs), stores, corpus, Cluster(), lambda count: None)
+    assert_rows_equal(stores, local(tmp_path, specs, corpus))
+
+
+def test_what_fails_for_another_reason_than_a_text_ends_it_and_keeps_what_was_scored(tmp_path, specs, cluster):
+    corpus = corpus_of(tmp_path, texts(9))
+    stores = stores_of(tmp_path, specs, corpus)
+    with pytest.raises(AmalgamError, match=r"no-such-teacher.*--resume"):
+        score_on_ray(partial(open_tiny, ["a=no-such-teacher"]), stores, corpus, Cluster(), lambda count: None)
+
+
+def test_more_threads_than_a_node_has_are_refused(tmp_path, specs, cluster):
+    corpus = corpus_of(tmp_path, texts(9))
+    stores = stores_of(tmp_path, specs, corpus)
+    with pytest.raises(AmalgamError, match=r"--threads 99.*2 cores"):
+        score_on_ray(partial(open_tiny, specs), stores, corpus, Cluster(threads=99), lambda count: None)
+
+
+def test_a_node_that_is_killed_loses_nothing(tmp_path, specs, cluster):
+    node = cluster.add_node(num_cpus=1)
+    corpus = corpus_of(tmp_path, texts(60))
+    stores, advance, trouble = stores_of(tmp_path, specs, corpus), Counter(), Trouble(tmp_path, sleep=0.05)
+    kill = partial(cluster.remove_node, node, allow_graceful=False)
+    score = partial(score_on_ray, partial(open_tiny, specs, trouble), stores, corpus, Cluster(), advance)
+    killed_meanwhile(score, kill, advance)
+    assert_rows_equal(stores, local(tmp_path, specs, corpus))
