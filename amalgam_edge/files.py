@@ -55,7 +55,7 @@ def exists(location: Location) -> bool:
     files, path = file_system(location)
     with _told_as_read(location):
         try:
-            _persistently(lambda: files.info(path))
+            persistently(lambda: files.info(path))
         except FileNotFoundError:
             return False
     return True
@@ -72,7 +72,7 @@ def read(location: Location) -> bytes:
         return location.read_bytes()
     files, path = file_system(location)
     with _told_as_read(location):
-        content: bytes = _persistently(lambda: files.cat_file(path))
+        content: bytes = persistently(lambda: files.cat_file(path))
     return content
 
 
@@ -88,7 +88,7 @@ def write(location: Location, content: bytes | memoryview) -> None:
         write_by_rename(location, content)
         return
     files, path = file_system(location)
-    _persistently(lambda: files.pipe_file(path, bytes(content)))
+    persistently(lambda: files.pipe_file(path, bytes(content)))
 
 
 def delete(location: Location) -> None:
@@ -102,7 +102,7 @@ def delete(location: Location) -> None:
         return
     files, path = file_system(location)
     try:
-        _persistently(lambda: files.rm_file(path))
+        persistently(lambda: files.rm_file(path))
     except FileNotFoundError:
         pass
 
@@ -118,7 +118,7 @@ def names(folder: Location) -> list[str]:
             return sorted(entry.name for entry in folder.iterdir())
         files, path = file_system(folder)
         with _told_as_read(folder):
-            listed = _persistently(lambda: files.ls(path, detail=False))
+            listed = persistently(lambda: files.ls(path, detail=False))
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted({str(entry).rstrip("/").rpartition("/")[2] for entry in listed} - {""})
@@ -172,7 +172,7 @@ def reason(error: OSError) -> str:
     return error.strerror or first_line(error)
 
 
-def _persistently(call: Callable[[], _T]) -> _T:
+def persistently(call: Callable[[], _T]) -> _T:
     """The answer of a file system that may fail now and then.
 
     Raises:
