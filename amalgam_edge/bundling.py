@@ -201,6 +201,7 @@ def _describe(made: Made) -> dict[str, Any]:
             "n_train": len(made.texts.train),
             "n_blank": corpus.n_blank,
             "n_duplicate": corpus.n_duplicate,
+            "n_failed": made.texts.n_failed,
             "n_truncated": made.lesson.tokenized.n_truncated,
         },
         "recipe": made.recipe.model_dump(),

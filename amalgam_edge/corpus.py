@@ -1,18 +1,20 @@
-"""Reading texts: files, folders and Hub data sets, through ``datasets``, memory-mapped."""
+"""Reading texts: files, folders and Hub data sets, on any file system, through ``datasets``, memory-mapped."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import datasets
 import numpy as np
 
+from amalgam_edge import files
 from amalgam_edge.errors import AmalgamError, first_line
 
 HUB_PREFIX = "hf://datasets/"
@@ -29,6 +31,7 @@ _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jsonl": ("json", {}),
     ".parquet": ("parquet", {}),
 }
+_NONE_INSIDE = f"no {', '.join(_BUILDERS)} file in this folder"
 _COMPRESSIONS = {".gz", ".xz", ".bz2", ".zst"}
 
 
@@ -70,6 +73,11 @@ class Corpus:
         """The gold labels' names."""
         return list(self.dataset[LABEL])
 
+    def select(self, rows: np.ndarray) -> Corpus:
+        """A corpus of some of the texts, in the order of ``rows``; what was left out of this one it counts too."""
+        digests = self.digests[rows]
+        return replace(self, dataset=self.dataset.select(rows), digests=digests, fingerprint=_fingerprint(digests))
+
     def split(self, held_out: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows to hold out, chosen by the texts' digests, whatever their order.
 
@@ -89,11 +97,11 @@ def read_corpus(
     split: str = "train",
     drop_duplicates: bool = True,
 ) -> Corpus:
-    """Read a file, a folder of files, or ``hf://datasets/NAME``.
+    """Read a file, a folder of files, files that a pattern names, or ``hf://datasets/NAME``.
 
     Args:
-        source: .txt (a line a text), .csv, .tsv, .jsonl or .parquet, each possibly compressed; a folder of them; or
-            a data set of the Hub.
+        source: .txt (a line a text), .csv, .tsv, .jsonl or .parquet, each possibly compressed; a folder of them; a
+            pattern such as ``texts/*.parquet``; each a local path or a URL that fsspec knows; or a data set of the Hub.
         text_column: by default ``text``, or the only column of strings.
         label_column: a gold column to keep, for evaluation.
         split: of a Hub data set.
@@ -126,7 +134,7 @@ def read_corpus(
     return Corpus(
         dataset=table if len(rows) == table.num_rows else table.select(rows),
         digests=digests,
-        fingerprint=hashlib.sha256(digests.tobytes()).hexdigest(),
+        fingerprint=_fingerprint(digests),
         n_read=table.num_rows,
         n_blank=int(blank.sum()),
         n_duplicate=n_duplicate,
@@ -154,25 +162,100 @@ def _load(source: str, split: str) -> datasets.Dataset:
     if source.startswith(HUB_PREFIX):
         name = source.removeprefix(HUB_PREFIX)
         return _attempt(source, lambda: datasets.load_dataset(name, split=split))
-    path = Path(source)
-    if not path.exists():
-        raise AmalgamError(f"{source}: no such file or folder (Hub data sets are written {HUB_PREFIX}NAME)")
-    files = sorted(f for f in path.rglob("*") if _format(f) in _BUILDERS) if path.is_dir() else [path]
-    if not files:
-        raise AmalgamError(f"{source}: no {', '.join(_BUILDERS)} file in this folder")
-    by_format: dict[str, list[str]] = defaultdict(list)
-    for file in files:
-        if _format(file) not in _BUILDERS:
-            raise AmalgamError(f"{file}: format not known; give one of {', '.join(_BUILDERS)}")
+    found = _remote_files(source) if files.is_url(source) else _local_files(source)
+    by_format: dict[str, list[_File]] = defaultdict(list)
+    for file in found:
+        if _format(file.name) not in _BUILDERS:
+            raise AmalgamError(f"{file.name}: format not known; give one of {', '.join(_BUILDERS)}")
         _refuse_binary(file)
-        by_format[_format(file)].append(str(file))
-    parts = [_attempt(source, partial(_load_files, suffix, names)) for suffix, names in by_format.items()]
+        by_format[_format(file.name)].append(file)
+    parts = [_attempt(source, partial(_load_files, suffix, these)) for suffix, these in by_format.items()]
     return parts[0] if len(parts) == 1 else _attempt(source, lambda: datasets.concatenate_datasets(parts))
 
 
-def _load_files(suffix: str, names: list[str]) -> datasets.Dataset:
+@dataclass(frozen=True)
+class _File:
+    """A file of texts.
+
+    Attributes:
+        name: its local path, or its URL.
+        size: in bytes; None where the file system does not say.
+        head: reads its first so many bytes.
+        versioned: whether whoever keeps a copy of it can tell that it has changed.
+    """
+
+    name: str
+    size: int | None
+    head: Callable[[int], bytes]
+    versioned: bool = True
+
+
+def _local_files(source: str) -> list[_File]:
+    path = Path(files.locate(source))
+    if path.is_dir():
+        paths = [file for file in path.rglob("*") if _format(file.name) in _BUILDERS]
+    elif path.exists():
+        paths = [path]
+    else:
+        paths = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
+        _require_match(source, paths)
+    if not paths:
+        raise AmalgamError(f"{source}: {_NONE_INSIDE}")
+
+    def head(file: Path, size: int) -> bytes:
+        with file.open("rb") as opened:
+            return opened.read(size)
+
+    return [_File(str(file), file.stat().st_size, partial(head, file)) for file in sorted(paths)]
+
+
+def _remote_files(url: str) -> list[_File]:
+    system, path = files.file_system(url)
+
+    def find() -> dict[str, dict[str, Any]] | None:
+        if glob.has_magic(path):
+            return {name: info for name, info in system.glob(path, detail=True).items() if info["type"] == "file"}
+        try:
+            info = system.info(path)
+        except FileNotFoundError:
+            return {}
+        if info["type"] != "directory":
+            return {path: info}
+        inside = system.find(path, detail=True)
+        return {name: info for name, info in inside.items() if _format(name) in _BUILDERS} or None
+
+    def head(name: str, size: int) -> bytes:
+        content: bytes = _attempt(url, lambda: files.persistently(lambda: system.cat_file(name, start=0, end=size)))
+        return content
+
+    found = _attempt(url, lambda: files.persistently(find))
+    if found is None:
+        raise AmalgamError(f"{url}: {_NONE_INSIDE}")
+    _require_match(url, found)
+    return [
+        _File(
+            system.unstrip_protocol(name),
+            info.get("size"),
+            partial(head, name),
+            versioned=bool({"ETag", "etag"} & set(info)),
+        )
+        for name, info in sorted(found.items())
+    ]
+
+
+def _require_match(source: str, found: Sized) -> None:
+    if found:
+        return
+    if glob.has_magic(source):
+        raise AmalgamError(f"{source}: no file matches; in a shell, put the pattern in quotes")
+    raise AmalgamError(f"{source}: no such file or folder (Hub data sets are written {HUB_PREFIX}NAME)")
+
+
+def _load_files(suffix: str, found: list[_File]) -> datasets.Dataset:
     builder, options = _BUILDERS[suffix]
-    table = datasets.load_dataset(builder, data_files=names, split="train", **options)
+    if not all(file.versioned for file in found):  # a copy of an earlier run could be of another content
+        options = options | {"download_mode": "force_redownload"}
+    table = datasets.load_dataset(builder, data_files=[file.name for file in found], split="train", **options)
     # CSV comes as large strings, other formats as strings; tables of both kinds must fit together.
     large = [name for name, feature in table.features.items() if getattr(feature, "dtype", "") == "large_string"]
     return table.cast(datasets.Features({**table.features, **dict.fromkeys(large, _STRING)})) if large else table
@@ -186,21 +269,20 @@ def _attempt(source: str, load: Callable[[], Any]) -> Any:
         raise AmalgamError(f"{source}: cannot be read ({first_line(cause)})") from error
 
 
-def _format(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
+def _format(name: str) -> str:
+    suffixes = [suffix.lower() for suffix in PurePath(name).suffixes]
     if suffixes and suffixes[-1] in _COMPRESSIONS:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
 
-def _refuse_binary(path: Path) -> None:
-    if path.stat().st_size == 0:
-        raise AmalgamError(f"{path}: the file is empty")
-    if path.suffix.lower() in _COMPRESSIONS or _format(path) == ".parquet":
+def _refuse_binary(file: _File) -> None:
+    if file.size == 0:
+        raise AmalgamError(f"{file.name}: the file is empty")
+    if PurePath(file.name).suffix.lower() in _COMPRESSIONS or _format(file.name) == ".parquet":
         return
-    with path.open("rb") as file:
-        if b"\0" in file.read(1 << 16):
-            raise AmalgamError(f"{path}: a binary file, not text (UTF-8 is expected)")
+    if b"\0" in file.head(1 << 16):
+        raise AmalgamError(f"{file.name}: a binary file, not text (UTF-8 is expected)")
 
 
 def _guess_text_column(table: datasets.Dataset, source: str) -> str:
@@ -247,6 +329,10 @@ def _digest(table: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
                 digests[row] = np.frombuffer(digest, dtype="<u8")
         start += len(batch[TEXT])
     return blank, digests
+
+
+def _fingerprint(digests: np.ndarray) -> str:
+    return hashlib.sha256(digests.tobytes()).hexdigest()
 
 
 def _first_of_each(digests: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from amalgam_edge.corpus import Corpus
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.bundle_writer import check_output
+from amalgam_edge.files import is_url
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
@@ -70,7 +71,9 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
 
     stores = stages.cached_stores(recipe, teachers, texts.corpus)
     stages.score(recipe, teachers, stores, texts.corpus, progress)
-    scores = [store.read() for store in stores]
+    texts, tokenized, scores = stages.only_scored(
+        recipe, texts, tokenized, [store.read() for store in stores], progress
+    )
     told = stages.tell(recipe, teachers, texts.corpus, scores, progress)
     supervision = stages.supervise(recipe, teachers, texts, labels, scores, progress)
     lesson = Lesson(recipe, texts, tokenized, labels, scores, supervision, told)
@@ -137,6 +140,9 @@ def _say_corpus(corpus: Corpus, n_truncated: int, max_length: int, progress: Pro
 def _check(recipe: Recipe) -> None:
     """Refuse before any work what would fail after it."""
     stages.require(recipe, "teachers", "corpus", "student", "output")
+    for option, folder in (("output", recipe.output), ("work", recipe.work or "")):
+        if is_url(folder):
+            raise AmalgamError(f"--{option} {folder}: a build needs a local folder; only scores may lie elsewhere")
     stages.check_student(recipe)
     stages.method_of(recipe)
     stages.backend_of(recipe)

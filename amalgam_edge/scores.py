@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
+from typing import TypedDict
 
 import numpy as np
 
 from amalgam_edge import uncertainty
 
 
+class Failure(TypedDict):
+    """A text that a teacher could not score: its row in the corpus, and why."""
+
+    text: int
+    error: str
+
+
 @dataclass(frozen=True)
 class TeacherScores:
     """One teacher's predictions and its doubts, a row a text.
+
+    A text that could not be scored is blank: 0 passes, and NaN in the other arrays.
 
     Attributes:
         teacher: the teacher's name.
@@ -59,6 +70,12 @@ class TeacherScores:
             passes=passes.astype(np.int32),
         )
 
+    @classmethod
+    def blank(cls, teacher: str, n_classes: int, n_texts: int = 1) -> TeacherScores:
+        """The rows of texts that a teacher could not score."""
+        none = cls.from_logits(teacher, np.zeros((0, n_classes)), np.zeros((1, 0, n_classes)))
+        return none.among(n_texts, np.arange(0))
+
     def __len__(self) -> int:
         return len(self.logits)
 
@@ -71,10 +88,29 @@ class TeacherScores:
         """The same scores for a selection of texts, in the order of ``rows``."""
         return TeacherScores(self.teacher, **{name: getattr(self, name)[rows] for name in ARRAYS})
 
-    def unknown(self, n_texts: int) -> TeacherScores:
-        """Texts of which this teacher could say nothing: no pass, and no number."""
-        empty = {name: np.full((n_texts, *getattr(self, name).shape[1:]), np.nan, np.float32) for name in ARRAYS}
-        return TeacherScores(self.teacher, **empty | {"passes": np.zeros(n_texts, np.int32)})
+    @property
+    def scored(self) -> np.ndarray:
+        """Which texts could be scored, ``(n_texts,)`` of bool."""
+        return self.passes > 0
+
+    def among(self, n_texts: int, rows: np.ndarray) -> TeacherScores:
+        """These scores as rows ``rows`` of ``n_texts`` texts, of which the others are blank: undoes :meth:`take`."""
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            whole = np.full((n_texts, *values.shape[1:]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+            whole[rows] = values
+            return whole
+
+        return TeacherScores(self.teacher, **{name: spread(getattr(self, name)) for name in ARRAYS})
+
+    def digest(self) -> str:
+        """SHA-256 of the rows, the same wherever they are the same to the bit."""
+        content = hashlib.sha256()
+        for name in ARRAYS:
+            values = getattr(self, name)
+            content.update(f"{name} {values.shape} ".encode())
+            content.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
+        return content.hexdigest()
 
     @classmethod
     def concatenate(cls, parts: list[TeacherScores]) -> TeacherScores:
@@ -94,7 +130,8 @@ class ScoreSummary:
         n_texts: how many it scored.
         mean_passes: dropout passes a text.
         mean_uncertainty: of u, in [0, 1].
-        picked_share: of texts on which it is the most certain teacher.
+        picked_share: of the texts that every teacher scored, on which it is the most certain one.
+        n_failed: how many it could not score.
     """
 
     teacher: str
@@ -102,6 +139,7 @@ class ScoreSummary:
     mean_passes: float
     mean_uncertainty: float
     picked_share: float
+    n_failed: int = 0
 
 
 ARRAYS = tuple(field.name for field in fields(TeacherScores) if field.name != "teacher")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from amalgam_edge import files
 from amalgam_edge.backends import Backend, resolve_backend
 from amalgam_edge.budget import Budget
 from amalgam_edge.calibration import Calibration, calibrate
@@ -45,6 +46,7 @@ from amalgam_edge.scoring.score import (
     score_key,
 )
 from amalgam_edge.scoring.store import ScoreStore
+from amalgam_edge.scoring.summary import scored_by_all
 from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.supervision import Supervision
 from amalgam_edge.training import History, LossFunction, SupervisedTexts, TrainingSettings, fit
@@ -63,12 +65,14 @@ class Texts:
         train: rows to train on.
         held_out: rows for the quality gate.
         labelled: texts with gold labels, for evaluation only; None without.
+        n_failed: texts that were left out because a teacher could not score them.
     """
 
     corpus: Corpus
     train: np.ndarray
     held_out: np.ndarray
     labelled: Corpus | None
+    n_failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -312,10 +316,34 @@ def score(
         group, their_stores = teachers[first : first + together], stores[first : first + together]
         names = " and ".join(teacher.name for teacher in group)
         title = f"scoring with {names}, {settings.passes} passes, {backend}"
+        signed = [store.by(engine="local", backend=str(backend)) for store in their_stores]
         with progress.step(title, len(corpus) * together, "texts") as advance:
-            score_corpus(
-                group, their_stores, corpus, settings, lambda teacher: backend.open(teacher, settings), advance
-            )
+            score_corpus(group, signed, corpus, settings, lambda teacher: backend.open(teacher, settings), advance)
+
+
+def only_scored(
+    recipe: Recipe, texts: Texts, tokenized: Tokenized, scores: Sequence[TeacherScores], progress: Progress
+) -> tuple[Texts, Tokenized, list[TeacherScores]]:
+    """Texts, their tokens and scores without the texts that a teacher could not score; says how many these are.
+
+    Raises:
+        AmalgamError: fewer than two texts are left.
+    """
+    rows = scored_by_all(scores)
+    n_failed = len(texts.corpus) - len(rows)
+    if n_failed == 0:
+        return texts, tokenized, list(scores)
+    failed = ", ".join(f"{teacher.teacher} {np.sum(~teacher.scored)}" for teacher in scores)
+    told = f"{n_failed} of {len(texts.corpus)} texts could not be scored by every teacher ({failed})"
+    if len(rows) < 2:
+        raise AmalgamError(
+            f"{told}; at least two are needed: the failures folders in {recipe.work_folder / 'scores'} tell why"
+        )
+    progress.say(f"{told} and are left out; the failures folders in {recipe.work_folder / 'scores'} tell why")
+    corpus = texts.corpus.select(rows)
+    train, held_out = corpus.split(recipe.held_out)
+    left = replace(texts, corpus=corpus, train=train, held_out=held_out, n_failed=n_failed)
+    return left, replace(tokenized, dataset=tokenized.dataset.select(rows)), [each.take(rows) for each in scores]
 
 
 def _score_on_ray(
@@ -354,7 +382,8 @@ def cached_stores(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus) -
 def named_stores(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus) -> list[ScoreStore]:
     """Stores in the output folder, named by their teachers, for people to find."""
     keys = [score_key(teacher, teachers, corpus, scoring_settings(recipe)) for teacher in teachers]
-    return [ScoreStore(Path(recipe.output) / key.teacher, key) for key in keys]
+    output = files.locate(recipe.output)
+    return [ScoreStore(files.join(output, key.teacher), key) for key in keys]
 
 
 def method_of(recipe: Recipe) -> tuple[Method, MethodSettings]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def staged(output: Path) -> Iterator[Path]:
 
 def write_by_rename(path: Path, content: bytes | memoryview) -> None:
     """Write a file that is either there whole or not at all; a failed attempt leaves nothing."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")  # two machines may share a number
     try:
         part.write_bytes(content)
         os.replace(part, path)

@@ -101,11 +101,13 @@ def teacher_table(manifest: dict[str, Any]) -> Table:
 
 
 def score_table(summaries: Sequence[ScoreSummary]) -> Table:
-    """What each teacher's scores come to."""
+    """What each teacher's scores come to; texts that could not be scored have a column where there are any."""
+    failed = any(row.n_failed for row in summaries)
     return Table(
         (
             Column("teacher", numeric=False),
             Column("texts"),
+            *([Column("failed")] if failed else []),
             Column("passes a text"),
             Column("mean u"),
             Column("picked"),
@@ -114,6 +116,7 @@ def score_table(summaries: Sequence[ScoreSummary]) -> Table:
             (
                 row.teacher,
                 str(row.n_texts),
+                *([str(row.n_failed)] if failed else []),
                 f"{row.mean_passes:.1f}",
                 f"{row.mean_uncertainty:.3f}",
                 f"{row.picked_share:.1%}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from uuid import uuid4
+
+from amalgam_edge import files
+from amalgam_edge.files import Location
 
 
 class Attempts:
@@ -13,20 +15,18 @@ class Attempts:
         folder: of the marks.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Location) -> None:
         self._folder = folder
 
     def begin(self, shard: int) -> int:
         """Mark a beginning; how many there were before that did not end."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        before = len([*self._marks(shard)])
-        (self._folder / f"shard-{shard:06d}.{uuid4().hex}").touch()
+        before = len(files.names(self._of(shard)))
+        files.write(files.join(self._of(shard), uuid4().hex), b"begun")
         return before
 
     def end(self, shard: int) -> None:
         """Take the marks of a shard away."""
-        for mark in self._marks(shard):
-            mark.unlink(missing_ok=True)
+        files.delete_folder(self._of(shard))
 
-    def _marks(self, shard: int) -> list[Path]:
-        return [*self._folder.glob(f"shard-{shard:06d}.*")]
+    def _of(self, shard: int) -> Location:
+        return files.join(self._folder, f"shard-{shard:06d}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from amalgam_edge import files
 from amalgam_edge.corpus import Corpus
-from amalgam_edge.errors import AmalgamError, first_line
-from amalgam_edge.scoring.store import ShardStore
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.files import Location
+from amalgam_edge.scoring.shards import ShardStore
 
 _MOST_SHARDS = 64  # of a file
 _FILES_A_WORKER = 8  # so that no worker waits long for the last one
@@ -19,7 +19,9 @@ _FILES_A_WORKER = 8  # so that no worker waits long for the last one
 SHARD, TEXTS = "shard", "texts"
 
 
-def write_pending(folder: Path, corpus: Corpus, store: ShardStore, shards: Sequence[int], *, workers: int) -> list[str]:
+def write_pending(
+    folder: Location, corpus: Corpus, store: ShardStore, shards: Sequence[int], *, workers: int
+) -> list[Location]:
     """Write the texts of shards, in the order of the shards; what an earlier run left there goes.
 
     Args:
@@ -36,16 +38,17 @@ def write_pending(folder: Path, corpus: Corpus, store: ShardStore, shards: Seque
         AmalgamError: the folder cannot be written to.
     """
     per_file = max(1, min(_MOST_SHARDS, len(shards) // (_FILES_A_WORKER * workers)))
-    files = []
+    written = []
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        files.delete_folder(folder)
         for first in range(0, len(shards), per_file):
             own = shards[first : first + per_file]
             texts = [corpus.texts[rows.start : rows.stop] for rows in map(store.rows, own)]
             table = pa.table({SHARD: pa.array(own, pa.int64()), TEXTS: pa.array(texts, pa.list_(pa.large_string()))})
-            files.append(str(folder / f"texts-{len(files):06d}.parquet"))
-            pq.write_table(table, files[-1], compression="zstd", row_group_size=1)
+            content = pa.BufferOutputStream()
+            pq.write_table(table, content, compression="zstd", row_group_size=1)
+            written.append(files.join(folder, f"texts-{len(written):06d}.parquet"))
+            files.write(written[-1], memoryview(content.getvalue()))
     except OSError as error:
-        raise AmalgamError(f"{folder}: cannot be written to ({error.strerror or first_line(error)})") from error
-    return files
+        raise AmalgamError(f"{folder}: cannot be written to ({files.reason(error)})") from error
+    return written

@@ -7,20 +7,23 @@ goes on with what is missing.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.data
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from amalgam_edge import files
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.distributed.attempts import Attempts
 from amalgam_edge.distributed.pending import write_pending
-from amalgam_edge.distributed.shard_worker import Open, ShardWorker, Work
+from amalgam_edge.distributed.shard_worker import Open, ShardWorker, Work, cause
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.files import Location
 from amalgam_edge.progress import Advance
 from amalgam_edge.scoring.store import ScoreStore
 
@@ -67,39 +70,39 @@ def score_on_ray(
     advance(len(stores) * (len(corpus) - sum(len(stores[0].rows(shard)) for shard in missing)))
     if not missing:
         return
-    beside = Path(stores[0].folder).parent
-    pending, attempts = beside / ".pending", beside / ".attempts"
+    beside = files.parent(stores[0].folder)
+    pending, attempts = files.join(beside, ".pending"), files.join(beside, ".attempts")
     with _connected(cluster):
         n_workers, options = _actors(cluster)
-        files = write_pending(pending, corpus, stores[0], missing, workers=n_workers)
-        work = Work(open_teachers, stores, Attempts(attempts.absolute()))
+        texts = write_pending(pending, corpus, stores[0], missing, workers=n_workers)
+        paths, file_system = _as_ray_reads(texts)
+        work = Work(open_teachers, [store.by(engine="ray") for store in stores], Attempts(_absolute(attempts)))
+        actors = ray.data.ActorPoolStrategy(min_size=1, max_size=n_workers, max_tasks_in_flight_per_actor=_IN_FLIGHT)
         try:
-            rows = (
-                ray.data.read_parquet(
-                    [str(Path(file).absolute()) for file in files],
-                    override_num_blocks=len(files),
-                    num_cpus=_A_LITTLE,
-                )
-                .map_batches(
-                    ShardWorker,
-                    fn_constructor_args=(work,),
-                    batch_size=1,
-                    compute=ray.data.ActorPoolStrategy(
-                        min_size=1, max_size=n_workers, max_tasks_in_flight_per_actor=_IN_FLIGHT
-                    ),
-                    **options,
-                )
-                .iter_rows()
+            read = ray.data.read_parquet(
+                paths, filesystem=file_system, override_num_blocks=len(paths), num_cpus=_A_LITTLE
             )
-            for row in rows:
+            rows = read.map_batches(ShardWorker, fn_constructor_args=(work,), batch_size=1, compute=actors, **options)
+            for row in rows.iter_rows():
                 advance(len(stores) * row["n_texts"])
-        except ray.exceptions.RayError as error:
-            why = first_line(_cause(error))
+        except Exception as error:  # what Ray raises has no common base
             raise AmalgamError(
-                f"scoring on the cluster ended ({why}); what was scored is kept: go on with --resume"
+                f"scoring on the cluster ended ({cause(error)}); what was scored is kept: go on with --resume"
             ) from error
-    shutil.rmtree(pending, ignore_errors=True)
-    shutil.rmtree(attempts, ignore_errors=True)
+    files.delete_folder(pending)
+    files.delete_folder(attempts)
+
+
+def _as_ray_reads(texts: Sequence[Location]) -> tuple[list[str], Any]:
+    """Paths, and the file system that they are on; None for the local one."""
+    if isinstance(texts[0], Path):
+        return [str(_absolute(path)) for path in texts], None
+    found = [files.file_system(str(url)) for url in texts]
+    return [path for _, path in found], PyFileSystem(FSSpecHandler(found[0][0]))
+
+
+def _absolute(location: Location) -> Location:
+    return location.absolute() if isinstance(location, Path) else location
 
 
 @contextmanager
@@ -140,10 +143,3 @@ def _actors(cluster: Cluster) -> tuple[int, dict[str, float]]:
     if cores < cluster.threads:
         raise AmalgamError(f"--threads {cluster.threads}: the cluster has {cores} cores; name fewer")
     return cluster.workers or cores // cluster.threads, {"num_cpus": cluster.threads}
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, below what Ray wraps it in."""
-    while isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
-        error = error.cause
-    return error.__cause__ or error

@@ -16,7 +16,7 @@ from amalgam_edge.models.loading import fingerprint
 from amalgam_edge.progress import Advance
 from amalgam_edge.scoring.batches import encode
 from amalgam_edge.scoring.hidden import HiddenStore, fill
-from amalgam_edge.scoring.store import ScoreKey
+from amalgam_edge.scoring.shards import ScoreKey
 from amalgam_edge.scoring.vectors import text_vectors
 
 FEATURES = "features"

@@ -14,7 +14,7 @@ from amalgam_edge.models.head import hidden_state
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
 from amalgam_edge.scoring.batches import encode
-from amalgam_edge.scoring.store import ScoreKey, ShardStore
+from amalgam_edge.scoring.shards import ScoreKey, ShardStore
 from amalgam_edge.scoring.vectors import text_vectors
 
 _LARGEST_HALF = np.finfo(np.float16).max
@@ -72,7 +72,7 @@ class HiddenStore(ShardStore):
 
     def _mapped(self, shard: int) -> np.ndarray:
         try:
-            states = np.load(self._path(shard), mmap_mode="r")
+            states = np.load(self.path(shard), mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise self._damaged(shard) from error
         if states.ndim != 2 or len(states) != len(self.rows(shard)):

@@ -42,7 +42,7 @@ def prove_dropout_alive(name: str, runner: TeacherRunner, input_ids: np.ndarray,
         raise AmalgamError(
             f"teacher '{name}': two dropout passes over the same texts agree to the bit, so its dropout is off"
         )
-    if not np.array_equal(first, again):
+    if not np.array_equal(first, again, equal_nan=True):
         raise AmalgamError(
             f"teacher '{name}': a dropout pass does not repeat; the model draws random numbers of its own"
         )

@@ -10,12 +10,14 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from amalgam_edge.corpus import Corpus
+from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.masks import DROPOUT_OFF, Masks
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
-from amalgam_edge.scores import TeacherScores
+from amalgam_edge.scores import Failure, TeacherScores
 from amalgam_edge.scoring.batches import batches_by_length, encode
 from amalgam_edge.scoring.budget import FIRST_PASSES, ROUND, next_passes
+from amalgam_edge.scoring.isolation import score_isolating
 from amalgam_edge.scoring.runner import TeacherRunner, prove_dropout_alive
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 
@@ -90,8 +92,10 @@ def score_corpus(
 ) -> None:
     """Score what the stores lack, shard by shard; with an adaptive budget the teachers must be given together.
 
+    A text over which a teacher raises is recorded as a failure, and the rest goes on.
+
     Raises:
-        AmalgamError: a teacher's dropout is dead, or a store is another run's or cannot be written to.
+        AmalgamError: a teacher's dropout is dead, it scores none of a shard's texts, or a store is another run's or cannot be written to.
     """
     for store in stores:
         store.open()
@@ -103,9 +107,48 @@ def score_corpus(
     for shard in missing:
         rows = stores[0].rows(shard)
         texts = corpus.texts[rows.start : rows.stop]
-        scored = score_texts(teachers, runners, texts, settings, advance)
-        for store, scores in zip(stores, scored, strict=True):
-            store.write(shard, scores)
+        told = score_what_can_be(teachers, runners, texts, settings, advance)
+        for store, (scores, failures) in zip(stores, told, strict=True):
+            store.write(shard, scores, [Failure(text=rows.start + row, error=why) for row, why in failures.items()])
+
+
+def score_what_can_be(
+    teachers: Sequence[Teacher],
+    runners: Sequence[TeacherRunner],
+    texts: Sequence[str],
+    settings: ScoringSettings,
+    advance: Advance,
+) -> list[tuple[TeacherScores, dict[int, str]]]:
+    """Score some texts with each teacher, and leave those blank over which one raises: why, by their rows.
+
+    ``advance`` is told of each text once for each teacher.
+
+    Raises:
+        AmalgamError: a teacher scores none of several texts.
+    """
+    left = len(texts) * len(teachers)
+
+    def count(n_texts: int) -> None:
+        nonlocal left
+        n_texts = min(n_texts, left)  # texts that run again, in smaller parts, have been told of
+        left -= n_texts
+        advance(n_texts)
+
+    def score(positions: Sequence[int], some: Sequence[str]) -> list[TeacherScores]:
+        return score_texts(
+            [teachers[position] for position in positions],
+            [runners[position] for position in positions],
+            some,
+            settings,
+            count,
+        )
+
+    blanks = [
+        TeacherScores.blank(teacher.name, runner.n_classes) for teacher, runner in zip(teachers, runners, strict=True)
+    ]
+    told = score_isolating(score, texts, blanks)
+    count(left)
+    return [(each.scores, each.failures) for each in told]
 
 
 class Opened(NamedTuple):
@@ -211,6 +254,14 @@ def predict_texts(
 
 
 def _probe(teacher: Teacher, runner: TeacherRunner, texts: Sequence[str]) -> None:
-    encoded = encode(texts, teacher.tokenizer, teacher.max_length)
-    batch = next(batches_by_length(encoded, pad_token_id=teacher.tokenizer.pad_token_id, batch_tokens=1 << 20))
-    prove_dropout_alive(teacher.name, runner, batch.input_ids, batch.attention_mask)
+    """Prove a teacher's dropout alive on some texts; where one of them cannot be run, on another of them alone."""
+    for probed in (texts, *([text] for text in texts)):
+        try:
+            encoded = encode(probed, teacher.tokenizer, teacher.max_length)
+            batch = next(batches_by_length(encoded, pad_token_id=teacher.tokenizer.pad_token_id, batch_tokens=1 << 20))
+            return prove_dropout_alive(teacher.name, runner, batch.input_ids, batch.attention_mask)
+        except AmalgamError:
+            raise
+        except Exception as error:  # whatever a model, a tokenizer or a runtime raises over a text
+            raised = error
+    raise AmalgamError(f"teacher '{teacher.name}': cannot be run ({type(raised).__name__}: {first_line(raised)})")

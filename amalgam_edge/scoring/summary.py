@@ -6,27 +6,35 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from amalgam_edge.scores import ScoreSummary
+from amalgam_edge.scores import ScoreSummary, TeacherScores
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.supervision import certainty
 
 
 def summarise(stores: Sequence[ScoreStore]) -> list[ScoreSummary]:
-    """Summarise teachers over the same corpus, shard by shard.
+    """Summarise teachers over the same corpus, shard by shard; texts that a teacher could not score are counted apart.
 
     Raises:
         AmalgamError: shards are missing or cannot be read.
     """
-    n_texts = 0
-    totals = np.zeros((len(stores), 3))
+    n_texts = n_compared = 0
+    totals = np.zeros((len(stores), 4))  # texts scored, their passes, their u, texts on which it is picked
     for shards in zip(*(store.shards() for store in stores), strict=True):
         n_texts += len(shards[0])
-        picked = certainty(shards).argmax(axis=1)
+        compared = scored_by_all(shards)
+        n_compared += len(compared)
+        picked = certainty([shard.take(compared) for shard in shards]).argmax(axis=1)
         totals += [
-            (shard.passes.sum(), shard.uncertainty.sum(), (picked == position).sum())
+            (shard.scored.sum(), shard.passes.sum(), np.nansum(shard.uncertainty), (picked == position).sum())
             for position, shard in enumerate(shards)
         ]
+    means = totals[:, 1:] / np.maximum(np.stack([totals[:, 0], totals[:, 0], np.full(len(stores), n_compared)], 1), 1)
     return [
-        ScoreSummary(store.key.teacher, n_texts, *row)
-        for store, row in zip(stores, (totals / n_texts).tolist(), strict=True)
+        ScoreSummary(store.key.teacher, n_scored, *row, n_failed=n_texts - n_scored)
+        for store, n_scored, row in zip(stores, totals[:, 0].astype(int).tolist(), means.tolist(), strict=True)
     ]
+
+
+def scored_by_all(scores: Sequence[TeacherScores]) -> np.ndarray:
+    """Rows of the texts that every teacher could score, in order, ``(n_scored,)``."""
+    return np.flatnonzero(np.all([teacher.scored for teacher in scores], axis=0))

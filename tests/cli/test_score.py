@@ -453,12 +453,12 @@ from amalgam_edge.scoring.store import ScoreStore
 
 original = ScoreStore.write
 
-def write(store, shard, scores):
+def write(store, shard, scores, failures):
     if shard == 4:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     try:
-        original(store, shard, scores)
+        original(store, shard, scores, failures)
     finally:  # whatever else this process writes, such as its coverage, has room
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+from collections import Counter as Counting
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,7 +99,30 @@ def specs(tmp_path_factory, make_classifier):
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def s3_port():
+    """Where S3 is, told to all that follows: nodes have the environment that they are started in."""
+    with socket.socket() as probe, pytest.MonkeyPatch.context() as patch:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        probe.close()
+        yield port
+
+
+@pytest.fixture
+def s3(s3_port):
+    for package in ("moto", "s3fs"):
+        pytest.importorskip(package, reason=f"needs {package}, of the group dev")
+    server = FlakyS3(s3_port)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_port):
     """Two nodes of one core each, as two machines would be."""
     nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes.add_node(num_cpus=1)
@@ -165,7 +190,7 @@ def test_what_the_local_engine_began_it_ends_and_scores_nothing_twice(tmp_path, 
     stores = stores_of(tmp_path, specs, corpus, "local")
     for store in stores:
         for shard in (1, 3, 4):
-            store._path(shard).unlink()
+            store.path(shard).unlink()
     kept = {path: path.stat().st_mtime_ns for store in stores for path in store.folder.glob("shard-*")}
     score_on_ray(partial(open_tiny, specs), stores, corpus, Cluster(), lambda count: None)
     assert_rows_equal(stores, expected)
@@ -229,22 +254,49 @@ def test_a_slow_node_does_less_and_holds_nobody(tmp_path, specs, cluster):
     assert_rows_equal(stores, local(tmp_path, specs, corpus))
 
 
-class FlakyStore(ScoreStore):
-    """A store whose first two writes of each shard fail, as those of an object store do now and then."""
+class FlakyS3:
+    """S3's own interface on loopback, where the first two attempts at each object fail."""
 
-    def _put(self, shard, content):
-        tries = [*self.folder.glob(f"tried-{shard}-*")]
-        if len(tries) < 2:
-            (self.folder / f"tried-{shard}-{len(tries)}").touch()
-            raise AmalgamError("the object store is busy")
-        super()._put(shard, content)
+    def __init__(self, port):
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import make_server
+
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self._lock = threading.Lock()
+        self.put = Counting()
+        self._server = make_server("127.0.0.1", port, self, threaded=True)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def __call__(self, environ, start_response):
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] == "PUT" and path.endswith(".parquet"):
+            with self._lock:
+                self.put[path] += 1
+                if self.put[path] <= 2:
+                    start_response("503 Slow Down", [("Content-Length", "0")])
+                    return []
+        return self._app(environ, start_response)
+
+    def close(self):
+        self._server.shutdown()
+        self._thread.join()
 
 
-def test_a_store_that_fails_twice_is_written_in_the_end(tmp_path, specs, cluster):
+def test_an_object_store_that_fails_twice_is_written_in_the_end(tmp_path, specs, cluster, s3):
+    import s3fs
+
+    s3fs.S3FileSystem().mkdir("bucket")
     corpus = corpus_of(tmp_path, texts(9))
-    stores = [FlakyStore(store.folder, store.key, shard_size=SHARD) for store in stores_of(tmp_path, specs, corpus)]
+    stores = [
+        ScoreStore(f"s3://bucket/scores/{store.key.teacher}", store.key, shard_size=SHARD)
+        for store in stores_of(tmp_path, specs, corpus)
+    ]
     score_on_ray(partial(open_tiny, specs), stores, corpus, Cluster(), lambda count: None)
     assert_rows_equal(stores, local(tmp_path, specs, corpus))
+    shards = [path for path in s3.put if "shard-" in path]
+    assert len(shards) == 2 * 3
+    assert all(s3.put[path] == 3 for path in shards)
 
 
 def test_what_fails_for_another_reason_than_a_text_ends_it_and_keeps_what_was_scored(tmp_path, specs, cluster):

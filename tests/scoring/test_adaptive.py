@@ -109,12 +109,12 @@ def test_a_run_killed_between_two_teachers_shards_ends_in_the_same_tables(teache
     written = 0
     write = ScoreStore.write
 
-    def killed(self, shard, scores):
+    def killed(self, shard, scores, failures):
         nonlocal written
         if written == after:
             raise Killed
         written += 1
-        write(self, shard, scores)
+        write(self, shard, scores, failures)
 
     monkeypatch.setattr(ScoreStore, "write", killed)
     with pytest.raises(Killed):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -158,9 +159,21 @@ def test_other_companions_are_named_in_the_plural(tmp_path):
 
 def test_what_a_killed_run_was_writing_is_swept_away(store, scores, tmp_path):
     fill(store, scores, [0])
-    (tmp_path / "shard-000001.parquet.4711.part").write_bytes(b"half a sha")
+    part = tmp_path / "shard-000001.parquet.4711-0a1b2c3d.part"
+    part.write_bytes(b"half a sha")
+    os.utime(part, (time.time() - 3700,) * 2)
     store.open()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "shard-000000.parquet"]
+
+
+def test_what_another_process_may_still_be_writing_is_left_alone(store, scores, tmp_path):
+    fill(store, scores, [0])
+    part = tmp_path / "shard-000001.parquet.4711-0a1b2c3d.part"
+    part.write_bytes(b"half a sha")
+    os.utime(part, (time.time() - 3500,) * 2)
+    store.open()
+    assert part.read_bytes() == b"half a sha"
+    assert store.missing() == [1, 2]
 
 
 def test_several_differences_are_all_named(store, scores, tmp_path):
@@ -451,4 +464,6 @@ def test_shards_are_plain_parquet_with_the_texts_numbers(store, scores):
 
 def test_the_manifest_says_what_scores_depend_on(store):
     store.open()
-    assert json.loads((store.folder / "manifest.json").read_text("utf-8")) == {"key": KEY, "shard_size": 4}
+    manifest = json.loads((store.folder / "manifest.json").read_text("utf-8"))
+    assert manifest.pop("written_by")
+    assert manifest == {"key": KEY, "shard_size": 4}
