@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -185,22 +185,26 @@ def throughputs(bundle: str, texts: Sequence[str], load: Load, options: argparse
     return Table((Column("texts a second", numeric=False), *map(Column, titles)), tuple(rows))
 
 
-def latencies(load: Load, url: str, seconds: float) -> list[str]:
-    """A lone client, and requests at half of what 32 clients get."""
-    alone = load.run("closed", url, 1, clients=1, seconds=seconds)[200]
-    capacity = throughput(load, url, 1, seconds)
-    half = load.run("open", url, 1, rate=capacity / 2, seconds=2 * seconds)
-    p50, p99 = np.quantile(alone, 0.5), np.quantile(half[200], 0.99)
-    n_other = sum(len(own) for status, own in half.items() if status != 200)
-    return [
-        f"A lone request takes {1000 * p50:.1f} ms (p50; p99 {1000 * np.quantile(alone, 0.99):.1f} ms). At half of "
-        f"what {CLIENTS} clients get, {capacity / 2:.0f} requests a second at random times, p50 is "
-        f"{1000 * np.quantile(half[200], 0.5):.1f} ms and p99 {1000 * p99:.1f} ms, {p99 / p50:.1f} times a lone p50; "
-        f"{n_other} were answered with another status than 200."
-    ]
+def latencies(load: Load, url: str, options: argparse.Namespace) -> str:
+    """A lone client, and requests at half of what 32 clients get; medians over rounds."""
+    rounds: list[tuple[float, ...]] = []
+    n_other = 0
+    for _ in range(options.rounds):
+        alone = load.run("closed", url, 1, clients=1, seconds=options.seconds)[200]
+        rate = throughput(load, url, 1, options.seconds) / 2
+        half = load.run("open", url, 1, rate=rate, seconds=2 * options.seconds)
+        n_other += sum(len(own) for status, own in half.items() if status != 200)
+        quantiles = [1000 * np.quantile(own, share) for own in (alone, half[200]) for share in (0.5, 0.99)]
+        rounds.append((*quantiles, rate, quantiles[3] / quantiles[0]))
+    alone_p50, alone_p99, half_p50, half_p99, rate, times = map(median, zip(*rounds, strict=True))
+    return (
+        f"A lone request takes {alone_p50:.1f} ms (p50; p99 {alone_p99:.1f} ms). At half of what {CLIENTS} clients "
+        f"get, {rate:.0f} requests a second at random times, p50 is {half_p50:.1f} ms and p99 {half_p99:.1f} ms, "
+        f"{times:.1f} times a lone p50; {n_other} were answered with another status than 200."
+    )
 
 
-def overload(load: Load, url: str, seconds: float) -> list[str]:
+def overload(load: Load, url: str, seconds: float) -> str:
     """Ten times as much as it can, and what comes after."""
     lone = median(ask(url, "a game of chess") for _ in range(20))
     capacity = throughput(load, url, MANY, seconds) / MANY
@@ -212,15 +216,15 @@ def overload(load: Load, url: str, seconds: float) -> list[str]:
     n_all = sum(map(len, answers.values()))
     counts = ", ".join(f"{len(own)} × {status or 'connection lost'}" for status, own in sorted(answers.items()))
     p99 = np.quantile(answers[200], 0.99)
-    return [
+    return (
         f"At ten times what it can, for {seconds:.0f} s ({10 * capacity:.0f} requests of {MANY} texts a second were "
         f"due, {n_all / seconds:.0f} were sent): {counts}. p99 of those answered is {p99:.2f} s, "
         f"{p99 / DEADLINE:.2f} of the deadline of {DEADLINE:.0f} s. {recovered:.2f} s after the last answer a lone "
         "request takes less than three times its usual time."
-    ]
+    )
 
 
-def soak(load: Load, url: str, pid: int, seconds: float) -> list[str]:
+def soak(load: Load, url: str, pid: int, seconds: float) -> str:
     """Memory under full load."""
     running = load.start("closed", url, 1, clients=CLIENTS, seconds=seconds)
     began, samples = time.monotonic(), []
@@ -229,11 +233,11 @@ def soak(load: Load, url: str, pid: int, seconds: float) -> list[str]:
         samples.append(resident(pid))
     answers = load.read(running)
     early = max(samples[: max(1, len(samples) // 10)])
-    return [
+    return (
         f"{seconds / 60:.0f} minutes of {CLIENTS} clients, {len(answers[200])} requests, statuses {sorted(answers)}: "
         f"peak memory {early / 1e6:.0f} MB in the first tenth, {max(samples) / 1e6:.0f} MB in all "
         f"({max(samples) / early - 1:+.1%})."
-    ]
+    )
 
 
 def resident(pid: int) -> int:
@@ -269,6 +273,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--soak", type=float, default=0.0, metavar="SECONDS", help="of full load, while memory is watched"
     )
+    parser.add_argument("--found", type=Path, help="a file that keeps each part; those in it are not measured again")
     parser.add_argument("--quick", action="store_true", help="one round of 3 s")
     parser.add_argument("--write", type=Path, help="a Markdown file with the marks between which the tables go")
     options = parser.parse_args()
@@ -282,14 +287,24 @@ def main() -> None:
     options = parse()
     texts = list(read_corpus(options.corpus).texts[: options.max_texts])
     EdgeClassifier.from_pretrained(options.bundle)
+    found = json.loads(options.found.read_text("utf-8")) if options.found and options.found.exists() else {}
+
+    def keep(part: str, measure: Callable[[], str]) -> None:
+        if part not in found:
+            say(part)
+            found[part] = measure()
+            if options.found:
+                options.found.write_text(json.dumps(found), "utf-8")
+
     with tempfile.TemporaryDirectory() as folder:
         load = Load(texts, Path(folder))
-        parts = [machine(options, texts), throughputs(options.bundle, texts, load, options).to_markdown()]
+        keep("throughput", lambda: throughputs(options.bundle, texts, load, options).to_markdown())
         with served(OURS, options.bundle, options.threads) as (url, pid):
-            parts += latencies(load, url, options.seconds)
-            parts += overload(load, url, 2 * options.seconds)
+            keep("latency", lambda: latencies(load, url, options))
+            keep("overload", lambda: overload(load, url, 2 * options.seconds))
             if options.soak:
-                parts += soak(load, url, pid, options.soak)
+                keep("soak", lambda: soak(load, url, pid, options.soak))
+    parts = [machine(options, texts), *found.values()]
     text = "\n\n".join(parts)
     print(text)
     if options.write:

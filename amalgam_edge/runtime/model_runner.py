@@ -32,7 +32,7 @@ class ModelRunner:
 
     def __init__(self, model: Path, threads: int | None = None) -> None:
         self._model = model
-        self._threads = threads or _cores()
+        self._threads = threads or cores()
         self._together = open_session(model, threads)
         self._apart: tuple[InferenceSession, ThreadPoolExecutor] | None = None
         self._lock = Lock()
@@ -58,7 +58,7 @@ class ModelRunner:
             return self._apart
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

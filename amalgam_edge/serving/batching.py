@@ -1,8 +1,8 @@
 """Micro-batching: texts of requests that come together run together.
 
-Two batches run at a time: the texts of one are read and its answers ranked while the other has the model's threads.
-While they run, requests gather, and the next batch takes some texts of each in turn, so that a request of a thousand
-texts does not hold one of a single text.
+As many batches run at a time as there are threads, each on one of them: threads that share a batch wait for each other
+at every operation. While they run, requests gather, and the next batch takes its share of what there is, some texts of
+each request in turn, so that a request of a thousand texts does not hold one of a single text.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class MicroBatcher:
         max_length: tokens that the model reads of a text.
         limits: of the server.
         observe: told the answer to each batch.
-        at_once: batches that run at a time.
+        at_once: batches that run at a time, each called from a thread of its own.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class MicroBatcher:
         max_length: int,
         limits: Limits,
         observe: Callable[[Answer], None] = lambda answer: None,
-        at_once: int = 2,
+        at_once: int = 1,
     ) -> None:
         self._run = run
         self._max_length = max_length
@@ -122,6 +122,8 @@ class MicroBatcher:
         self._observe = observe
         self._jobs: deque[_Job] = deque()
         self._queued = 0
+        self._running = 0
+        self._at_once = at_once
         self._wake = asyncio.Event()
         self._closing = False
         self._seconds_a_text = 0.0
@@ -191,6 +193,7 @@ class MicroBatcher:
             spans = self._take()
             several = len({id(job) for job, _, _ in spans}) > 1
             texts = [text for job, first, end in spans for text in job.texts[first:end]]
+            self._running += len(texts)
             began = loop.time()
             try:
                 answer = await loop.run_in_executor(self._threads, self._answer, texts)
@@ -199,7 +202,9 @@ class MicroBatcher:
                     if not job.future.done():
                         job.future.set_exception(error)
                 continue
-            self._seconds_a_text = (loop.time() - began) / len(texts)
+            finally:
+                self._running -= len(texts)
+            self._seconds_a_text = (loop.time() - began) / len(texts) / self._at_once
             self._observe(answer)
             start = 0
             for job, first, end in spans:
@@ -211,18 +216,22 @@ class MicroBatcher:
         return Answer.of(*self._run(texts))
 
     def _take(self) -> list[tuple[_Job, int, int]]:
-        """The next batch: (job, first text, end), some texts of each job in turn, up to the budget."""
+        """The next batch: (job, first text, end), some texts of each job in turn, up to its share and the budget."""
         spans: list[tuple[_Job, int, int]] = []
         room = self._limits.batch_tokens
-        while self._jobs and room > 0:
+        share = -(-(self._queued + self._running) // self._at_once)
+        while self._jobs and room > 0 and share > 0:
             job = self._jobs.popleft()
             first = end = job.taken
-            while end < min(len(job.texts), first + _TURN) and (room >= job.costs[end] or not (spans or end > first)):
+            while end < min(len(job.texts), first + min(_TURN, share)) and (
+                room >= job.costs[end] or not (spans or end > first)
+            ):
                 room -= job.costs[end]
                 end += 1
             if end > first:
                 spans.append((job, first, end))
                 self._queued -= end - first
+                share -= end - first
                 job.taken = end
             elif end < len(job.texts):  # no room for its next text: it comes first the next time
                 self._jobs.appendleft(job)

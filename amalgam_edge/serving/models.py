@@ -16,6 +16,7 @@ from amalgam_edge.browser.site import describe, model_files
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import version_of
 from amalgam_edge.runtime.classifier import EdgeClassifier
+from amalgam_edge.runtime.model_runner import cores
 from amalgam_edge.serving.batching import Answer, MicroBatcher
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import Metrics
@@ -29,7 +30,7 @@ class Options:
 
     Attributes:
         precision: one of the bundle's; by default the bundle's own choice.
-        threads: to compute with; by default one a core.
+        threads: to compute with, a batch each; by default one a core.
         cascade: let a bundle's static student answer where it is sure; by default where the bundle has one.
     """
 
@@ -47,9 +48,12 @@ class ServedModel:
         version: of the bundle: the first digits of its manifest's SHA-256.
         limits: of the server.
         metrics: of the server.
+        at_once: batches that run at a time, a thread each.
     """
 
-    def __init__(self, name: str, classifier: EdgeClassifier, version: str, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, classifier: EdgeClassifier, version: str, limits: Limits, metrics: Metrics, at_once: int
+    ) -> None:
         self.name = name
         self.classifier = classifier
         self.version = version
@@ -61,6 +65,7 @@ class ServedModel:
             max_length=classifier.max_length,
             limits=limits,
             observe=self._count,
+            at_once=at_once,
         )
 
     @property
@@ -171,7 +176,8 @@ class Models:
         version = version_of(folder)
         classifier = await asyncio.to_thread(_open, folder, self._options)
         old = self._served.get(name)
-        self._served[name] = ServedModel(name, classifier, version, self._limits, self._metrics)
+        at_once = self._options.threads or cores()
+        self._served[name] = ServedModel(name, classifier, version, self._limits, self._metrics, at_once)
         if old is not None:
             task = asyncio.create_task(old.close())
             self._retired.add(task)
@@ -179,9 +185,7 @@ class Models:
 
 
 def _open(folder: str, options: Options) -> EdgeClassifier:
-    classifier = EdgeClassifier.from_pretrained(
-        folder, precision=options.precision, threads=options.threads, cascade=options.cascade
-    )
+    classifier = EdgeClassifier.from_pretrained(folder, precision=options.precision, threads=1, cascade=options.cascade)
     logits = classifier.logits(_WARM_UP)
     if not np.isfinite(logits).all():
         raise AmalgamError(f"{folder}: the model gives scores that are not finite; build the bundle again")
