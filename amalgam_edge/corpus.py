@@ -76,9 +76,7 @@ class Corpus:
     def select(self, rows: np.ndarray) -> Corpus:
         """A corpus of some of the texts, in the order of ``rows``; what was left out of this one it counts too."""
         digests = self.digests[rows]
-        return replace(
-            self, dataset=self.dataset.select(rows), digests=digests, fingerprint=_fingerprint(digests)
-        )
+        return replace(self, dataset=self.dataset.select(rows), digests=digests, fingerprint=_fingerprint(digests))
 
     def split(self, held_out: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows to hold out, chosen by the texts' digests, whatever their order.
@@ -199,7 +197,7 @@ def _local_files(source: str) -> list[_File]:
     elif path.exists():
         paths = [path]
     else:
-        paths = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
+        paths = [file for file in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if file.is_file()]
         _require_match(source, paths)
     if not paths:
         raise AmalgamError(f"{source}: {_NONE_INSIDE}")

@@ -1,14 +1,14 @@
 """Files on any file system: a local path, or a URL that fsspec knows (``s3://``, ``gs://``, ``memory://`` …).
 
-A file appears whole or not at all: by rename on a local disk, by one put in an object store. What fails over a network is
-tried again, with growing waits; a disk that is full stays full, and says so at once.
+A file appears whole or not at all: by rename on a local disk, by one put in an object store. What fails over a network
+is tried again, with growing waits; a disk that is full stays full, and says so at once.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,10 +101,8 @@ def delete(location: Location) -> None:
         location.unlink(missing_ok=True)
         return
     files, path = file_system(location)
-    try:
+    with suppress(FileNotFoundError):
         persistently(lambda: files.rm_file(path))
-    except FileNotFoundError:
-        pass
 
 
 def names(folder: Location) -> list[str]:
@@ -138,7 +136,7 @@ def sweep(folder: Path) -> None:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, which has forgotten what it knew of folders, and the path in it.
+    """The file system of a URL, which has forgotten what it knew of folders, and the path in it.
 
     Raises:
         AmalgamError: no such file system, or its package is not installed.

@@ -149,6 +149,77 @@ def _write_bundle(folder: Path, torch_folder: Path, model: Any) -> None:
     )
 
 
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """``s3://…``: a bucket of an S3 server that runs in this process."""
+    moto = pytest.importorskip("moto.server", reason="there is no moto[server], which stands in for S3")
+    pytest.importorskip("s3fs", reason="there is no s3fs")
+    import fsspec
+
+    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").mkdir("texts-and-scores")
+        yield "s3://texts-and-scores"
+    server.stop()
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """``memory://…``, emptied afterwards."""
+    import fsspec
+
+    yield "memory://here"
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A file system ``flaky://``, whose next ``failures`` operations fail by ``error``; ``waits`` is what was waited."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    from amalgam_edge import files
+
+    class Flaky(MemoryFileSystem):
+        protocol = "flaky"
+        store: dict[str, Any] = {}
+        pseudo_dirs = [""]
+        failures = 0
+        error: Exception = ConnectionError("the connection was reset")
+        waits: list[float] = []
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix("flaky:")))
+
+        def _fail(self) -> None:
+            if Flaky.failures:
+                Flaky.failures -= 1
+                raise Flaky.error
+
+        def pipe_file(self, *arguments: Any, **options: Any) -> Any:
+            self._fail()
+            return super().pipe_file(*arguments, **options)
+
+        def info(self, *arguments: Any, **options: Any) -> Any:
+            self._fail()
+            return super().info(*arguments, **options)
+
+        def ls(self, *arguments: Any, **options: Any) -> Any:
+            self._fail()
+            return super().ls(*arguments, **options)
+
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    monkeypatch.setattr(files.time, "sleep", Flaky.waits.append)
+    return Flaky
+
+
 @pytest.fixture
 def copied(tmp_path: Path, bundle_folder: Path) -> Path:
     """A copy of the bundle that a test may damage."""
