@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -180,7 +180,7 @@ def memory() -> Iterator[str]:
 
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A file system ``flaky://``, whose next ``failures`` operations fail by ``error``; ``waits`` is what was waited."""
+    """A file system ``flaky://``; its next ``failures`` operations fail by ``error``, ``waits`` is what was waited."""
     import fsspec
     from fsspec.implementations.memory import MemoryFileSystem
 
@@ -188,11 +188,11 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     class Flaky(MemoryFileSystem):
         protocol = "flaky"
-        store: dict[str, Any] = {}
-        pseudo_dirs = [""]
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
         failures = 0
         error: Exception = ConnectionError("the connection was reset")
-        waits: list[float] = []
+        waits: ClassVar[list[float]] = []
 
         @classmethod
         def _strip_protocol(cls, path: str) -> str:

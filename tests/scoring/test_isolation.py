@@ -66,12 +66,16 @@ def test_where_nothing_is_wrong_texts_are_scored_once():
 def test_one_text_costs_few_runs():
     score, calls = scoring({"first": ["text 7"]})
     score_isolating(score, TEXTS, BLANKS)
-    assert len(calls) <= 1 + 2 * 4 + 2  # all, two halves each of four times, each teacher on the one
+    # All, each teacher alone, two halves each of four times, the others together, the other teacher on the one.
+    assert len(calls) <= 1 + 2 + 2 * 4 + 1 + 1
+    assert calls[-2] == ((0, 1), (*TEXTS[:7], *TEXTS[8:]))
 
 
 def test_a_teacher_that_scores_nothing_is_at_fault_itself():
     score, _ = scoring({"second": TEXTS})
-    with pytest.raises(AmalgamError, match=r"^teacher 'second': scores none of 13 texts \(RuntimeError: no room for\);"):
+    with pytest.raises(
+        AmalgamError, match=r"^teacher 'second': scores none of 13 texts \(RuntimeError: no room for\);"
+    ):
         score_isolating(score, TEXTS, BLANKS)
 
 
@@ -85,6 +89,16 @@ def test_mistakes_of_the_user_are_no_failures_of_a_text():
         raise AmalgamError("the device is gone")
 
     with pytest.raises(AmalgamError, match="the device is gone"):
+        score_isolating(score, TEXTS, BLANKS)
+
+
+def test_texts_that_fail_together_alone_are_not_at_fault():
+    def score(positions, texts):
+        if len(texts) > 6:
+            raise RuntimeError("out of memory")
+        return [scores_of(NAMES[position], texts) for position in positions]
+
+    with pytest.raises(AmalgamError, match=r"13 texts cannot be scored together \(out of memory\).*--batch-tokens"):
         score_isolating(score, TEXTS, BLANKS)
 
 
