@@ -53,7 +53,7 @@ def exists(location: Location) -> bool:
     if isinstance(location, Path):
         return location.exists()
     files, path = file_system(location)
-    with _told_as_read(location):
+    with told_as_read(location):
         try:
             persistently(lambda: files.info(path))
         except FileNotFoundError:
@@ -71,7 +71,7 @@ def read(location: Location) -> bytes:
     if isinstance(location, Path):
         return location.read_bytes()
     files, path = file_system(location)
-    with _told_as_read(location):
+    with told_as_read(location):
         content: bytes = persistently(lambda: files.cat_file(path))
     return content
 
@@ -115,7 +115,7 @@ def names(folder: Location) -> list[str]:
         if isinstance(folder, Path):
             return sorted(entry.name for entry in folder.iterdir())
         files, path = file_system(folder)
-        with _told_as_read(folder):
+        with told_as_read(folder):
             listed = persistently(lambda: files.ls(path, detail=False))
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -156,7 +156,12 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _told_as_read(url: str) -> Iterator[None]:
+def told_as_read(url: str) -> Iterator[None]:
+    """Tell what another file system cannot do in one line; a file that is not there stays an error of its own.
+
+    Raises:
+        AmalgamError: an operation failed.
+    """
     try:
         yield
     except FileNotFoundError:

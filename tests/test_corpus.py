@@ -379,7 +379,7 @@ def test_names_in_a_column_of_labels(write):
 
 @pytest.mark.parametrize("kind", ["memory", "bucket", "local"])
 def test_texts_are_read_from_any_file_system(request, tmp_path, kind):
-    folder = f"file://{tmp_path}/texts" if kind == "local" else f"{request.getfixturevalue(kind)}/texts"
+    folder = f"file://{tmp_path}/texts" if kind == "local" else f"{request.getfixturevalue(kind)}/corpora"
     for name, content in (
         ("b.txt", as_txt(["third"])),
         ("a.txt", as_txt(["first", "second"])),

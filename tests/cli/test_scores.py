@@ -65,7 +65,7 @@ def test_scores_and_texts_may_lie_in_an_object_store(invoke, mistake, two, score
     assert mistake("score", *options).startswith(f"{bucket}/scores/a: holds scores already; --resume goes on")
     assert invoke("score", *options, "--resume").stdout == result.stdout
     assert invoke("scores", "verify", f"{bucket}/scores").exit_code == 0
-    assert "settings: passes 2" in invoke("inspect", f"{bucket}/scores").output
+    assert "passes: 2 on" in invoke("inspect", f"{bucket}/scores").output
 
 
 @pytest.mark.parametrize("option", ["--output", "--work"])
@@ -86,7 +86,7 @@ def test_inspect_shows_what_is_in_the_shards(invoke, scored, inputs):
     assert f"passes: 2 on {n} texts" in shown
     first, second = json.loads(invoke("inspect", scored, "--json").output)
     assert (first["teacher"], second["teacher"]) == ("a", "second")
-    mean = np.array(pq.read_table(scored / "a")["mean_probabilities"].to_pylist())
+    mean = np.array(pq.read_table(scored / "a" / "shard-000000.parquet")["mean_probabilities"].to_pylist())
     assert first["confidence"]["max"] == pytest.approx(mean.max(), abs=1e-4)
     assert first["teacher_fingerprint"] in shown
     assert len(json.loads(invoke("inspect", scored / "second", "--json").output)) == 1
