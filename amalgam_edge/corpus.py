@@ -16,6 +16,8 @@ import numpy as np
 
 from amalgam_edge import files
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.fingerprints import of_mapping
+from amalgam_edge.staging import partly_written
 
 HUB_PREFIX = "hf://datasets/"
 TEXT, LABEL = "text", "label"
@@ -181,13 +183,13 @@ class _File:
         name: its local path, or its URL.
         size: in bytes; None where the file system does not say.
         head: reads its first so many bytes.
-        versioned: whether whoever keeps a copy of it can tell that it has changed.
+        fetch: makes it a local file, if it is none, and says where.
     """
 
     name: str
     size: int | None
     head: Callable[[int], bytes]
-    versioned: bool = True
+    fetch: Callable[[], str]
 
 
 def _local_files(source: str) -> list[_File]:
@@ -197,7 +199,7 @@ def _local_files(source: str) -> list[_File]:
     elif path.exists():
         paths = [path]
     else:
-        paths = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
+        paths = [file for file in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if file.is_file()]
         _require_match(source, paths)
     if not paths:
         raise AmalgamError(f"{source}: {_NONE_INSIDE}")
@@ -206,41 +208,56 @@ def _local_files(source: str) -> list[_File]:
         with file.open("rb") as opened:
             return opened.read(size)
 
-    return [_File(str(file), file.stat().st_size, partial(head, file)) for file in sorted(paths)]
+    return [_File(str(file), file.stat().st_size, partial(head, file), partial(str, file)) for file in sorted(paths)]
 
 
 def _remote_files(url: str) -> list[_File]:
     system, path = files.file_system(url)
 
     def find() -> dict[str, dict[str, Any]] | None:
-        if glob.has_magic(path):
-            return {name: info for name, info in system.glob(path, detail=True).items() if info["type"] == "file"}
         try:
+            if glob.has_magic(path):
+                return {name: info for name, info in system.glob(path, detail=True).items() if info["type"] == "file"}
             info = system.info(path)
+            if info["type"] != "directory":
+                return {path: info}
+            inside = system.find(path, detail=True)
         except FileNotFoundError:
             return {}
-        if info["type"] != "directory":
-            return {path: info}
-        inside = system.find(path, detail=True)
         return {name: info for name, info in inside.items() if _format(name) in _BUILDERS} or None
 
     def head(name: str, size: int) -> bytes:
-        content: bytes = _attempt(url, lambda: files.persistently(lambda: system.cat_file(name, start=0, end=size)))
+        with files.told_as_read(url):
+            content: bytes = files.persistently(lambda: system.cat_file(name, start=0, end=size))
         return content
 
-    found = _attempt(url, lambda: files.persistently(find))
+    with files.told_as_read(url):
+        found = files.persistently(find)
     if found is None:
         raise AmalgamError(f"{url}: {_NONE_INSIDE}")
     _require_match(url, found)
     return [
         _File(
-            system.unstrip_protocol(name),
-            info.get("size"),
-            partial(head, name),
-            versioned=bool({"ETag", "etag"} & set(info)),
+            system.unstrip_protocol(name), info.get("size"), partial(head, name), partial(_copied, system, name, info)
         )
         for name, info in sorted(found.items())
     ]
+
+
+def _copied(system: Any, name: str, info: dict[str, Any]) -> str:
+    """A local copy of a remote file, in the cache of ``datasets``; kept for as long as its version is the same.
+
+    ``datasets`` would make one too, but looks at no version when it finds one, and makes none where the Hub is offline.
+    """
+    url = system.unstrip_protocol(name)
+    version = info.get("ETag") or info.get("etag")
+    called = f"{of_mapping({'url': url, 'version': version})[:32]}{''.join(PurePath(name).suffixes[-2:])}"
+    copy = Path(datasets.config.DOWNLOADED_DATASETS_PATH, "amalgam-edge", called)
+    if version is None or not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with partly_written(copy) as part, files.told_as_read(url):
+            files.persistently(lambda: system.get_file(name, str(part)))
+    return str(copy)
 
 
 def _require_match(source: str, found: Sized) -> None:
@@ -253,9 +270,7 @@ def _require_match(source: str, found: Sized) -> None:
 
 def _load_files(suffix: str, found: list[_File]) -> datasets.Dataset:
     builder, options = _BUILDERS[suffix]
-    if not all(file.versioned for file in found):  # a copy of an earlier run could be of another content
-        options = options | {"download_mode": "force_redownload"}
-    table = datasets.load_dataset(builder, data_files=[file.name for file in found], split="train", **options)
+    table = datasets.load_dataset(builder, data_files=[file.fetch() for file in found], split="train", **options)
     # CSV comes as large strings, other formats as strings; tables of both kinds must fit together.
     large = [name for name, feature in table.features.items() if getattr(feature, "dtype", "") == "large_string"]
     return table.cast(datasets.Features({**table.features, **dict.fromkeys(large, _STRING)})) if large else table

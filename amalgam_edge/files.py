@@ -1,7 +1,7 @@
 """Files on any file system: a local path, or a URL that fsspec knows (``s3://``, ``gs://``, ``memory://`` …).
 
-A file appears whole or not at all: by rename on a local disk, by one put in an object store. What fails over a network is
-tried again, with growing waits; a disk that is full stays full, and says so at once.
+A file appears whole or not at all: by rename on a local disk, by one put in an object store. What fails over a network
+is tried again, with growing waits; a disk that is full stays full, and says so at once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def exists(location: Location) -> bool:
     if isinstance(location, Path):
         return location.exists()
     files, path = file_system(location)
-    with _told_as_read(location):
+    with told_as_read(location):
         try:
             persistently(lambda: files.info(path))
         except FileNotFoundError:
@@ -72,7 +72,7 @@ def read(location: Location) -> bytes:
     if isinstance(location, Path):
         return location.read_bytes()
     files, path = file_system(location)
-    with _told_as_read(location):
+    with told_as_read(location):
         content: bytes = persistently(lambda: files.cat_file(path))
     return content
 
@@ -102,10 +102,8 @@ def delete(location: Location) -> None:
         location.unlink(missing_ok=True)
         return
     files, path = file_system(location)
-    try:
+    with suppress(FileNotFoundError):
         persistently(lambda: files.rm_file(path))
-    except FileNotFoundError:
-        pass
 
 
 def delete_folder(folder: Location) -> None:
@@ -138,7 +136,7 @@ def names(folder: Location) -> list[str]:
         if isinstance(folder, Path):
             return sorted(entry.name for entry in folder.iterdir())
         files, path = file_system(folder)
-        with _told_as_read(folder):
+        with told_as_read(folder):
             listed = persistently(lambda: files.ls(path, detail=False))
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -159,7 +157,7 @@ def sweep(folder: Path) -> None:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Fsspec's file system of a URL, which has forgotten what it knew of folders, and the path in it.
+    """The file system of a URL, which has forgotten what it knew of folders, and the path in it.
 
     Raises:
         AmalgamError: no such file system, or its package is not installed.
@@ -179,7 +177,12 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _told_as_read(url: str) -> Iterator[None]:
+def told_as_read(url: str) -> Iterator[None]:
+    """Tell what another file system cannot do in one line; a file that is not there stays an error of its own.
+
+    Raises:
+        AmalgamError: an operation failed.
+    """
     try:
         yield
     except FileNotFoundError:

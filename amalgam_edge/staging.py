@@ -33,9 +33,16 @@ def staged(output: Path) -> Iterator[Path]:
 
 def write_by_rename(path: Path, content: bytes | memoryview) -> None:
     """Write a file that is either there whole or not at all; a failed attempt leaves nothing."""
+    with partly_written(path) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def partly_written(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` that takes its place by rename when all went well, and vanishes otherwise."""
     part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")  # two machines may share a number
     try:
-        part.write_bytes(content)
+        yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

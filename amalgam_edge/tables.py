@@ -9,6 +9,8 @@ from typing import Any
 from amalgam_edge.scores import ScoreSummary
 from amalgam_edge.timing import Cell
 
+_FAILURES_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class Column:
@@ -98,6 +100,64 @@ def teacher_table(manifest: dict[str, Any]) -> Table:
             for teacher in manifest["teachers"]
         ),
     )
+
+
+def stored_scores_table(described: Sequence[dict[str, Any]]) -> Table:
+    """How far each teacher's stored scores are and how they are distributed: 5 %, 50 % and 95 % of the texts."""
+    spread = ("5%", "50%", "95%")
+    return Table(
+        (
+            Column("teacher", numeric=False),
+            *(Column(title) for title in ("texts", "scored", "failed", "shards", "passes a text")),
+            *(Column(f"{name} {part}") for name in ("confidence", "u") for part in spread),
+            Column("texts/s"),
+        ),
+        tuple(
+            (
+                one["teacher"],
+                str(one["n_texts"]),
+                str(one["n_scored"]),
+                str(one["n_failed"]),
+                f"{one['shards']['there']} of {one['shards']['there'] + one['shards']['missing']}",
+                _decimals(one["passes"]["mean"], 1),
+                *(
+                    _decimals((one[name] or {}).get(part), 3)
+                    for name in ("confidence", "uncertainty")
+                    for part in spread
+                ),
+                _decimals(one["texts_per_second"], 1),
+            )
+            for one in described
+        ),
+    )
+
+
+def stored_scores_lines(one: dict[str, Any]) -> list[str]:
+    """Where one teacher's stored scores come from, and what failed."""
+    settings = ", ".join(
+        f"{name.replace('_', ' ')} {len(value) if isinstance(value, list) else value}"
+        for name, value in one["settings"].items()
+    )
+    passes = ", ".join(f"{count} on {n} texts" for count, n in one["passes"]["texts"].items())
+    shown = one["failures"][:_FAILURES_SHOWN]
+    more = one["n_failed"] - len(shown)
+    return [
+        f"{one['teacher']}: {one['folder']}",
+        f"  teacher {one['teacher_fingerprint']}",
+        f"  corpus {one['corpus_fingerprint']}",
+        f"  settings: {settings}",
+        *([f"  passes: {passes}"] if passes else []),
+        *(
+            f"  {by['shards']} shards by amalgam-edge {by['version']}, engine {by['engine']}, {by['backend']}"
+            for by in one["shards_by"]
+        ),
+        *(f"  text {failure['text']} failed: {failure['error']}" for failure in shown),
+        *([f"  and {more} more; --json has them all"] if more else []),
+    ]
+
+
+def _decimals(value: float | None, places: int) -> str:
+    return "–" if value is None else f"{value:.{places}f}"
 
 
 def score_table(summaries: Sequence[ScoreSummary]) -> Table:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
+from amalgam_edge.cli.extras import load_training_part
 from amalgam_edge.runtime.bundle import Bundle
 from amalgam_edge.tables import (
     calibration_line,
@@ -15,20 +17,55 @@ from amalgam_edge.tables import (
     front_table,
     kernel_lines,
     precision_table,
+    stored_scores_lines,
+    stored_scores_table,
     teacher_table,
 )
 
 
 @click.command("inspect")
-@click.argument("bundle", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Write the whole manifest as JSON.")
-def command(bundle: str, as_json: bool) -> None:
-    """Show what a bundle holds and where it came from, and verify every file against its SHA-256.
+@click.argument("folder", type=click.Path())
+@click.option(
+    "--json", "as_json", is_flag=True, help="Write the whole manifest, or all that is told of scores, as JSON."
+)
+def command(folder: str, as_json: bool) -> None:
+    """Show what a bundle, or a folder of scores, holds and where it came from.
+
+    Every file of a bundle is verified against its SHA-256. Of scores, it tells for each teacher: texts, shards that are
+    there and missing, texts that could not be scored and why, passes, how confidence and uncertainty are distributed,
+    texts a second, settings, and the versions that wrote them.
 
     \b
-    Example:
+    Examples:
       amalgam-edge inspect student/
+      amalgam-edge inspect scores/
+      amalgam-edge inspect s3://bucket/scores/ --json
     """  # noqa: D301  (click reads \b as "do not rewrap")
+    if _is_of_scores(folder):
+        _inspect_scores(folder, as_json)
+    else:
+        _inspect_bundle(folder, as_json)
+
+
+def _is_of_scores(folder: str) -> bool:
+    """Whether it holds scores, as far as that can be told without what reads them."""
+    path = Path(folder)
+    return "://" in folder or any(path.glob("manifest.json")) or any(path.glob("*/manifest.json"))
+
+
+def _inspect_scores(folder: str, as_json: bool) -> None:
+    find_stores = load_training_part("amalgam_edge.scoring.score_folders", "reading scores").find_stores
+    describe = load_training_part("amalgam_edge.scoring.inspection", "reading scores").describe
+    described = [describe(store) for store in find_stores(folder)]
+    if as_json:
+        click.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{stored_scores_table(described).to_text()}")
+    for one in described:
+        click.echo("\n" + "\n".join(stored_scores_lines(one)))
+
+
+def _inspect_bundle(bundle: str, as_json: bool) -> None:
     opened = Bundle.open(bundle)
     opened.verify()
     manifest = opened.manifest

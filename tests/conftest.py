@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -147,6 +147,77 @@ def _write_bundle(folder: Path, torch_folder: Path, model: Any) -> None:
             "pad_token_id": tokenizer.pad_token_id,
         },
     )
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """``s3://…``: a bucket of an S3 server that runs in this process."""
+    moto = pytest.importorskip("moto.server", reason="there is no moto[server], which stands in for S3")
+    pytest.importorskip("s3fs", reason="there is no s3fs")
+    import fsspec
+
+    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").mkdir("texts-and-scores")
+        yield "s3://texts-and-scores"
+    server.stop()
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """``memory://…``, emptied afterwards."""
+    import fsspec
+
+    yield "memory://here"
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A file system ``flaky://``; its next ``failures`` operations fail by ``error``, ``waits`` is what was waited."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    from amalgam_edge import files
+
+    class Flaky(MemoryFileSystem):
+        protocol = "flaky"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+        failures = 0
+        error: Exception = ConnectionError("the connection was reset")
+        waits: ClassVar[list[float]] = []
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix("flaky:")))
+
+        def _fail(self) -> None:
+            if Flaky.failures:
+                Flaky.failures -= 1
+                raise Flaky.error
+
+        def pipe_file(self, *arguments: Any, **options: Any) -> Any:
+            self._fail()
+            return super().pipe_file(*arguments, **options)
+
+        def info(self, *arguments: Any, **options: Any) -> Any:
+            self._fail()
+            return super().info(*arguments, **options)
+
+        def ls(self, *arguments: Any, **options: Any) -> Any:
+            self._fail()
+            return super().ls(*arguments, **options)
+
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    monkeypatch.setattr(files.time, "sleep", Flaky.waits.append)
+    return Flaky
 
 
 @pytest.fixture

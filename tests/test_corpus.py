@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from amalgam_edge import files
 from amalgam_edge.corpus import read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
@@ -374,3 +375,63 @@ def test_names_in_a_column_of_labels(write):
     assert read_label_names(write("lists.jsonl", as_jsonl(lists)), "label") == []
     with pytest.raises(AmalgamError, match="no such file"):
         read_label_names("gone.csv", "label")
+
+
+@pytest.mark.parametrize("kind", ["memory", "bucket", "local"])
+def test_texts_are_read_from_any_file_system(request, tmp_path, kind):
+    folder = f"file://{tmp_path}/texts" if kind == "local" else f"{request.getfixturevalue(kind)}/corpora"
+    for name, content in (
+        ("b.txt", as_txt(["third"])),
+        ("a.txt", as_txt(["first", "second"])),
+        ("c.jsonl.gz", gzip.compress(as_jsonl(["fourth"]), mtime=0)),
+        ("deep/d.parquet", as_parquet(["fifth"])),
+        ("README.md", b"not a corpus"),
+        ("e.md.txt", b""),
+    ):
+        files.write(files.locate(f"{folder}/{name}"), content)
+    assert list(read_corpus(f"{folder}/b.txt").texts) == ["third"]
+    assert list(read_corpus(f"{folder}/?.txt").texts) == ["first", "second", "third"]
+    assert list(read_corpus(f"{folder}/**/*.parquet").texts) == ["fifth"]
+    with pytest.raises(AmalgamError, match=r"e\.md\.txt: the file is empty"):
+        read_corpus(folder)
+    files.delete(files.locate(f"{folder}/e.md.txt"))
+    assert sorted(read_corpus(folder).texts) == ["fifth", "first", "fourth", "second", "third"]
+    for source, named in (
+        (f"{folder}/README.md", "README.md: format not known"),
+        (f"{folder}/*.md", "README.md: format not known"),
+        (f"{folder}/*.csv", r"\*\.csv: no file matches; in a shell, put the pattern in quotes"),
+        (f"{folder}/nowhere.txt", "nowhere.txt: no such file or folder"),
+    ):
+        with pytest.raises(AmalgamError, match=named):
+            read_corpus(source)
+    files.write(files.locate(f"{folder}/f.txt"), b"\x7fELF\0\0\1\2")
+    with pytest.raises(AmalgamError, match=r"f\.txt: a binary file"):
+        read_corpus(f"{folder}/f.txt")
+    files.write(files.locate(f"{folder}/more/notes.md"), b"words")
+    with pytest.raises(AmalgamError, match=r"more: no \.txt.* file in this folder"):
+        read_corpus(f"{folder}/more")
+
+
+@pytest.mark.parametrize("kind", ["memory", "bucket"])
+def test_a_changed_file_elsewhere_is_read_anew(request, kind):
+    url = f"{request.getfixturevalue(kind)}/changing/c.txt"
+    for text in ("before", "since!"):
+        files.write(url, as_txt([text]))
+        assert list(read_corpus(url).texts) == [text]
+
+
+def test_patterns_name_local_files_too(write, tmp_path, monkeypatch):
+    for name in ("b", "a"):
+        write(f"texts/{name}.parquet", as_parquet([f"text {name}"]))
+    write("texts/c.txt", as_txt(["not this"]))
+    assert list(read_corpus(f"{tmp_path}/texts/*.parquet").texts) == ["text a", "text b"]
+    monkeypatch.chdir(tmp_path)
+    assert list(read_corpus("texts/[ab].parquet").texts) == ["text a", "text b"]
+    with pytest.raises(AmalgamError, match="no file matches"):
+        read_corpus("texts/*.csv")
+
+
+def test_a_file_system_that_cannot_be_reached_is_told(flaky):
+    flaky.failures = 99
+    with pytest.raises(AmalgamError, match=r"c\.txt: cannot be read \(the connection was reset; tried 4 times\)"):
+        read_corpus("flaky://there/c.txt")

@@ -95,7 +95,8 @@ def score_corpus(
     A text over which a teacher raises is recorded as a failure, and the rest goes on.
 
     Raises:
-        AmalgamError: a teacher's dropout is dead, it scores none of a shard's texts, or a store is another run's or cannot be written to.
+        AmalgamError: a teacher's dropout is dead, it scores none of a shard's texts, or a store is another run's or
+            cannot be written to.
     """
     for store in stores:
         store.open()

@@ -55,8 +55,8 @@ class ShardStore:
     """Files of rows, one teacher's over one corpus, in a folder that says what they answer to.
 
     Shard ``i`` holds the texts ``i · shard_size`` to ``(i + 1) · shard_size`` in the corpus' order. A shard is there
-    whole or not at all, so a killed run goes on where it stopped. A store holds nothing but its arguments: it may be sent
-    to other processes, and several may write to one folder.
+    whole or not at all, so a killed run goes on where it stopped. A store holds nothing but its arguments: it may be
+    sent to other processes, and several may write to one folder.
 
     Args:
         folder: of this store alone; a local path, or a URL that fsspec knows.
@@ -187,6 +187,10 @@ class ShardStore:
     def there(self) -> list[int]:
         """Shards that are there, in order."""
         return sorted(self._numbers() & set(range(self.n_shards)))
+
+    def beyond(self) -> list[int]:
+        """Shards that are there though the corpus has no texts for them, in order."""
+        return sorted(self._numbers() - set(range(self.n_shards)))
 
     def _numbers(self) -> set[int]:
         """Of the shards whose files are in the folder, found by one look at it."""

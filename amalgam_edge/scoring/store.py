@@ -30,8 +30,8 @@ class Shard:
 
     Attributes:
         scores: of its texts, in the corpus' order.
-        lineage: ``version`` of amalgam-edge, ``key`` and ``key_fingerprint``, ``engine`` and ``backend`` where known, when
-            it was ``written`` (UTC), and the ``digest`` of its rows; empty for a shard that older versions wrote.
+        lineage: ``version`` of amalgam-edge, ``key`` and ``key_fingerprint``, ``engine`` and ``backend`` where known,
+            when it was ``written`` (UTC), and the ``digest`` of its rows; empty where an older version wrote it.
     """
 
     scores: TeacherScores
@@ -79,6 +79,22 @@ class ScoreStore(ShardStore):
         content = pa.BufferOutputStream()
         pq.write_table(table, content, compression="zstd", write_page_checksum=True)
         self._put(shard, content.getvalue())
+
+    def copy_shard(self, shard: int, source: ScoreStore) -> None:
+        """Take over a shard of another store of the same key, to the byte, with what is told of its failures.
+
+        Raises:
+            AmalgamError: it cannot be read there, or written here.
+        """
+        try:
+            content = files.read(source.path(shard))
+            failures = files.read(source.failures_path(shard)) if source.failures_of(shard) else b""
+        except OSError as error:
+            raise source._damaged(shard) from error
+        with self._writing():
+            if failures:
+                files.write(self.failures_path(shard), failures)
+        self._put(shard, content)
 
     def failures(self) -> list[Failure]:
         """The texts that could not be scored, in the corpus' order, and why: of the shards that are there.

@@ -30,8 +30,10 @@ def summarise(stores: Sequence[ScoreStore]) -> list[ScoreSummary]:
         ]
     means = totals[:, 1:] / np.maximum(np.stack([totals[:, 0], totals[:, 0], np.full(len(stores), n_compared)], 1), 1)
     return [
-        ScoreSummary(store.key.teacher, n_scored, *row, n_failed=n_texts - n_scored)
-        for store, n_scored, row in zip(stores, totals[:, 0].astype(int).tolist(), means.tolist(), strict=True)
+        ScoreSummary(store.key.teacher, n_scored, passes, u, picked, n_failed=n_texts - n_scored)
+        for store, n_scored, (passes, u, picked) in zip(
+            stores, totals[:, 0].astype(int).tolist(), means.tolist(), strict=True
+        )
     ]
 
 

@@ -1,4 +1,6 @@
 import dataclasses
+import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +16,9 @@ from amalgam_edge.recipe import Recipe
 from amalgam_edge.scores import ARRAYS
 from amalgam_edge.scoring.score import ScoringSettings, predict_texts, score_corpus, score_key, score_texts
 from amalgam_edge.scoring.store import ScoreStore
-from amalgam_edge.scoring.summary import summarise
+from amalgam_edge.scoring.summary import scored_by_all, summarise
 from amalgam_edge.scoring.torch_runner import TorchRunner
-from amalgam_edge.stages import cached_stores, named_stores
+from amalgam_edge.stages import Texts, cached_stores, named_stores, only_scored, tokenize
 
 SETTINGS = ScoringSettings(passes=4, batch_tokens=60)
 
@@ -332,3 +334,104 @@ def test_scores_hold_the_prediction_of_the_pass_without_dropout(teacher):
     inputs = tiny.padded(teacher.tokenizer, tiny.TEXTS)
     alone = on_torch(teacher).run(inputs["input_ids"].numpy(), inputs["attention_mask"].numpy(), [DROPOUT_OFF])
     np.testing.assert_allclose(found.logits, alone[0], atol=1e-4)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """``poison(teacher, text)``: the teacher raises over batches with that text in them."""
+
+    def put(teacher, text):
+        ids = teacher.tokenizer(text)["input_ids"]
+        original = TorchRunner.run
+
+        def run(self, input_ids, attention_mask, passes):
+            texts = [row[mask == 1].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
+            if self._model.config.model_type == teacher.model.config.model_type and ids in texts:
+                raise RuntimeError("poisoned")
+            return original(self, input_ids, attention_mask, passes)
+
+        monkeypatch.setattr(TorchRunner, "run", run)
+
+    return put
+
+
+@pytest.mark.parametrize("row", [0, 8])  # the first one is among those that dropout is proven alive on
+@pytest.mark.parametrize("passes", [4, "auto"])
+def test_a_text_that_a_teacher_cannot_score_is_told_of_and_the_rest_goes_on(
+    teacher, other, corpus, new_store, poison, row, passes
+):
+    settings = dataclasses.replace(SETTINGS, passes=passes)
+    stores = [new_store(f"{name}-whole", each, settings) for name, each in (("a", teacher), ("b", other))]
+    whole = score_into(stores, [teacher, other], corpus, settings=settings)
+    poison(other, corpus.texts[row])
+    told = []
+    stores = [new_store(name, each, settings) for name, each in (("a", teacher), ("b", other))]
+    first, second = score_into(stores, [teacher, other], corpus, told.append, settings)
+    assert sum(told) == 2 * len(corpus)
+    assert stores[0].failures() == []
+    assert stores[1].failures() == [{"text": row, "error": "RuntimeError: poisoned"}]
+    good = np.setdiff1d(np.arange(len(corpus)), [row])
+    # With auto, how many passes a text takes depends on the other texts of its shard: here, on those that are left.
+    shards = [[k for k in stores[0].rows(shard) if k != row] for shard in range(3)]
+    for shard in shards:
+        alone = scored([teacher, other], corpus.take(np.array(shard)), settings)
+        assert_same(first.take(np.array(shard)), alone[0], atol=1e-5)
+        assert_same(second.take(np.array(shard)), alone[1], atol=1e-5)
+    if passes != "auto":
+        assert_same(first, whole[0], atol=1e-5)
+        assert_same(second.take(good), whole[1].take(good), atol=1e-5)
+    assert second.passes[row] == 0
+    assert first.passes[row] > 0
+
+    summaries = summarise(stores)
+    assert [(summary.n_texts, summary.n_failed) for summary in summaries] == [
+        (len(corpus), 0),
+        (len(corpus) - 1, 1),
+    ]
+    entropies = [
+        scipy.stats.entropy(each.mean_probabilities.astype(np.float64), axis=1) / np.log(each.logits.shape[1])
+        for each in (first, second)
+    ]
+    picked = (entropies[0] <= entropies[1])[good].mean()
+    assert summaries[1].mean_passes == pytest.approx(second.passes[good].mean())
+    assert summaries[1].mean_uncertainty == pytest.approx(entropies[1][good].mean())
+    assert [summary.picked_share for summary in summaries] == pytest.approx([picked, 1 - picked])
+    assert scored_by_all([first, second]).tolist() == good.tolist()
+
+
+def test_a_teacher_that_cannot_be_run_at_all_is_refused(teacher, corpus, store, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(TorchRunner, "run", fail)
+    with pytest.raises(AmalgamError, match=r"teacher 't': cannot be run \(RuntimeError: out of memory\)"):
+        score_into([store], [teacher], corpus)
+    assert store.missing() == [0, 1, 2]
+
+
+def test_a_build_is_of_the_texts_that_every_teacher_scored(teacher, corpus):
+    whole = scored([teacher], corpus.texts)[0]
+    rows = np.setdiff1d(np.arange(len(corpus)), [2, 5])
+    holed = [whole.take(rows).among(len(corpus), rows), dataclasses.replace(whole, teacher="u")]
+    train, held_out = corpus.split(3)
+    texts = Texts(corpus, train, held_out, None)
+    tokenized = tokenize(corpus, teacher.tokenizer)
+    said = []
+    progress = SimpleNamespace(say=said.append)
+    recipe = Recipe(output="out", held_out=3)
+    left, tokens, (first, second) = only_scored(recipe, texts, tokenized, holed, progress)
+    assert list(left.corpus.texts) == [corpus.texts[row] for row in rows]
+    assert left.corpus.fingerprint == hashlib.sha256(corpus.digests[rows].tobytes()).hexdigest()
+    assert sorted([*left.train, *left.held_out]) == list(range(len(rows)))
+    assert left.n_failed == 2
+    assert tokens.dataset["input_ids"][2] == tokenized.dataset["input_ids"][3]
+    assert_same(first, whole.take(rows))
+    assert_same(dataclasses.replace(second, teacher="t"), whole.take(rows))
+    assert said == [
+        f"2 of {len(corpus)} texts could not be scored by every teacher (t 2, u 0) and are left out; "
+        "the failures folders in out.work/scores tell why"
+    ]
+    assert only_scored(recipe, texts, tokenized, [whole], progress)[0] is texts
+    few = [whole.take(rows[:1]).among(len(corpus), rows[:1])]
+    with pytest.raises(AmalgamError, match="at least two are needed"):
+        only_scored(recipe, texts, tokenized, few, progress)

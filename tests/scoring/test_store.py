@@ -1,12 +1,18 @@
 import errno
+import hashlib
+import importlib.metadata
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +20,7 @@ import pytest
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.scores import ARRAYS, TeacherScores
+from amalgam_edge.scoring import shards
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 from amalgam_edge.staging import write_by_rename
 
@@ -467,3 +474,170 @@ def test_the_manifest_says_what_scores_depend_on(store):
     manifest = json.loads((store.folder / "manifest.json").read_text("utf-8"))
     assert manifest.pop("written_by")
     assert manifest == {"key": KEY, "shard_size": 4}
+
+
+@pytest.fixture(params=["memory", "bucket"])
+def elsewhere(request):
+    """A store that is not on the local disk."""
+    return ScoreStore(f"{request.getfixturevalue(request.param)}/scores/t", key_of(), shard_size=4)
+
+
+def test_a_store_elsewhere_goes_on_where_it_stopped(elsewhere, scores):
+    assert not elsewhere.begun
+    fill(elsewhere, scores, [0, 2])
+    again = pickle.loads(pickle.dumps(elsewhere))  # as it is sent to another process
+    assert again.begun
+    again.open()
+    assert again.missing() == [1]
+    fill(again, scores, [1])
+    assert_same(elsewhere.read(), scores)
+    filesystem, path = fsspec.core.url_to_fs(f"{elsewhere.folder}/shard-000002.parquet")
+    with filesystem.open(path) as file:
+        assert pq.read_table(file)["text"].to_pylist() == [8, 9]
+    assert "passes 4 there, 5 here" in refusal(ScoreStore(elsewhere.folder, key_of(passes=5), shard_size=4).open)
+
+
+def test_a_store_elsewhere_that_is_damaged_is_refused_when_it_is_read(memory, scores):
+    store = ScoreStore(f"{memory}/t", key_of(), shard_size=4)
+    fill(store, scores, range(3))
+    fsspec.filesystem("memory").pipe_file("/here/t/shard-000001.parquet", b"no parquet")
+    assert "memory://here/t/shard-000001.parquet: a damaged shard; delete it" in refusal(store.read)
+
+
+def test_a_store_may_be_named_by_a_file_url(tmp_path, scores):
+    fill(ScoreStore(f"file://{tmp_path}/t", key_of(), shard_size=4), scores, range(3))
+    assert_same(ScoreStore(tmp_path / "t", key_of(), shard_size=4).read(), scores)
+
+
+def test_a_write_that_fails_twice_is_no_failure(flaky, scores):
+    store = ScoreStore("flaky://there/t", key_of(), shard_size=4)
+    store.open()
+    for shard in range(3):
+        flaky.failures = 2
+        store.write(shard, scores.take(np.array(store.rows(shard))))
+    assert_same(store.read(), scores)
+    assert flaky.waits == [0.5, 2.0] * 3
+
+
+def test_a_write_that_always_fails_says_what_to_do(flaky, scores):
+    store = ScoreStore("flaky://there/t", key_of(), shard_size=4)
+    fill(store, scores, [0])
+    flaky.failures = 99
+    assert refusal(store.write, 1, scores.take(np.arange(4, 8))) == (
+        "flaky://there/t: cannot be written to (the connection was reset; tried 4 times); "
+        "what was scored is kept, and the next run goes on from there"
+    )
+    flaky.failures = 0
+    assert store.missing() == [1, 2]
+
+
+FAILED = [{"text": 5, "error": "RuntimeError: too deep"}, {"text": 6, "error": "killed its process"}]
+
+
+def with_failures(scores):
+    rows = np.array([4, 7])
+    return scores.take(rows).among(4, rows - 4)
+
+
+def test_texts_that_could_not_be_scored_are_blank_and_told_of(store, scores):
+    fill(store, scores, [0, 2])
+    store.write(1, with_failures(scores), FAILED[::-1])
+    assert json.loads((store.folder / "failures" / "shard-000001.json").read_text("utf-8")) == FAILED
+    assert store.failures() == FAILED
+    tables = [pq.read_table(store.folder / f"shard-00000{shard}.parquet") for shard in range(3)]
+    assert tables[1].schema.equals(tables[0].schema)
+    assert tables[1]["passes"].to_pylist() == [4, 0, 0, 4]
+    for name in set(tables[1].column_names) - {"text", "passes"}:
+        values = np.array(tables[1][name].to_pylist())
+        assert np.isnan(values[[1, 2]]).all()
+        np.testing.assert_array_equal(values[[0, 3]], getattr(scores, name)[[4, 7]])
+    assert np.flatnonzero(~store.read().scored).tolist() == [5, 6]
+
+
+def test_a_shard_that_is_written_again_without_failures_tells_of_none(store, scores):
+    fill(store, scores, [0])
+    store.write(1, with_failures(scores), FAILED)
+    (store.folder / "shard-000001.parquet").unlink()
+    assert store.failures() == []  # a killed run tells of failures before it writes the shard
+    fill(store, scores, [1])
+    assert store.failures() == []
+    assert list((store.folder / "failures").iterdir()) == []
+
+
+@pytest.mark.parametrize("failures", [[], FAILED[:1], [*FAILED, {"text": 7, "error": "not blank"}]])
+def test_failures_that_are_not_the_blank_rows_are_a_bug(store, scores, failures):
+    store.open()
+    with pytest.raises(ValueError, match="do not fit"):
+        store.write(1, with_failures(scores), failures)
+    assert store.missing() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("content", ["{half", "[1]", '[{"text": 5}]', "7"])
+def test_a_damaged_account_of_failures_is_refused(store, scores, content):
+    fill(store, scores, [0])
+    store.write(1, with_failures(scores), FAILED)
+    (store.folder / "failures" / "shard-000001.json").write_text(content)
+    assert "shard-000001.parquet: a damaged shard" in refusal(store.failures)
+
+
+def test_every_shard_says_who_wrote_it(store, scores):
+    before = datetime.now(UTC)
+    fill(store.by(engine="local", backend="torch on cpu"), scores, [1])
+    said = json.loads(pq.read_metadata(store.folder / "shard-000001.parquet").metadata[b"amalgam-edge"])
+    assert before <= datetime.fromisoformat(said.pop("written")) <= datetime.now(UTC)
+    assert len(said.pop("digest")) == 64
+    assert said == {
+        "version": importlib.metadata.version("amalgam-edge"),
+        "key": KEY,
+        "key_fingerprint": hashlib.sha256(json.dumps(KEY, sort_keys=True).encode()).hexdigest(),
+        "engine": "local",
+        "backend": "torch on cpu",
+    }
+
+
+def test_another_version_goes_on_and_signs_too(store, scores, monkeypatch):
+    fill(store.by(engine="local"), scores, [0])
+    fill(store.by(engine="local"), scores, [1])
+    assert [writer["engine"] for writer in store.written_by()] == ["local"]
+    versions = store.written_by()[0]["versions"]
+    assert versions["amalgam-edge"] == importlib.metadata.version("amalgam-edge")
+    monkeypatch.setattr(shards, "installed_versions", lambda: versions | {"amalgam-edge": "99"})
+    fill(store.by(engine="ray"), scores, [2])
+    before = state(store.folder)
+    store.by(engine="another, with nothing left to write").open()
+    assert state(store.folder) == before
+    assert [(w["versions"]["amalgam-edge"], w["engine"]) for w in store.written_by()] == [
+        (versions["amalgam-edge"], "local"),
+        ("99", "ray"),
+    ]
+    assert_same(store.read(), scores)
+
+
+def test_scores_that_an_older_version_wrote_are_gone_on_with(store, scores):
+    fill(store, scores, [0, 1])
+    manifest = store.folder / "manifest.json"
+    manifest.write_text(without(manifest.read_text("utf-8"), "written_by"))
+    shard = store.folder / "shard-000001.parquet"
+    pq.write_table(pq.read_table(shard).replace_schema_metadata(None), shard)
+    fill(store, scores, [2])
+    assert_same(store.read(), scores)
+    assert store.written_by()
+
+
+def test_a_shard_of_another_key_is_not_read_as_ones_own(store, scores, tmp_path):
+    other = ScoreStore(tmp_path / "other", key_of(seed=1), shard_size=4)
+    fill(other, scores, [1])
+    fill(store, scores, [0, 2])
+    shutil.copy(other.folder / "shard-000001.parquet", store.folder)
+    assert "shard-000001.parquet: a damaged shard" in refusal(store.read)
+
+
+def test_a_number_that_was_changed_afterwards_is_noticed(store, scores):
+    fill(store, scores, range(3))
+    shard = store.folder / "shard-000001.parquet"
+    table = pq.read_table(shard)
+    energy = table["energy"].to_numpy().copy()
+    energy[2] += 1e-3
+    column = table.column_names.index("energy")
+    pq.write_table(table.set_column(column, "energy", pa.array(energy)), shard, write_page_checksum=True)
+    assert "shard-000001.parquet: a damaged shard" in refusal(store.read)
