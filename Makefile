@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := build/installed
 
-.PHONY: install web demo test test-serving test-interop lint format clean
+.PHONY: install web demo test test-serving test-distributed test-interop lint format clean
 
 install: $(VENV)/.installed
 
@@ -25,12 +25,16 @@ tests/web/node_modules: tests/web/package.json
 	if command -v npm > /dev/null; then npm install --prefix tests/web --ignore-scripts --no-audit --no-fund --silent; fi
 
 test: install web
-	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term -m "not interop and not serving"
+	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term -m "not interop and not serving and not distributed"
 
 # A running server: the clients that people have, its page in Chromium, overload and faults, fuzzing. Where there is no
 # Chromium or no npm registry, the tests of the page are skipped.
 test-serving: install web
 	$(BIN)/python -m pytest tests/serving --numprocesses 2 -m serving -rs
+
+# Several processes: the same results as one, and what happens when one dies.
+test-distributed: install
+	$(BIN)/python -m pytest tests/distributed -m distributed -rs
 
 # Bundles in Optimum, transformers.js, OpenVINO and plain onnxruntime: a few minutes, and 1.5 GB in .venv-interop that stay
 # for the next time (more where pip's torch is CUDA's). Where a registry cannot be reached, its runtime is skipped.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +32,21 @@ class HiddenStates:
     def __init__(self, shards: Sequence[np.ndarray], shard_size: int) -> None:
         self._shards = shards
         self._shard_size = shard_size
+
+    @classmethod
+    def mapped(cls, files: Iterable[Path], shard_size: int) -> HiddenStates:
+        """Those of ``.npy`` files, mapped into memory."""
+        return cls([np.load(file, mmap_mode="r") for file in files], shard_size)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that shards are mapped from."""
+        return [Path(shard.filename).absolute() for shard in self._shards if isinstance(shard, np.memmap)]
+
+    @property
+    def shard_size(self) -> int:
+        """Rows a shard."""
+        return self._shard_size
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self._shards)
