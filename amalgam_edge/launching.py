@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,14 +115,16 @@ class Launched:
             raise AmalgamError(self._told((folder / LOG).read_text("utf-8", errors="replace"), folder / LOG))
 
     def _told(self, log: str, path: Path) -> str:
-        """What a log says of a failure, in one line."""
-        if mistake := _MISTAKE.search(log):
+        """What a log says of a failure, in one line; of several failures the one that the others followed from."""
+        failed = [(int(rank), int(status)) for rank, status in _FAILED.findall(log)]
+        killed = [(rank, -status) for rank, status in failed if status < 0 and -status != signal.SIGTERM]
+        if not killed and (mistake := _MISTAKE.search(log)):
             return mistake[1]
-        failed = _FAILED.search(log[max(log.find("Root Cause"), 0) :])
         who = "one of them failed"
-        if failed:
-            rank, status = int(failed[1]), int(failed[2])
-            who = f"process {rank} " + (f"was ended by signal {-status}" if status < 0 else f"failed with {status}")
+        if killed:
+            who = "process {} was ended by signal {}".format(*killed[0])
+        elif failed:
+            who = "process {} failed with exit status {}".format(*failed[0])
         return f"training on {self._n} processes: {who} (see {path}); {_GO_ON}"
 
 

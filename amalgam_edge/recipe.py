@@ -17,7 +17,9 @@ Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
-_NOT_OF_THE_RESULT = frozenset({"output", "work", "device", "backend", "threads", "batch_tokens", "report_to", "launch"})
+_NOT_OF_THE_RESULT = frozenset(
+    {"output", "work", "device", "backend", "threads", "batch_tokens", "report_to", "launch"}
+)
 
 
 class Recipe(BaseModel):

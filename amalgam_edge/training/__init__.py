@@ -1,6 +1,6 @@
 """Fitting a classifier to supervision, on one process or on several that share each batch.
 
-``torchrun --nproc-per-node 2 -m amalgam_edge.training recipe.yaml`` builds what the recipe says, training on all of them.
+``torchrun --nproc-per-node 2 -m amalgam_edge.training recipe.yaml`` builds what the recipe says, and trains on both.
 """
 
 from amalgam_edge.training.fitting import (

@@ -42,9 +42,7 @@ def whole_batch(own: Sequence[torch.Tensor], n_own: int) -> list[torch.Tensor]:
     counts = _counts(n_own, flat.device)
     rows: torch.Tensor = _Gathering.apply(flat, counts, dist.get_rank())
     widths = [math.prod(part.shape[1:]) for part in own]
-    return [
-        part.reshape(len(part), *one.shape[1:]) for part, one in zip(rows.split(widths, dim=1), own, strict=True)
-    ]
+    return [part.reshape(len(part), *one.shape[1:]) for part, one in zip(rows.split(widths, dim=1), own, strict=True)]
 
 
 def _counts(n_own: int, device: torch.device) -> list[int]:
@@ -142,4 +140,5 @@ class JoinShare:
         self._stand_in = stand_in
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A batch of the examples."""
         return {**self._join(examples or [self._stand_in]), "n_own": len(examples)}

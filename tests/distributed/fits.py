@@ -48,7 +48,9 @@ def run(method: str, folder: Path) -> None:
     torch.manual_seed(0)
     objective = METHODS[method].objective
     loss = weighted_divergence if objective is None else objective(SHAPES, MethodSettings(common_width=6))
-    history = fit(model, tiny.make_tokenizer(), texts(17, 0), texts(5, 1), loss, SETTINGS, folder / method, lambda _: None)
+    history = fit(
+        model, tiny.make_tokenizer(), texts(17, 0), texts(5, 1), loss, SETTINGS, folder / method, lambda _: None
+    )
     if int(os.environ.get("RANK", "0")) == 0:
         state = {f"student.{name}": tensor for name, tensor in model.state_dict().items()}
         if isinstance(loss, torch.nn.Module):
