@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from amalgam_edge import stages
 from amalgam_edge.devices import resolve_device
@@ -140,7 +142,7 @@ class Joined:
         self._size = int(self._environment["WORLD_SIZE"])
         self._size_here = int(self._environment.get("LOCAL_WORLD_SIZE", self._size))
         os.environ.update(self._environment)
-        self._store = next(dist.rendezvous("env://", timeout=_PATIENCE))[0]
+        self._store = next(rendezvous("env://", timeout=_PATIENCE))[0]
         self._leave()
         self._n_fits = 0
 
@@ -171,13 +173,13 @@ class Joined:
         stages.prepare(student, lesson, settings, folder, resume=resume)
         write_job(folder / _JOB, student, lesson)
         self._call({"folder": str(folder.absolute()), "resume": resume})
-        self._run(folder, advance, resume)
+        self._run(folder, advance, resume=resume)
         return take_result(folder / _JOB, student)
 
     def follow(self) -> None:
         """Take part in each fit that the first process calls to, until it lets the others go."""
         while (called := self._wait()) is not None:
-            self._run(Path(called["folder"]), lambda count: None, called["resume"])
+            self._run(Path(called["folder"]), lambda count: None, resume=called["resume"])
 
     def dismiss(self) -> None:
         """Let the others go."""
@@ -186,17 +188,17 @@ class Joined:
     def _call(self, to: dict[str, object] | None) -> None:
         self._store.set(f"fit-{self._n_fits}", json.dumps(to))
 
-    def _wait(self) -> dict[str, str] | None:
+    def _wait(self) -> dict[str, Any] | None:
         key = f"fit-{self._n_fits}"
         while True:
             try:
                 self._store.wait([key], _PATIENCE)
             except dist.DistStoreError:  # teachers are still scoring
                 continue
-            called: dict[str, str] | None = json.loads(self._store.get(key))
+            called: dict[str, Any] | None = json.loads(self._store.get(key))
             return called
 
-    def _run(self, folder: Path, advance: Advance, resume: bool) -> None:
+    def _run(self, folder: Path, advance: Advance, *, resume: bool) -> None:
         with self._together(recipe_of(folder / _JOB)):
             run_job(folder / _JOB, folder, advance, resume=resume)
 
@@ -204,7 +206,7 @@ class Joined:
     def _together(self, recipe: Recipe) -> Iterator[None]:
         os.environ.update(self._environment)
         threads = torch.get_num_threads()
-        store = dist.PrefixStore(f"group-{self._n_fits}", self._store)
+        store = PrefixStore(f"group-{self._n_fits}", self._store)
         self._n_fits += 1
         try:
             with process_group(recipe, store, self.rank, self._size):
@@ -238,7 +240,7 @@ def _say_advance(count: int) -> None:
 
 
 @contextmanager
-def process_group(recipe: Recipe, store: dist.Store | None, rank: int, size: int) -> Iterator[None]:
+def process_group(recipe: Recipe, store: Store | None, rank: int, size: int) -> Iterator[None]:
     """A group of processes while entered: by NCCL where the recipe's device is a GPU, by gloo elsewhere.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from amalgam_edge.cli.build import show
-from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.extras import load_training_part, quiet_libraries
 from amalgam_edge.cli.main import EXIT_MISTAKE
 from amalgam_edge.errors import AmalgamError
 
@@ -31,7 +31,8 @@ def command(recipe_file: str | None, output: str | None, overwrite: bool, resume
       torchrun --nproc-per-node 2 -m amalgam_edge.training recipe.yaml
       accelerate launch -m amalgam_edge.training recipe.yaml --output student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    from amalgam_edge import launching, pipeline
+    launching = load_training_part("amalgam_edge.launching", "training a student")
+    pipeline = load_training_part("amalgam_edge.pipeline", "building a student")
     from amalgam_edge.cli.progress import ConsoleProgress
     from amalgam_edge.recipe import read_recipe
 

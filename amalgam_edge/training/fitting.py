@@ -257,6 +257,7 @@ class _SharedTrainer(_ObjectiveTrainer):
     ) -> EvalLoopOutput:
         """The mean of the batches' losses, each of which every process has, by their texts."""
         self.model.eval()
+        assert isinstance(dataloader.batch_sampler, Shares)  # noqa: S101  (of get_eval_dataloader)
         counts = dataloader.batch_sampler.counts
         losses = [float(self.prediction_step(self.model, inputs, True)[0]) for inputs in dataloader]
         loss = float(np.average(losses, weights=counts))
@@ -286,8 +287,15 @@ class _WithObjective(torch.nn.Module):
         with torch.autocast(input_ids.device.type, enabled=False):
             parts = [logits, latest(), target, weight, *teacher_logits, *teacher_hidden]
             parts = [part.float() for part in parts] if n_own is None else whole_batch(parts, n_own)
-            n_told = 4 + len(teacher_logits)
-            batch = Batch(*parts[:4], tuple(parts[4:n_told]), tuple(parts[n_told:]))
+            told, n_logits = parts[4:], len(teacher_logits)
+            batch = Batch(
+                logits=parts[0],
+                hidden=parts[1],
+                target=parts[2],
+                weight=parts[3],
+                teacher_logits=tuple(told[:n_logits]),
+                teacher_hidden=tuple(told[n_logits:]),
+            )
             return {"loss": self.objective(batch), "logits": logits}
 
 

@@ -40,9 +40,11 @@ def whole_batch(own: Sequence[torch.Tensor], n_own: int) -> list[torch.Tensor]:
     """
     flat = torch.cat([part.float().flatten(start_dim=1) if part.ndim > 1 else part.float()[:, None] for part in own], 1)
     counts = _counts(n_own, flat.device)
-    rows: torch.Tensor = _Gathering.apply(flat, counts, dist.get_rank())
+    rows: torch.Tensor = _Gathering.apply(flat, counts, dist.get_rank())  # type: ignore[no-untyped-call]
     widths = [math.prod(part.shape[1:]) for part in own]
-    return [part.reshape(len(part), *one.shape[1:]) for part, one in zip(rows.split(widths, dim=1), own, strict=True)]
+    return [
+        part.reshape(len(part), *one.shape[1:]) for part, one in zip(torch.split(rows, widths, 1), own, strict=True)
+    ]
 
 
 def _counts(n_own: int, device: torch.device) -> list[int]:
