@@ -145,6 +145,8 @@ class Joined:
         self._store = next(rendezvous("env://", timeout=_PATIENCE))[0]
         self._leave()
         self._n_fits = 0
+        if self.rank == 0 and os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun's, for processes that share cores
+            torch.set_num_threads(os.cpu_count() or 1)
 
     @staticmethod
     def is_called() -> bool:
