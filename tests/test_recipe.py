@@ -212,8 +212,8 @@ def test_yaml_and_back_is_the_same_recipe(write):
 def test_the_fingerprint_is_of_what_the_result_depends_on():
     recipe = Recipe(teachers=["a"], output="x", passes="auto")
     unrelated = {
-        "output": "y", "work": "z", "device": "cuda:1", "report_to": "wandb", "backend": "torch", "threads": 2, "launch": 2,
-        "batch_tokens": 99,
+        "output": "y", "work": "z", "device": "cuda:1", "report_to": "wandb", "backend": "torch", "threads": 2,
+        "batch_tokens": 99, "launch": 2,
     }  # fmt: skip
     assert recipe.fingerprint() == recipe.model_copy(update=unrelated).fingerprint()
     changed = {
