@@ -14,6 +14,7 @@ from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.bundle_writer import check_output
 from amalgam_edge.files import is_url
+from amalgam_edge.launching import Company, Launched
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
@@ -22,7 +23,14 @@ from amalgam_edge.staging import staged
 from amalgam_edge.training import check_logger
 
 
-def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
+def build(
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    company: Company | None = None,
+) -> dict[str, Any]:
     """Build a bundle.
 
     Args:
@@ -30,6 +38,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
         progress: told of each step.
         overwrite: replace a bundle that stands in the output folder.
         resume: go on with a build that was cut off; where it had finished, there is nothing to do.
+        company: the processes that train the student; None for as many as the recipe says.
 
     Returns:
         The bundle's manifest. ``manifest["gate"]["passed"]`` tells whether int8 kept within its budget.
@@ -37,7 +46,9 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     Raises:
         AmalgamError: a mistake in the recipe or in what it names; nothing is left in the output folder.
     """
-    _check(recipe)
+    if company is None and recipe.launch > 1:
+        company = Launched(recipe.launch)
+    _check(recipe, company)
     output = Path(recipe.output)
     check_output(output, overwrite=overwrite, resume=resume)
     if resume and not overwrite and (output / MANIFEST).is_file():
@@ -79,7 +90,7 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
     lesson = Lesson(recipe, texts, tokenized, labels, scores, supervision, told)
     training_folder = recipe.work_folder / f"training-{recipe.fingerprint()[:12]}"
     trained = [
-        _train(student, lesson, training_folder, progress, several=len(students) > 1, resume=resume)
+        _train(student, lesson, training_folder, progress, company, several=len(students) > 1, resume=resume)
         for student in students
     ]
     with staged(output) as folder:
@@ -102,14 +113,22 @@ def build(recipe: Recipe, progress: Progress, *, overwrite: bool = False, resume
 
 
 def _train(
-    student: Student, lesson: Lesson, folder: Path, progress: Progress, *, several: bool, resume: bool
+    student: Student,
+    lesson: Lesson,
+    folder: Path,
+    progress: Progress,
+    company: Company | None,
+    *,
+    several: bool,
+    resume: bool,
 ) -> Trained:
     """Fit a student, and make it ready to ship; one of several is called by its layers and has a folder of its own."""
     recipe, layers = lesson.recipe, stages.layers_of(student)
     settings = stages.training_settings(recipe)
+    distil = stages.distil if company is None else company.distil
     title = f"training the student of {layers} layers" if several else "training the student"
     with progress.step(title, settings.n_updates(len(lesson.texts.train)), "updates") as advance:
-        history = stages.distil(
+        history = distil(
             student, lesson, settings, folder / f"{layers}-layers" if several else folder, advance, resume=resume
         )
         agreement = stages.agreement_with_supervision(student, lesson.texts, lesson.supervision)
@@ -137,7 +156,7 @@ def _say_corpus(corpus: Corpus, n_truncated: int, max_length: int, progress: Pro
     progress.say(f"corpus: {len(corpus)} texts ({left_out}){cut}")
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: Recipe, company: Company | None) -> None:
     """Refuse before any work what would fail after it."""
     stages.require(recipe, "teachers", "corpus", "student", "output")
     for option, folder in (("output", recipe.output), ("work", recipe.work or "")):
@@ -149,3 +168,5 @@ def _check(recipe: Recipe) -> None:
     stages.budget_of(recipe)
     resolve_device(recipe.device)
     check_logger(recipe.report_to)
+    if company is not None:
+        company.check(recipe)

@@ -19,6 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 
 _NOT_OF_THE_RESULT = frozenset(
     {"output", "work", "device", "backend", "threads", "batch_tokens", "report_to", "engine", "address", "workers"}
+    | {"launch"}
 )
 
 
@@ -104,7 +105,7 @@ class Recipe(BaseModel):
         default=0.99, description="Share of texts on which the cascade must answer as the encoder alone."
     )
     epochs: Count = Field(default=5, description="Passes of training over the corpus.")
-    batch_size: Count = Field(default=32, description="Texts an update.")
+    batch_size: Count = Field(default=32, description="Texts an update, over all processes.")
     learning_rate: Positive | None = Field(
         default=None,
         description="Peak learning rate; 2e-5 suits encoders of 12 layers.  [default: 0.0001, static 0.01]",
@@ -114,6 +115,7 @@ class Recipe(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Seed of masks, head and shuffling.")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     report_to: str = Field(default="none", description="Logger of the training loop (tensorboard, wandb, …).")
+    launch: Count = Field(default=1, description="Processes that train the student, sharing each batch.")
 
     held_out: Count = Field(
         default=500, description="Texts held out for the quality gate, at most a fifth of the corpus."

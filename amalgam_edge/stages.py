@@ -509,6 +509,24 @@ def training_settings(recipe: Recipe, *, static: bool = False) -> TrainingSettin
     )
 
 
+def prepare(student: Student, lesson: Lesson, settings: TrainingSettings, folder: Path, *, resume: bool) -> None:
+    """What comes before a fit: its folder is cleared, unless it is resumed, and the student's head is started.
+
+    See :func:`amalgam_edge.head_start.start_head`.
+    """
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    start_head(
+        student.model,
+        lesson.tokenized.dataset.select(lesson.texts.train)["input_ids"],
+        lesson.supervision.take(lesson.texts.train),
+        loss_of(lesson.recipe),
+        pad_token_id=student.tokenizer.pad_token_id,
+        device=settings.device,
+    )
+
+
 def distil(
     student: Student,
     lesson: Lesson,
@@ -520,18 +538,9 @@ def distil(
 ) -> History:
     """Fit the student to the supervision of the corpus' training rows, its head first.
 
-    See :func:`amalgam_edge.head_start.start_head` and :func:`amalgam_edge.training.fit`.
+    See :func:`prepare` and :func:`amalgam_edge.training.fit`.
     """
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    start_head(
-        student.model,
-        lesson.tokenized.dataset.select(lesson.texts.train)["input_ids"],
-        lesson.supervision.take(lesson.texts.train),
-        loss_of(lesson.recipe),
-        pad_token_id=student.tokenizer.pad_token_id,
-        device=settings.device,
-    )
+    prepare(student, lesson, settings, folder, resume=resume)
     train, held_out = (
         SupervisedTexts(
             lesson.tokenized.dataset.select(rows)["input_ids"], lesson.supervision.take(rows), lesson.told.take(rows)

@@ -88,7 +88,7 @@ class ShardWorker:
 
 
 def score_apart(open_teachers: Open, texts: Sequence[str]) -> Answers:
-    """Score texts in processes that may die, until it is known which texts kill them.
+    """Score texts in processes that may die: all but those that kill theirs together, as if there were no others.
 
     Args:
         open_teachers: makes the teachers ready.
@@ -97,40 +97,42 @@ def score_apart(open_teachers: Open, texts: Sequence[str]) -> Answers:
     Raises:
         AmalgamError: the teachers cannot be made ready, or no text can be scored.
     """
-    parts: dict[int, Answers] = {}
+    killers: dict[int, str] = {}
+    while good := [row for row in range(len(texts)) if row not in killers]:
+        done, why = _score_chunks(open_teachers, [texts[row] for row in good], len(good))
+        if why is None:
+            return [_spread(answer, good, killers, len(texts)) for answer in done[0]]
+        found = find_killers(open_teachers, [texts[row] for row in good])
+        if not found:
+            raise AmalgamError(f"who scores a shard dies ({why}), and of none of its texts alone")
+        killers |= {good[row]: why for row, why in found.items()}
+    raise AmalgamError(f"no text of a shard can be scored ({killers[0]})")
+
+
+def find_killers(open_teachers: Open, texts: Sequence[str]) -> dict[int, str]:
+    """The texts that kill whoever scores them, and how: 32 of them at a time, and then one by one."""
     killers: dict[int, str] = {}
     left = [(0, len(texts), _CHUNK)]
     while left:
         first, end, size = left.pop()
         done, why = _score_chunks(open_teachers, texts[first:end], size)
-        for answers in done:
-            parts[first] = answers
-            first += len(answers[0][0])
         if why is None:
             continue
-        bad = min(first + size, end)
-        if bad < end:
-            left.append((bad, end, size))
-        if bad - first > 1:
-            left.append((first, bad, 1))
+        bad = first + len(done) * size
+        after = min(bad + size, end)
+        if after < end:
+            left.append((after, end, size))
+        if after - bad > 1:
+            left.append((bad, after, 1))
         else:
-            killers[first] = why
-    if not parts:
-        raise AmalgamError(f"no text of a shard can be scored ({killers[0]})")
-    return [_joined(own, killers, len(texts)) for own in zip(*(_placed(parts)), strict=True)]
+            killers[bad] = why
+    return killers
 
 
-def _placed(parts: dict[int, Answers]) -> Iterator[list[tuple[int, Answer]]]:
-    """Each part's answers with where it begins, in order."""
-    return ([(first, answer) for answer in parts[first]] for first in sorted(parts))
-
-
-def _joined(parts: Sequence[tuple[int, Answer]], killers: dict[int, str], n_texts: int) -> Answer:
-    """One teacher's answers to all texts; those that killed are blank."""
-    rows = [first + row for first, (scores, _) in parts for row in range(len(scores))]
-    whole = TeacherScores.concatenate([scores for _, (scores, _) in parts]).among(n_texts, np.array(rows))
-    raised = {first + row: why for first, (_, failures) in parts for row, why in failures.items()}
-    return whole, raised | killers
+def _spread(answer: Answer, good: Sequence[int], killers: dict[int, str], n_texts: int) -> Answer:
+    """One teacher's answer to all texts, of which it was told the good ones; the others are blank."""
+    scores, failures = answer
+    return scores.among(n_texts, np.array(good)), {good[row]: why for row, why in failures.items()} | killers
 
 
 def _score_chunks(open_teachers: Open, texts: Sequence[str], size: int) -> tuple[list[Answers], str | None]:

@@ -41,14 +41,14 @@ class _Selection:
     """Some rows of others."""
 
     def __init__(self, source: Rows, rows: np.ndarray) -> None:
-        self._source = source
+        self.source = source
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self._source[int(self._rows[row])]
+        return self.source[int(self._rows[row])]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -23,24 +24,34 @@ _LARGEST_HALF = np.finfo(np.float16).max
 class HiddenStates:
     """A row a text, ``(width,)`` of float16 or float32, read from disk when it is asked for.
 
-    Args:
+    Attributes:
         shards: arrays of rows, each of ``shard_size`` but the last.
         shard_size: rows a shard.
     """
 
     def __init__(self, shards: Sequence[np.ndarray], shard_size: int) -> None:
-        self._shards = shards
-        self._shard_size = shard_size
+        self.shards = shards
+        self.shard_size = shard_size
+
+    @classmethod
+    def mapped(cls, files: Iterable[Path], shard_size: int) -> HiddenStates:
+        """Those of ``.npy`` files, mapped into memory."""
+        return cls([np.load(file, mmap_mode="r") for file in files], shard_size)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that shards are mapped from; none where they are not mapped."""
+        return [Path(str(shard.filename)).absolute() for shard in self.shards if isinstance(shard, np.memmap)]
 
     def __len__(self) -> int:
-        return sum(len(shard) for shard in self._shards)
+        return sum(len(shard) for shard in self.shards)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self._shards[row // self._shard_size][row % self._shard_size]
+        return self.shards[row // self.shard_size][row % self.shard_size]
 
     def array(self) -> np.ndarray:
         """All rows in memory, ``(n_texts, width)`` of float32."""
-        return np.concatenate(self._shards).astype(np.float32)
+        return np.concatenate(self.shards).astype(np.float32)
 
 
 class HiddenStore(ShardStore):

@@ -64,7 +64,7 @@ def test_hidden_states_are_those_of_single_texts_without_dropout(request, which,
 def test_they_are_kept_in_half_floats_mapped_into_memory(store, teacher, corpus):
     found = fill(store, teacher, corpus)
     assert len(found) == len(corpus)
-    assert all(isinstance(shard, np.memmap) and shard.dtype == np.float16 for shard in found._shards)
+    assert all(isinstance(shard, np.memmap) and shard.dtype == np.float16 for shard in found.shards)
     np.testing.assert_allclose(rows(found), by_hand(teacher, corpus.texts), atol=1e-3)
 
 
@@ -76,7 +76,7 @@ def test_what_half_floats_cannot_hold_stays_in_floats(store):
         store.write(shard, states[: len(store.rows(shard))] if shard == 1 else 0 * states[: len(store.rows(shard))])
     found = store.read()
     assert found[6 + 3].tolist() == states[3].tolist()
-    assert [shard.dtype for shard in found._shards] == [np.float16, np.float32, np.float16]
+    assert [shard.dtype for shard in found.shards] == [np.float16, np.float32, np.float16]
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(store, teacher, corpus, monkeypatch):

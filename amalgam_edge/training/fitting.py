@@ -19,7 +19,8 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import EvalLoopOutput
 
 from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
@@ -28,6 +29,7 @@ from amalgam_edge.objectives import Batch, Objective, Told
 from amalgam_edge.padding import pad_batch
 from amalgam_edge.progress import Advance
 from amalgam_edge.supervision import Supervision
+from amalgam_edge.training.sharing import JoinShare, Shares, n_processes, process_rank, whole_batch
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 History = list[dict[str, float]]
@@ -39,7 +41,7 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the texts.
-        batch_size: texts an update.
+        batch_size: texts an update, over all processes.
         learning_rate: the peak, after a linear warm-up and before a linear decay.
         warmup_ratio: share of the updates spent warming up.
         weight_decay: of AdamW.
@@ -91,6 +93,20 @@ class SupervisedTexts(torch.utils.data.Dataset[dict[str, Any]]):
         self._supervision = supervision
         self._told = told or Told()
 
+    @property
+    def supervision(self) -> Supervision:
+        """A row a text."""
+        return self._supervision
+
+    @property
+    def told(self) -> Told:
+        """What the teachers say of each text."""
+        return self._told
+
+    def lengths(self) -> list[int]:
+        """Tokens of each text, ``(n_texts,)``."""
+        return [len(ids) for ids in self._input_ids]
+
     def __len__(self) -> int:
         return len(self._input_ids)
 
@@ -118,6 +134,9 @@ def fit(
 ) -> History:
     """Fit the model in place, on the CPU when done and in evaluation mode; mixed precision where CUDA has it.
 
+    Where ``torch.distributed`` is initialised, the processes of its group share each batch, and all end in the same
+    weights: but for rounding and the student's own dropout, those that one process would have ended in.
+
     Args:
         model: a classifier.
         tokenizer: whose padding token fills batches.
@@ -126,8 +145,8 @@ def fit(
         loss: (logits, target, weight) → scalar mean over the batch; or an objective, whose parameters are fitted too.
         settings: see :class:`TrainingSettings`.
         folder: for checkpoints, one an epoch.
-        advance: called with the number of updates just made.
-        resume: go on from the last checkpoint in ``folder``, where there is one.
+        advance: called with the number of updates just made, by the first process.
+        resume: go on from the last whole checkpoint in ``folder``, where there is one.
 
     Returns:
         The training curve: dicts with ``step``, ``epoch`` and ``loss`` or ``held_out_loss``.
@@ -135,11 +154,12 @@ def fit(
     on_cuda = resolve_device(settings.device).type == "cuda"
     bf16 = on_cuda and torch.cuda.is_bf16_supported()
     n_updates = settings.n_updates(len(train))
+    share = math.ceil(settings.batch_size / n_processes())
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
+        per_device_train_batch_size=share,
+        per_device_eval_batch_size=share,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=math.ceil(settings.warmup_ratio * n_updates),
@@ -163,20 +183,29 @@ def fit(
         dataloader_pin_memory=on_cuda,
         log_level="error",
     )
-    trainer = _ObjectiveTrainer(
+    trainer = (_SharedTrainer if n_processes() > 1 else _ObjectiveTrainer)(
         loss,
         model=_WithObjective(model, loss) if isinstance(loss, Objective) else model,
         args=arguments,
         train_dataset=train,
         eval_dataset=held_out,
         data_collator=_Padding(tokenizer.pad_token_id or 0),
-        callbacks=[_Watcher(advance)],
+        callbacks=[_Watcher(advance)] if process_rank() == 0 else None,
+        **({"batch_size": settings.batch_size} if n_processes() > 1 else {}),
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if process_rank() > 0:
+        torch.manual_seed(settings.seed + process_rank())  # dropout masks of its own
+    checkpoint = last_checkpoint(folder) if resume else None
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.model.to("cpu").eval()
     return _curve(trainer.state.log_history)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of most updates that was written to its end; None without one."""
+    whole = [file.parent for file in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]  # the file that comes last
+    return max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
 
 
 class _ObjectiveTrainer(Trainer):
@@ -195,8 +224,44 @@ class _ObjectiveTrainer(Trainer):
         if isinstance(self._loss, Objective):  # within the model
             return super().compute_loss(model, inputs, return_outputs)
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        loss = self._loss(outputs.logits, inputs["target"], inputs["weight"])
+        parts = [outputs.logits, inputs["target"], inputs["weight"]]
+        logits, target, weight = whole_batch(parts, inputs["n_own"]) if "n_own" in inputs else parts
+        loss = self._loss(logits, target, weight)
         return (loss, outputs) if return_outputs else loss
+
+
+class _SharedTrainer(_ObjectiveTrainer):
+    """The same on several processes, which share the batches that one would read, in that order."""
+
+    def __init__(self, loss: LossFunction | Objective, *, batch_size: int, **options: Any) -> None:
+        super().__init__(loss, **options)
+        self._whole = batch_size
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        return self._loader(self.train_dataset, seed=None)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
+        return self._loader(eval_dataset or self.eval_dataset, seed=self.args.data_seed)
+
+    def _loader(self, texts: SupervisedTexts, seed: int | None) -> torch.utils.data.DataLoader:
+        shares = Shares(texts.lengths(), self._whole, process_rank(), n_processes(), self.args.device, seed)
+        return torch.utils.data.DataLoader(
+            texts,
+            batch_sampler=shares,
+            collate_fn=JoinShare(self.data_collator, texts[0]),
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def evaluation_loop(
+        self, dataloader: torch.utils.data.DataLoader, *options: Any, metric_key_prefix: str = "eval", **more: Any
+    ) -> EvalLoopOutput:
+        """The mean of the batches' losses, each of which every process has, by their texts."""
+        self.model.eval()
+        assert isinstance(dataloader.batch_sampler, Shares)  # noqa: S101  (of get_eval_dataloader)
+        counts = dataloader.batch_sampler.counts
+        losses = [float(self.prediction_step(self.model, inputs, True)[0]) for inputs in dataloader]
+        loss = float(np.average(losses, weights=counts))
+        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": loss}, sum(counts))
 
 
 class _WithObjective(torch.nn.Module):
@@ -215,17 +280,21 @@ class _WithObjective(torch.nn.Module):
         weight: torch.Tensor,
         teacher_logits: Sequence[torch.Tensor],
         teacher_hidden: Sequence[torch.Tensor],
+        n_own: int | None = None,
     ) -> dict[str, torch.Tensor]:
         with hidden_state(self.student) as latest:
             logits = self.student(input_ids=input_ids, attention_mask=attention_mask).logits
         with torch.autocast(input_ids.device.type, enabled=False):
+            parts = [logits, latest(), target, weight, *teacher_logits, *teacher_hidden]
+            parts = [part.float() for part in parts] if n_own is None else whole_batch(parts, n_own)
+            told, n_logits = parts[4:], len(teacher_logits)
             batch = Batch(
-                logits=logits.float(),
-                hidden=latest().float(),
-                target=target,
-                weight=weight,
-                teacher_logits=tuple(part.float() for part in teacher_logits),
-                teacher_hidden=tuple(part.float() for part in teacher_hidden),
+                logits=parts[0],
+                hidden=parts[1],
+                target=parts[2],
+                weight=parts[3],
+                teacher_logits=tuple(told[:n_logits]),
+                teacher_hidden=tuple(told[n_logits:]),
             )
             return {"loss": self.objective(batch), "logits": logits}
 
