@@ -38,7 +38,7 @@ def write_pending(
         AmalgamError: the folder cannot be written to.
     """
     per_file = max(1, min(_MOST_SHARDS, len(shards) // (_FILES_A_WORKER * workers)))
-    written = []
+    written: list[Location] = []
     try:
         files.delete_folder(folder)
         for first in range(0, len(shards), per_file):

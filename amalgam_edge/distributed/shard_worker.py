@@ -137,10 +137,11 @@ def _spread(answer: Answer, good: Sequence[int], killers: dict[int, str], n_text
 
 def _score_chunks(open_teachers: Open, texts: Sequence[str], size: int) -> tuple[list[Answers], str | None]:
     """The answers to chunks of texts up to the first that cannot be scored, and why that is; None where all can."""
+    in_a_process = ray.remote(max_retries=0, num_cpus=0, num_returns="streaming")(_answer_chunks)
     done: list[Answers] = []
     ready = False
     try:
-        for answer in _in_a_process.remote(open_teachers, texts, size):
+        for answer in in_a_process.remote(open_teachers, texts, size):
             answers = ray.get(answer)
             if ready:
                 done.append(answers)
@@ -152,8 +153,7 @@ def _score_chunks(open_teachers: Open, texts: Sequence[str], size: int) -> tuple
     return done, None
 
 
-@ray.remote(max_retries=0, num_cpus=0, num_returns="streaming")
-def _in_a_process(open_teachers: Open, texts: Sequence[str], size: int) -> Iterator[Answers]:
+def _answer_chunks(open_teachers: Open, texts: Sequence[str], size: int) -> Iterator[Answers]:
     """First nothing, when the teachers are ready, and then the answers to one chunk of texts after another."""
     opened = open_teachers()
     yield []

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -243,6 +244,37 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path, specs, cluster):
     assert advance.n == 2 * 60
     assert_rows_equal(stores, local(tmp_path, specs, corpus))
     assert not any(store.failures() for store in stores)
+
+
+def drive(folder, specs, address):
+    """A driver of its own, which takes its time."""
+    ray.init(address=address, log_to_driver=False)
+    corpus = read_corpus(str(Path(folder, "texts.txt")))
+    trouble = Trouble(Path(folder), sleep=0.3)
+    stores = stores_of(Path(folder), specs, corpus)
+    score_on_ray(partial(open_tiny, specs, trouble), stores, corpus, Cluster(), lambda count: None)
+
+
+def test_a_driver_that_is_killed_goes_on_where_it_was(tmp_path, specs, cluster):
+    corpus = corpus_of(tmp_path, texts(40))
+    stores = stores_of(tmp_path, specs, corpus)
+    here = str(Path(__file__).parent)
+    code = (
+        f"import sys; sys.path.insert(0, {here!r}); import test_ray_scoring as own; "
+        "own.drive(sys.argv[1], sys.argv[3:], sys.argv[2])"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), cluster.address, *specs])
+    until = time.monotonic() + 120
+    while len([*stores[-1].folder.glob("shard-*")]) < 2:
+        assert time.monotonic() < until and driver.poll() is None
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    kept = {path: path.stat().st_mtime_ns for path in stores[-1].folder.glob("shard-*")}
+    assert 0 < len(kept) < 10
+    score_on_ray(partial(open_tiny, specs), stores, corpus, Cluster(), lambda count: None)
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert_rows_equal(stores, local(tmp_path, specs, corpus))
 
 
 def test_a_slow_node_does_less_and_holds_nobody(tmp_path, specs, cluster):
