@@ -18,8 +18,19 @@ Weight = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 _NOT_OF_THE_RESULT = frozenset(
-    {"output", "work", "device", "backend", "threads", "batch_tokens", "report_to", "engine", "address", "workers"}
-    | {"launch"}
+    (
+        "output",
+        "work",
+        "device",
+        "backend",
+        "threads",
+        "batch_tokens",
+        "report_to",
+        "engine",
+        "address",
+        "workers",
+        "launch",
+    )
 )
 
 
@@ -46,7 +57,7 @@ class Recipe(BaseModel):
     )
     max_length: Annotated[int, Field(ge=4)] = Field(default=128, description="Longest text in tokens.")
     backend: Literal["auto", "onnxruntime", "torch"] = Field(
-        default="auto", description="What runs teachers; auto: onnxruntime where it is installed and has the device."
+        default="auto", description="What runs teachers; auto: torch on CUDA, else onnxruntime where it is installed."
     )
     precision: Literal["fp32", "fp16"] = Field(default="fp32", description="Of the teachers; fp16 needs a GPU.")
     threads: Count | None = Field(

@@ -369,7 +369,8 @@ def open_teachers(recipe: Recipe, texts: Sequence[str]) -> Opened:
     teachers = load_teachers(recipe.teachers, dropout=recipe.dropout, max_length=recipe.max_length)
     backend = backend_of(recipe.model_copy(update={"threads": recipe.threads or 1}))
     settings = scoring_settings(recipe, backend)
-    return Opened(teachers, open_runners(teachers, lambda teacher: backend.open(teacher, settings), texts), settings)
+    runners = open_runners(teachers, lambda teacher: backend.open(teacher, settings), texts)
+    return Opened(teachers, runners, settings, str(backend))
 
 
 def cached_stores(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus) -> list[ScoreStore]:

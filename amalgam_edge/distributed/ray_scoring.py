@@ -76,7 +76,7 @@ def score_on_ray(
         n_workers, options = _actors(cluster)
         texts = write_pending(pending, corpus, stores[0], missing, workers=n_workers)
         paths, file_system = _as_ray_reads(texts)
-        work = Work(open_teachers, [store.by(engine="ray") for store in stores], Attempts(_absolute(attempts)))
+        work = Work(open_teachers, stores, Attempts(_absolute(attempts)))
         actors = ray.data.ActorPoolStrategy(min_size=1, max_size=n_workers, max_tasks_in_flight_per_actor=_IN_FLIGHT)
         try:
             read = ray.data.read_parquet(

@@ -56,6 +56,7 @@ class ShardWorker:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._opened = work.open()
+        self._stores = [store.by(engine="ray", backend=self._opened.backend) for store in work.stores]
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Score the shards of a batch.
@@ -70,11 +71,11 @@ class ShardWorker:
     def _score(self, shard: int, texts: list[str]) -> dict[str, Any]:
         began = time.monotonic()
         n_failed = 0
-        stores = [store for store in self._work.stores if not store.has(shard)]
+        stores = [store for store in self._stores if not store.has(shard)]
         if stores:
             told = self._answers(shard, texts)
             first = stores[0].rows(shard).start
-            for store, (scores, failures) in zip(self._work.stores, told, strict=True):
+            for store, (scores, failures) in zip(self._stores, told, strict=True):
                 if store in stores:
                     store.write(shard, scores, [Failure(text=first + row, error=why) for row, why in failures.items()])
             self._work.attempts.end(shard)

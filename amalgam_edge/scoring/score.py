@@ -158,6 +158,7 @@ class Opened(NamedTuple):
     teachers: Sequence[Teacher]
     runners: Sequence[TeacherRunner]
     settings: ScoringSettings
+    backend: str  # that runs them, in words
 
 
 def open_runners(teachers: Sequence[Teacher], open_runner: OpenRunner, texts: Sequence[str]) -> list[TeacherRunner]:

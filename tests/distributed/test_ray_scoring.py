@@ -88,7 +88,7 @@ def open_tiny(specs, trouble=None):
         runner = on_torch(teacher)
         return TroubledRunner(runner, teacher.tokenizer, trouble) if trouble else runner
 
-    return Opened(teachers, open_runners(teachers, open_runner, ["a text", "another one"]), SETTINGS)
+    return Opened(teachers, open_runners(teachers, open_runner, ["a text", "another one"]), SETTINGS, "torch on cpu")
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,8 @@ def test_it_comes_to_what_the_local_engine_comes_to_bit_for_bit(tmp_path, specs,
     assert advance.n == 2 * 30
     assert_rows_equal(stores, local(tmp_path, specs, corpus))
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"a", "b"}
+    lineage = stores[0].read_shard(0).lineage
+    assert (lineage["engine"], lineage["backend"]) == ("ray", "torch on cpu")
 
 
 def test_what_the_local_engine_began_it_ends_and_scores_nothing_twice(tmp_path, specs, cluster):
