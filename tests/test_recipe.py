@@ -167,7 +167,8 @@ def test_of_several_counts_the_wrong_one_is_named():
 def test_one_count_has_the_fingerprint_that_it_always_had():
     content = {**Recipe(student_layers=3).model_dump(), "student_layers": 3}
     del content["max_passes"]
-    for field in ("output", "work", "device", "backend", "threads", "batch_tokens", "report_to", "launch"):
+    where = ("output", "work", "device", "backend", "threads", "batch_tokens", "report_to")
+    for field in (*where, "launch", "engine", "address", "workers"):
         del content[field]
     expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     assert {Recipe(student_layers=count).fingerprint() for count in (3, "3", [3])} == {expected}
@@ -213,7 +214,7 @@ def test_the_fingerprint_is_of_what_the_result_depends_on():
     recipe = Recipe(teachers=["a"], output="x", passes="auto")
     unrelated = {
         "output": "y", "work": "z", "device": "cuda:1", "report_to": "wandb", "backend": "torch", "threads": 2,
-        "batch_tokens": 99, "launch": 2,
+        "batch_tokens": 99, "launch": 2, "engine": "ray", "address": "auto", "workers": 3,
     }  # fmt: skip
     assert recipe.fingerprint() == recipe.model_copy(update=unrelated).fingerprint()
     changed = {
