@@ -15,7 +15,8 @@ from safetensors.torch import load_model, save_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amalgam_edge import stages
-from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.files import reason
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.model_types import STATIC
 from amalgam_edge.models.static_student import StaticStudent
@@ -56,7 +57,7 @@ def write_job(folder: Path, student: Student, lesson: Lesson) -> None:
         }
         write_whole(folder / _TOLD, json.dumps(told))
     except OSError as error:
-        raise AmalgamError(f"{folder}: cannot be written ({error.strerror or first_line(error)})") from error
+        raise AmalgamError(f"{folder}: cannot be written ({reason(error)})") from error
 
 
 def read_texts(folder: Path, name: str) -> SupervisedTexts:
@@ -84,7 +85,7 @@ def run_job(folder: Path, checkpoints: Path, advance: Advance, *, resume: bool) 
         advance: told of updates by the first process.
         resume: go on from the last checkpoint.
     """
-    recipe = read_recipe(folder / _RECIPE, {})
+    recipe = recipe_of(folder)
     student = _read_student(folder / _STUDENT)
     train, held_out = (read_texts(folder, name) for name in (TRAIN, HELD_OUT))
     labels = LabelSpace(**json.loads((folder / _TOLD).read_text("utf-8"))["labels"])

@@ -8,11 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,11 +39,16 @@ _FAILED = re.compile(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)", re.MU
 _MISTAKE = re.compile(r"^Error: (.+)$", re.MULTILINE)
 
 
-class Company(Protocol):
+class Company(ABC):
     """Processes that train a student together."""
 
+    @abstractmethod
     def check(self, recipe: Recipe) -> None:
-        """Refuse a recipe that they could not share, before any work is done."""
+        """Refuse a recipe that they could not share, before any work is done.
+
+        Raises:
+            AmalgamError: it is one.
+        """
 
     def distil(
         self,
@@ -54,10 +60,22 @@ class Company(Protocol):
         *,
         resume: bool = False,
     ) -> History:
-        """The same as :func:`amalgam_edge.stages.distil`."""
+        """The same as :func:`amalgam_edge.stages.distil`, by all of them.
+
+        Raises:
+            AmalgamError: one of the processes failed.
+        """
+        stages.prepare(student, lesson, settings, folder, resume=resume)
+        write_job(folder / _JOB, student, lesson)
+        self._fit(folder, lesson.recipe, advance, resume=resume)
+        return take_result(folder / _JOB, student)
+
+    @abstractmethod
+    def _fit(self, folder: Path, recipe: Recipe, advance: Advance, *, resume: bool) -> None:
+        """Do the job in a folder."""
 
 
-class Launched:
+class Launched(Company):
     """Processes on this machine that ``torchrun`` starts for each fit; they are gone after it.
 
     Args:
@@ -71,28 +89,8 @@ class Launched:
         """Refuse a recipe that they could not share."""
         check_shares(recipe, self._n, self._n)
 
-    def distil(
-        self,
-        student: Student,
-        lesson: Lesson,
-        settings: TrainingSettings,
-        folder: Path,
-        advance: Advance,
-        *,
-        resume: bool = False,
-    ) -> History:
-        """Fit a student.
-
-        Raises:
-            AmalgamError: one of the processes failed.
-        """
-        stages.prepare(student, lesson, settings, folder, resume=resume)
-        write_job(folder / _JOB, student, lesson)
-        threads = threads_of_each(lesson.recipe.threads or torch.get_num_threads(), self._n)
-        self._run(folder, threads, advance, resume)
-        return take_result(folder / _JOB, student)
-
-    def _run(self, folder: Path, threads: int, advance: Advance, resume: bool) -> None:
+    def _fit(self, folder: Path, recipe: Recipe, advance: Advance, *, resume: bool) -> None:
+        threads = threads_of_each(recipe.threads or torch.get_num_threads(), self._n)
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"),
             *("--nproc-per-node", str(self._n), "-m", "amalgam_edge.training", "--job", str(folder / _JOB)),
@@ -130,7 +128,7 @@ class Launched:
         return f"training on {self._n} processes: {who} (see {path}); {_GO_ON}"
 
 
-class Joined:
+class Joined(Company):
     """This process and the others that ``torchrun`` or ``accelerate launch`` started with it.
 
     The first one builds, and calls the others to each fit; between fits it is alone, and they wait.
@@ -157,27 +155,6 @@ class Joined:
         """Refuse a recipe that they could not share."""
         check_shares(recipe, self._size, self._size_here)
 
-    def distil(
-        self,
-        student: Student,
-        lesson: Lesson,
-        settings: TrainingSettings,
-        folder: Path,
-        advance: Advance,
-        *,
-        resume: bool = False,
-    ) -> History:
-        """Fit a student, with the others.
-
-        Raises:
-            AmalgamError: another process ended.
-        """
-        stages.prepare(student, lesson, settings, folder, resume=resume)
-        write_job(folder / _JOB, student, lesson)
-        self._call({"folder": str(folder.absolute()), "resume": resume})
-        self._run(folder, advance, resume=resume)
-        return take_result(folder / _JOB, student)
-
     def follow(self) -> None:
         """Take part in each fit that the first process calls to, until it lets the others go."""
         while (called := self._wait()) is not None:
@@ -186,6 +163,10 @@ class Joined:
     def dismiss(self) -> None:
         """Let the others go."""
         self._call(None)
+
+    def _fit(self, folder: Path, recipe: Recipe, advance: Advance, *, resume: bool) -> None:
+        self._call({"folder": str(folder.absolute()), "resume": resume})
+        self._run(folder, advance, resume=resume)
 
     def _call(self, to: dict[str, object] | None) -> None:
         self._store.set(f"fit-{self._n_fits}", json.dumps(to))

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from documents import write_between_marks
+
 from amalgam_edge.cli.progress import ConsoleProgress
 from amalgam_edge.corpus import read_corpus
 from amalgam_edge.edge_benchmark import benchmark
@@ -28,8 +30,6 @@ from amalgam_edge.plots import front_scatter
 from amalgam_edge.runtime import Bundle
 from amalgam_edge.tables import benchmark_table, front_line, front_table
 from amalgam_edge.timing import Cell
-
-BEGIN, END = "<!-- made by benchmarks/edge.py -->", "<!-- end -->"
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
     text = "\n\n".join(parts)
     print(text)
     if options.write:
-        _write(options.write, text)
+        write_between_marks(options.write, "edge.py", text)
 
 
 def _machine(threads: int, n_texts: int, rounds: int) -> str:
@@ -81,12 +81,6 @@ def _ratios(cells: Sequence[Cell]) -> str:
     best = {cell.name: max((cell.ratio(name) or 0, name) for name in cell.ours) for cell in cells}
     words = [f"{name} {ratio:.2f}× ({ours.removeprefix('amalgam-edge ')})" for name, (ratio, ours) in best.items()]
     return f"Our best over the best peer: {', '.join(words)}."
-
-
-def _write(path: Path, text: str) -> None:
-    before, _, rest = path.read_text("utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
 
 
 if __name__ == "__main__":

@@ -21,11 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from documents import write_between_marks
+from memory import resident
+
 from amalgam_edge.corpus import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.tables import Column, Table
 
-BEGIN, END = "<!-- made by benchmarks/scale.py -->", "<!-- end -->"
 SIZES = (10**6, 10**8, 10**9)
 PLAN_PASSES = 10
 ENGINES = {
@@ -87,15 +89,6 @@ def workers() -> list[int]:
         except OSError:
             continue
     return found
-
-
-def resident(pid: int) -> int:
-    """Memory of a process in bytes; 0 where it has gone (Linux)."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text("utf-8")
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0)
 
 
 def growth(samples: Sequence[int]) -> float:
@@ -190,8 +183,7 @@ def main() -> None:
     )
     print(text)
     if options.write:
-        before, _, rest = options.write.read_text("utf-8").partition(BEGIN)
-        options.write.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", "utf-8")
+        write_between_marks(options.write, "scale.py", text)
 
 
 if __name__ == "__main__":

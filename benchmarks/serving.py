@@ -30,13 +30,14 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import numpy as np
+from documents import write_between_marks
+from memory import resident
 
 from amalgam_edge.corpus import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.runtime import EdgeClassifier
 from amalgam_edge.tables import Column, Table
 
-BEGIN, END = "<!-- made by benchmarks/serving.py -->", "<!-- end -->"
 HERE = Path(__file__).parent
 LIBRARY, IN_CALLS, OURS = "the library, in one call", "the library, 32 texts a call", "amalgam-edge serve"
 PEERS = {"fastapi": "FastAPI and a transformers pipeline", "litserve": "LitServe and a transformers pipeline"}
@@ -240,12 +241,6 @@ def soak(load: Load, url: str, pid: int, seconds: float) -> str:
     )
 
 
-def resident(pid: int) -> int:
-    """Memory of a process in bytes (Linux)."""
-    status = Path(f"/proc/{pid}/status").read_text("utf-8")
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) * 1024
-
-
 def say(line: str) -> None:
     """Tell how far it is."""
     print(line, file=sys.stderr, flush=True)
@@ -308,8 +303,7 @@ def main() -> None:
     text = "\n\n".join(parts)
     print(text)
     if options.write:
-        before, _, rest = options.write.read_text("utf-8").partition(BEGIN)
-        options.write.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", "utf-8")
+        write_between_marks(options.write, "serving.py", text)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from amalgam_edge.distributed.shard_worker import Open, ShardWorker, Work, cause
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.files import Location
 from amalgam_edge.progress import Advance
+from amalgam_edge.scoring.score import open_stores
 from amalgam_edge.scoring.store import ScoreStore
 
 _IN_FLIGHT = 2  # files that an actor may hold: with more, a slow node keeps others waiting at the end
@@ -64,10 +65,7 @@ def score_on_ray(
         AmalgamError: there is no such cluster, it has no room for a worker, a worker fails for another reason than a
             text, or a store cannot be written to.
     """
-    for store in stores:
-        store.open()
-    missing = sorted({shard for store in stores for shard in store.missing()})
-    advance(len(stores) * (len(corpus) - sum(len(stores[0].rows(shard)) for shard in missing)))
+    missing = open_stores(stores, advance)
     if not missing:
         return
     beside = files.parent(stores[0].folder)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import ray
@@ -13,18 +11,15 @@ import ray
 from amalgam_edge.distributed.attempts import Attempts
 from amalgam_edge.distributed.pending import SHARD, TEXTS
 from amalgam_edge.errors import AmalgamError, first_line
-from amalgam_edge.scores import Failure, TeacherScores
-from amalgam_edge.scoring.score import Opened, score_what_can_be
+from amalgam_edge.scoring.score import Answer, Opened, score_what_can_be, write_answer
 from amalgam_edge.scoring.store import ScoreStore
 
 _ATTEMPTS = 2  # of a shard, before its texts are looked at one by one
 _CHUNK = 32  # texts that are looked at together first
 
-
 _OURS = f"{AmalgamError.__module__}.{AmalgamError.__qualname__}: "
 
 Open = Callable[[], Opened]
-Answer = tuple[TeacherScores, dict[int, str]]  # one teacher's scores, and the rows that it could not score: why
 Answers = Sequence[Answer]
 
 
@@ -58,29 +53,21 @@ class ShardWorker:
         self._opened = work.open()
         self._stores = [store.by(engine="ray", backend=self._opened.backend) for store in work.stores]
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Score the shards of a batch.
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int]]:
+        """Score the shards of a batch; the column ``n_texts`` says how many texts each has."""
+        shards = [(int(shard), [*texts]) for shard, texts in zip(batch[SHARD], batch[TEXTS], strict=True)]
+        for shard, texts in shards:
+            self._score(shard, texts)
+        return {"n_texts": [len(texts) for _, texts in shards]}
 
-        Returns:
-            Columns: shard, n_texts, n_failed, seconds, node.
-        """
-        rows = [self._score(int(shard), [*texts]) for shard, texts in zip(batch[SHARD], batch[TEXTS], strict=True)]
-        node = ray.get_runtime_context().get_node_id()
-        return {name: [row[name] for row in rows] for name in rows[0]} | {"node": [node] * len(rows)}
-
-    def _score(self, shard: int, texts: list[str]) -> dict[str, Any]:
-        began = time.monotonic()
-        n_failed = 0
-        stores = [store for store in self._stores if not store.has(shard)]
-        if stores:
-            told = self._answers(shard, texts)
-            first = stores[0].rows(shard).start
-            for store, (scores, failures) in zip(self._stores, told, strict=True):
-                if store in stores:
-                    store.write(shard, scores, [Failure(text=first + row, error=why) for row, why in failures.items()])
-            self._work.attempts.end(shard)
-            n_failed = len({row for _, failures in told for row in failures})
-        return {SHARD: shard, "n_texts": len(texts), "n_failed": n_failed, "seconds": time.monotonic() - began}
+    def _score(self, shard: int, texts: list[str]) -> None:
+        lacking = [not store.has(shard) for store in self._stores]
+        if not any(lacking):
+            return
+        for store, answer, lacks in zip(self._stores, self._answers(shard, texts), lacking, strict=True):
+            if lacks:
+                write_answer(store, shard, answer)
+        self._work.attempts.end(shard)
 
     def _answers(self, shard: int, texts: Sequence[str]) -> Answers:
         if self._work.attempts.begin(shard) < _ATTEMPTS:

@@ -24,6 +24,7 @@ from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 Passes = int | Literal["auto"]
 Precision = Literal["fp32", "fp16"]
 OpenRunner = Callable[[Teacher], TeacherRunner]
+Answer = tuple[TeacherScores, dict[int, str]]  # one teacher's scores, and the rows that it could not score: why
 
 PROBE_TEXTS = 4
 
@@ -98,10 +99,7 @@ def score_corpus(
         AmalgamError: a teacher's dropout is dead, it scores none of a shard's texts, or a store is another run's or
             cannot be written to.
     """
-    for store in stores:
-        store.open()
-    missing = sorted({shard for store in stores for shard in store.missing()})
-    advance(len(teachers) * (len(corpus) - sum(len(stores[0].rows(shard)) for shard in missing)))
+    missing = open_stores(stores, advance)
     if not missing:
         return
     runners = open_runners(teachers, open_runner, corpus.texts[:PROBE_TEXTS])
@@ -109,8 +107,35 @@ def score_corpus(
         rows = stores[0].rows(shard)
         texts = corpus.texts[rows.start : rows.stop]
         told = score_what_can_be(teachers, runners, texts, settings, advance)
-        for store, (scores, failures) in zip(stores, told, strict=True):
-            store.write(shard, scores, [Failure(text=rows.start + row, error=why) for row, why in failures.items()])
+        for store, answer in zip(stores, told, strict=True):
+            write_answer(store, shard, answer)
+
+
+def open_stores(stores: Sequence[ScoreStore], advance: Advance) -> list[int]:
+    """Open stores of teachers over one corpus; ``advance`` is told of what they all hold, once for each.
+
+    Returns:
+        The shards that one of them lacks, in order.
+
+    Raises:
+        AmalgamError: a store is another run's, is damaged, or cannot be written to.
+    """
+    for store in stores:
+        store.open()
+    missing = sorted({shard for store in stores for shard in store.missing()})
+    advance(len(stores) * (stores[0].key.n_texts - sum(len(stores[0].rows(shard)) for shard in missing)))
+    return missing
+
+
+def write_answer(store: ScoreStore, shard: int, answer: Answer) -> None:
+    """Add what a teacher said of a shard's texts to its store, and why it said nothing of some.
+
+    Raises:
+        AmalgamError: there is no room, or no right, to write it.
+    """
+    scores, failures = answer
+    first = store.rows(shard).start
+    store.write(shard, scores, [Failure(text=first + row, error=why) for row, why in failures.items()])
 
 
 def score_what_can_be(
@@ -119,7 +144,7 @@ def score_what_can_be(
     texts: Sequence[str],
     settings: ScoringSettings,
     advance: Advance,
-) -> list[tuple[TeacherScores, dict[int, str]]]:
+) -> list[Answer]:
     """Score some texts with each teacher, and leave those blank over which one raises: why, by their rows.
 
     ``advance`` is told of each text once for each teacher.

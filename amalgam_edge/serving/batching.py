@@ -66,6 +66,8 @@ class Answer:
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Answers one after another."""
+        if len(parts) == 1:
+            return parts[0]
         columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
         return cls(*map(np.concatenate, columns))
 
