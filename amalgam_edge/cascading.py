@@ -35,7 +35,7 @@ from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
 from amalgam_edge.scoring.score import predict_texts
 from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.supervision import from_targets
-from amalgam_edge.training import SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
 from amalgam_edge.uncertainty import softmax
 
 FOLDS = 3

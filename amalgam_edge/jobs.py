@@ -27,7 +27,7 @@ from amalgam_edge.scoring.hidden import HiddenStates
 from amalgam_edge.stages import Lesson, Student
 from amalgam_edge.staging import write_whole
 from amalgam_edge.supervision import Supervision
-from amalgam_edge.training import History, SupervisedTexts, fit
+from amalgam_edge.training.fitting import History, SupervisedTexts, fit
 from amalgam_edge.training.sharing import process_rank
 
 TRAIN, HELD_OUT = "train", "held-out"

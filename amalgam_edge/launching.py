@@ -27,7 +27,7 @@ from amalgam_edge.jobs import recipe_of, run_job, take_result, write_job
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.stages import Lesson, Student
-from amalgam_edge.training import History, TrainingSettings
+from amalgam_edge.training.fitting import History, TrainingSettings
 
 ADVANCE = "advance "  # what the first process of a launched fit says of its updates, with their number
 LOG = "processes.log"

@@ -20,7 +20,7 @@ from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
 from amalgam_edge.stages import Lesson, Student, Trained, Variant
 from amalgam_edge.staging import staged
-from amalgam_edge.training import check_logger
+from amalgam_edge.training.fitting import check_logger
 
 
 def build(

@@ -49,7 +49,7 @@ from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.scoring.summary import scored_by_all
 from amalgam_edge.scoring.torch_runner import TorchRunner
 from amalgam_edge.supervision import Supervision
-from amalgam_edge.training import History, LossFunction, SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import History, LossFunction, SupervisedTexts, TrainingSettings, fit
 
 # Measured on 1,631 short texts under MUKA-soft, with which weights are small: accuracy 57.9 % at 2e-3, 67.1 % at 5e-3,
 # 70.5 % at 1e-2, 69.2 % at 2e-2.
@@ -539,7 +539,7 @@ def distil(
 ) -> History:
     """Fit the student to the supervision of the corpus' training rows, its head first.
 
-    See :func:`prepare` and :func:`amalgam_edge.training.fit`.
+    See :func:`prepare` and :func:`amalgam_edge.training.fitting.fit`.
     """
     prepare(student, lesson, settings, folder, resume=resume)
     train, held_out = (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -119,24 +120,32 @@ def engines_table(found: dict[str, dict[str, Any]], n_texts: int) -> Table:
     return Table((Column(f"{n_texts} texts", numeric=False), *map(Column, titles)), tuple(rows))
 
 
-def plan_table(rate: float, bytes_a_text: float, text_bytes: float, passes: int) -> Table:
-    """Cores, hours and bytes, from a worker's rate at some passes."""
+def plan_table(rate: float, bytes_a_text: float, text_bytes: float, passes: int, price: float) -> Table:
+    """Cores that do it within a day, what they cost, and bytes, from a worker's rate at some passes."""
     core_seconds = (PLAN_PASSES + 1) / (passes + 1) / rate
     rows = []
     for n in SIZES:
         hours = n * core_seconds / 3600
-        cores = max(2, 2 ** round((hours / 8) ** 0.5).bit_length())
+        cores = math.ceil(hours / 24)
         rows.append(
             [
                 f"{n:.0e}".replace("e+0", "e"),
                 f"{hours:,.0f}",
-                f"{cores}",
-                f"{hours / cores:,.1f}",
+                f"{cores:,}",
+                f"{hours / cores:.0f}",
+                f"{hours * price:,.0f}",
                 f"{n * bytes_a_text / 1e9:,.2f}",
                 f"{n * text_bytes / 1e9:,.2f}",
             ]
         )
-    titles = ("core hours a teacher", "for instance cores", "hours", "GB stored a teacher", "GB of texts moved")
+    titles = (
+        "core hours a teacher",
+        "cores for a day",
+        "hours",
+        f"$ at {price:g} a core hour",
+        "GB stored a teacher",
+        "GB of texts moved",
+    )
     return Table((Column("texts", numeric=False), *map(Column, titles)), tuple(rows))
 
 
@@ -153,6 +162,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=16_384)
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--cores", type=int, default=2, help="workers of the second Ray run")
+    parser.add_argument(
+        "--price", type=float, default=0.04, help="of a core hour; the default is usual for a rented one"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for corpus and scores")
     parser.add_argument("--write", type=Path, help="a Markdown file with the marks between which the tables go")
     return parser.parse_args()
@@ -178,6 +190,7 @@ def main() -> None:
                 one["bytes"] / options.texts,
                 sum(len(text.encode()) for text in texts) / len(texts),
                 options.passes,
+                options.price,
             ).to_markdown(),
         ]
     )

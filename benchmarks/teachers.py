@@ -30,7 +30,7 @@ from amalgam_edge.models.student import build_student
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
 from amalgam_edge.objectives import weighted_divergence
 from amalgam_edge.progress import Progress
-from amalgam_edge.training import SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
 
 Classifier = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

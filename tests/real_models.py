@@ -76,7 +76,7 @@ def _make(folder: Path, encoder: str, command) -> str:
     from amalgam_edge import supervision
     from amalgam_edge.models.student import build_student
     from amalgam_edge.objectives import weighted_divergence
-    from amalgam_edge.training import SupervisedTexts, TrainingSettings, fit
+    from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
 
     folder.mkdir(parents=True)
     with SAMPLE.open(encoding="utf-8", newline="") as file:

@@ -27,7 +27,7 @@ from amalgam_edge.models.static_student import StaticConfig, StaticStudent
 from amalgam_edge.recipe import Recipe
 from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.tokens import TokenIds
-from amalgam_edge.training import TrainingSettings
+from amalgam_edge.training.fitting import TrainingSettings
 
 N_TOKENS, N_LABELS = 40, 3
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from amalgam_edge.objectives import METHODS, MethodSettings, Objective, Shapes, Told, weighted_divergence
 from amalgam_edge.supervision import Supervision
-from amalgam_edge.training import SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
 
 SETTINGS = TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-3, weight_decay=0.0, seed=1, device="cpu")
 SHAPES = Shapes(columns=((0, 1), (1, 2)), teacher_widths=(3, 5), student_width=32)

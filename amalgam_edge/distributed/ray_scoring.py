@@ -1,27 +1,30 @@
 """Scoring by Ray Data: texts stream from Parquet to actors that hold the teachers, and scores from there to the stores.
 
-The driver deals shards out and counts; no score passes through it. What is scored is on disk: a driver that was killed
-goes on with what is missing.
+The driver deals out names of files and counts; no score passes through it. What is scored is on disk: a driver that was
+killed goes on with what is missing.
+
+Actors read the files themselves. Ray Data's own reading is tasks that want cores, and all cores belong to actors: on
+two of them it never starts the second actor, or with both of them never reads (Ray 2.60).
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.data
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from amalgam_edge import files
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.distributed.attempts import Attempts
 from amalgam_edge.distributed.pending import write_pending
-from amalgam_edge.distributed.shard_worker import Open, ShardWorker, Work, cause
+from amalgam_edge.distributed.shard_worker import FILE, Open, ShardWorker, Work, cause
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.files import Location
 from amalgam_edge.progress import Advance
@@ -29,7 +32,7 @@ from amalgam_edge.scoring.score import open_stores
 from amalgam_edge.scoring.store import ScoreStore
 
 _IN_FLIGHT = 2  # files that an actor may hold: with more, a slow node keeps others waiting at the end
-_A_LITTLE = 0.001  # of a core: all of them belong to actors, and reading must not wait for one
+_PATIENCE = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -65,23 +68,26 @@ def score_on_ray(
         AmalgamError: there is no such cluster, it has no room for a worker, a worker fails for another reason than a
             text, or a store cannot be written to.
     """
-    missing = open_stores(stores, advance)
-    if not missing:
+    if not any(store.missing() for store in stores):
+        open_stores(stores, advance)
         return
     beside = files.parent(stores[0].folder)
     pending, attempts = files.join(beside, ".pending"), files.join(beside, ".attempts")
     with _connected(cluster):
-        n_workers, options = _actors(cluster)
-        texts = write_pending(pending, corpus, stores[0], missing, workers=n_workers)
-        paths, file_system = _as_ray_reads(texts)
+        most, options = _actors(cluster)
+        missing = open_stores(stores, advance)  # not before: where no cluster answers, nothing is begun
+        texts = write_pending(pending, corpus, stores[0], missing, workers=most)
+        n_workers = min(most, len(texts))
         work = Work(open_teachers, stores, Attempts(_absolute(attempts)))
-        actors = ray.data.ActorPoolStrategy(min_size=1, max_size=n_workers, max_tasks_in_flight_per_actor=_IN_FLIGHT)
+        actors = ray.data.ActorPoolStrategy(
+            min_size=1, initial_size=n_workers, max_size=n_workers, max_tasks_in_flight_per_actor=_IN_FLIGHT
+        )
+        waiting = ray.data.from_items([{FILE: str(_absolute(file))} for file in texts], override_num_blocks=len(texts))
         try:
-            read = ray.data.read_parquet(
-                paths, filesystem=file_system, override_num_blocks=len(paths), num_cpus=_A_LITTLE
+            done = waiting.map_batches(
+                ShardWorker, fn_constructor_args=(work,), batch_size=1, compute=actors, **options
             )
-            rows = read.map_batches(ShardWorker, fn_constructor_args=(work,), batch_size=1, compute=actors, **options)
-            for row in rows.iter_rows():
+            for row in done.iter_rows():
                 advance(len(stores) * row["n_texts"])
         except Exception as error:  # what Ray raises has no common base
             raise AmalgamError(
@@ -89,14 +95,6 @@ def score_on_ray(
             ) from error
     files.delete_folder(pending)
     files.delete_folder(attempts)
-
-
-def _as_ray_reads(texts: Sequence[Location]) -> tuple[list[str], Any]:
-    """Paths, and the file system that they are on; None for the local one."""
-    if isinstance(texts[0], Path):
-        return [str(_absolute(path)) for path in texts], None
-    found = [files.file_system(str(url)) for url in texts]
-    return [path for _, path in found], PyFileSystem(FSSpecHandler(found[0][0]))
 
 
 def _absolute(location: Location) -> Location:
@@ -109,14 +107,17 @@ def _connected(cluster: Cluster) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Ray's core tells each driver that lost arguments keep an actor from starting again; they are lost with the driver.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
+        _knock(cluster.address)
         ray.init(
             address=cluster.address,
             include_dashboard=False if cluster.address is None else None,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, ValueError, ray.exceptions.RayError) as error:
         raise AmalgamError(f"--address {cluster.address}: no Ray cluster answers ({first_line(error)})") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -125,6 +126,17 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Find out in seconds that nobody listens at ``HOST:PORT``; Ray takes minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
 def _actors(cluster: Cluster) -> tuple[int, dict[str, float]]:
@@ -136,7 +148,7 @@ def _actors(cluster: Cluster) -> tuple[int, dict[str, float]]:
     there = ray.cluster_resources()
     gpus = int(there.get("GPU", 0)) if cluster.gpus else 0
     if gpus:
-        return cluster.workers or gpus, {"num_gpus": 1, "num_cpus": _A_LITTLE}
+        return cluster.workers or gpus, {"num_gpus": 1, "num_cpus": 0}
     cores = int(there.get("CPU", 0))
     if cores < cluster.threads:
         raise AmalgamError(f"--threads {cluster.threads}: the cluster has {cores} cores; name fewer")

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
+from amalgam_edge import files
 from amalgam_edge.distributed.attempts import Attempts
-from amalgam_edge.distributed.pending import SHARD, TEXTS
+from amalgam_edge.distributed.pending import read_pending
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.files import Location
 from amalgam_edge.scoring.score import Answer, Opened, score_what_can_be, write_answer
 from amalgam_edge.scoring.store import ScoreStore
 
+FILE = "file"  # the column of what a worker is given
 _ATTEMPTS = 2  # of a shard, before its texts are looked at one by one
 _CHUNK = 32  # texts that are looked at together first
 
@@ -54,11 +57,15 @@ class ShardWorker:
         self._stores = [store.by(engine="ray", backend=self._opened.backend) for store in work.stores]
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int]]:
-        """Score the shards of a batch; the column ``n_texts`` says how many texts each has."""
-        shards = [(int(shard), [*texts]) for shard, texts in zip(batch[SHARD], batch[TEXTS], strict=True)]
-        for shard, texts in shards:
+        """Score the shards of files that wait; the column ``n_texts`` says how many texts each file has."""
+        return {"n_texts": [self._score_file(files.locate(str(name))) for name in batch[FILE]]}
+
+    def _score_file(self, pending: Location) -> int:
+        n_texts = 0
+        for shard, texts in read_pending(pending):
             self._score(shard, texts)
-        return {"n_texts": [len(texts) for _, texts in shards]}
+            n_texts += len(texts)
+        return n_texts
 
     def _score(self, shard: int, texts: list[str]) -> None:
         lacking = [not store.has(shard) for store in self._stores]

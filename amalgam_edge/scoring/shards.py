@@ -19,7 +19,8 @@ from amalgam_edge.files import Location
 from amalgam_edge.fingerprints import of_mapping
 
 MANIFEST = "manifest.json"
-SHARD_SIZE = 1024
+_SHARD_SIZE = 1024  # texts
+_MOST_SHARDS = 65_536
 _LONGEST_SHOWN = 20
 
 
@@ -61,7 +62,7 @@ class ShardStore:
     Args:
         folder: of this store alone; a local path, or a URL that fsspec knows.
         key: what the rows depend on.
-        shard_size: texts a shard.
+        shard_size: texts a shard; None for 1,024, doubled until there are no more than 65,536 shards.
         made_by: what computes the rows, without bearing on them beyond the rounding of floats: engine, backend.
     """
 
@@ -74,12 +75,12 @@ class ShardStore:
         folder: str | Path,
         key: ScoreKey,
         *,
-        shard_size: int = SHARD_SIZE,
+        shard_size: int | None = None,
         made_by: Mapping[str, str] | None = None,
     ) -> None:
         self.folder: Location = files.locate(folder)
         self.key = key
-        self.shard_size = shard_size
+        self.shard_size = shard_size or _usual_shard_size(key.n_texts)
         self.made_by = dict(made_by or {})
 
     def by(self, **made_by: str) -> Self:
@@ -258,6 +259,13 @@ def read_manifest(folder: Location) -> dict[str, Any]:
 def damaged_manifest(folder: Location) -> AmalgamError:
     """What is told of a manifest that cannot be understood."""
     return AmalgamError(f"{files.join(folder, MANIFEST)}: damaged; restore it")
+
+
+def _usual_shard_size(n_texts: int) -> int:
+    size = _SHARD_SIZE
+    while size * _MOST_SHARDS < n_texts:
+        size *= 2
+    return size
 
 
 def _flat(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,5 @@
 """Fitting a classifier to supervision, on one process or on several that share each batch.
 
 ``torchrun --nproc-per-node 2 -m amalgam_edge.training recipe.yaml`` builds what the recipe says, and trains on both.
+Nothing is imported here, so that the program quiets libraries before they come.
 """
-
-from amalgam_edge.training.fitting import (
-    History,
-    LossFunction,
-    SupervisedTexts,
-    TrainingSettings,
-    check_logger,
-    fit,
-)
-
-__all__ = ["History", "LossFunction", "SupervisedTexts", "TrainingSettings", "check_logger", "fit"]

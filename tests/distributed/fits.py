@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from amalgam_edge.objectives import METHODS, MethodSettings, Shapes, Told, weighted_divergence
 from amalgam_edge.supervision import Supervision
-from amalgam_edge.training import SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
 
 SHAPES = Shapes(columns=((0, 1), (1, 2)), teacher_widths=(3, 5), student_width=32)
 METHOD_NAMES = ("muka-soft", "uhc", "cfl", "dfa")

@@ -44,21 +44,28 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 
 @dataclass
 class Trouble:
-    """What befalls a teacher on a worker. Marks are left in ``folder``."""
+    """What befalls a teacher on a worker. Who ran where, and how many batches, is kept in ``folder``."""
 
     folder: Path
     sleep: float = 0.0
     slow_node: str | None = None
 
     def befall(self, text_ids, tokenizer):
-        (self.folder / f"pid-{os.getpid()}").touch()
+        node = ray.get_runtime_context().get_node_id()
+        with (self.folder / f"ran-{node}-{os.getpid()}").open("ab") as marks:
+            marks.write(b".")
         if any(POISON in text for text in tokenizer.batch_decode(text_ids)):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.slow_node in (None, ray.get_runtime_context().get_node_id()):
+        if self.slow_node in (None, node):
             time.sleep(self.sleep)
 
-    def pids(self):
-        return [int(path.name.removeprefix("pid-")) for path in self.folder.glob("pid-*")]
+    def ran(self):
+        """How many batches by node and process."""
+        found = [(path.name.split("-")[1:], path.stat().st_size) for path in self.folder.glob("ran-*")]
+        return {(node, int(pid)): size for (node, pid), size in found}
+
+    def nodes(self):
+        return {node for node, _ in self.ran()}
 
 
 class TroubledRunner:
@@ -179,8 +186,10 @@ class Counter:
 def test_it_comes_to_what_the_local_engine_comes_to_bit_for_bit(tmp_path, specs, cluster):
     corpus = corpus_of(tmp_path, texts(30))
     stores, advance = stores_of(tmp_path, specs, corpus), Counter()
-    score_on_ray(partial(open_tiny, specs), stores, corpus, Cluster(), advance)
+    trouble = Trouble(tmp_path, sleep=0.2)
+    score_on_ray(partial(open_tiny, specs, trouble), stores, corpus, Cluster(), advance)
     assert advance.n == 2 * 30
+    assert len(trouble.nodes()) == 2
     assert_rows_equal(stores, local(tmp_path, specs, corpus))
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"a", "b"}
     lineage = stores[0].read_shard(0).lineage
@@ -237,13 +246,16 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path, specs, cluster):
     killed = []
 
     def kill():
-        killed.append(trouble.pids()[0])
+        killed.append(next(pid for _, pid in trouble.ran()))
         os.kill(killed[0], signal.SIGKILL)
 
     score = partial(score_on_ray, partial(open_tiny, specs, trouble), stores, corpus, Cluster(), advance)
     killed_meanwhile(score, kill, advance)
-    assert killed
     assert advance.n == 2 * 60
+    pids = {pid for _, pid in trouble.ran()}
+    assert len(trouble.nodes()) == 2
+    assert len(pids) == 3
+    assert {*killed} < pids
     assert_rows_equal(stores, local(tmp_path, specs, corpus))
     assert not any(store.failures() for store in stores)
 
@@ -280,12 +292,14 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(tmp_path, specs, cluster):
 
 
 def test_a_slow_node_does_less_and_holds_nobody(tmp_path, specs, cluster):
-    slow = next(node["NodeID"] for node in ray.nodes() if node["Alive"])
-    corpus = corpus_of(tmp_path, texts(60))
+    slow, fast = (node["NodeID"] for node in ray.nodes() if node["Alive"])
+    corpus = corpus_of(tmp_path, texts(120))
     stores = stores_of(tmp_path, specs, corpus)
     trouble = Trouble(tmp_path, sleep=0.4, slow_node=slow)
     score_on_ray(partial(open_tiny, specs, trouble), stores, corpus, Cluster(), lambda count: None)
     assert_rows_equal(stores, local(tmp_path, specs, corpus))
+    batches = {node: size for (node, _), size in trouble.ran().items()}
+    assert 0 < batches[slow] < batches[fast] / 2
 
 
 class FlakyS3:
@@ -340,6 +354,31 @@ def test_what_fails_for_another_reason_than_a_text_ends_it_and_keeps_what_was_sc
         score_on_ray(partial(open_tiny, ["a=no-such-teacher"]), stores, corpus, Cluster(), lambda count: None)
 
 
+def test_workers_take_a_gpu_each_where_the_cluster_has_any(tmp_path, specs, cluster):
+    """A pretended one: what computes is a CPU all the same."""
+    node = cluster.add_node(num_cpus=0, num_gpus=1)
+    try:
+        corpus, trouble = corpus_of(tmp_path, texts(9)), Trouble(tmp_path)
+        stores = stores_of(tmp_path, specs, corpus)
+        score_on_ray(partial(open_tiny, specs, trouble), stores, corpus, Cluster(), lambda count: None)
+        assert_rows_equal(stores, local(tmp_path, specs, corpus))
+        assert trouble.nodes() == {next(own["NodeID"] for own in ray.nodes() if own["Resources"].get("GPU"))}
+    finally:
+        cluster.remove_node(node)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_where_no_cluster_answers_it_says_so_and_begins_nothing(tmp_path, specs, address):
+    """In a process of its own: this one has a cluster."""
+    corpus_of(tmp_path, texts(3))
+    command = [sys.executable, "-m", "amalgam_edge.cli", "score", "--engine", "ray", "--address", address]
+    command += ["--teacher", specs[0], "--corpus", tmp_path / "texts.txt", "--output", tmp_path / "scores"]
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert f"--address {address}: no Ray cluster answers (" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "scores").exists()
+
+
 def test_more_threads_than_a_node_has_are_refused(tmp_path, specs, cluster):
     corpus = corpus_of(tmp_path, texts(9))
     stores = stores_of(tmp_path, specs, corpus)
@@ -354,4 +393,5 @@ def test_a_node_that_is_killed_loses_nothing(tmp_path, specs, cluster):
     kill = partial(cluster.remove_node, node, allow_graceful=False)
     score = partial(score_on_ray, partial(open_tiny, specs, trouble), stores, corpus, Cluster(), advance)
     killed_meanwhile(score, kill, advance)
+    assert len(trouble.nodes()) == 3
     assert_rows_equal(stores, local(tmp_path, specs, corpus))

@@ -154,6 +154,7 @@ def test_processes_that_torchrun_started_come_to_the_same_bundle(alone, tmp_path
     assert_same_bundle(tmp_path / "student", alone)
     assert started.stdout.count("bundle: ") == 1  # the first one alone speaks
     assert started.stderr.count("reading texts") == 1
+    assert "Loading weights" not in started.stderr  # what libraries say of themselves
 
 
 def test_what_a_process_reads_is_mapped_and_not_in_its_memory(tmp_path, random_classifier, tokenizer):

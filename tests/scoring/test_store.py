@@ -198,6 +198,15 @@ def test_settings_are_compared_whatever_their_order(store, scores, tmp_path):
     assert turned.key.fingerprint == store.key.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("n_texts", "shard_size", "n_shards"),
+    [(0, 1024, 0), (1025, 1024, 2), (2**26, 1024, 65_536), (2**26 + 1, 2048, 32_769), (10**9, 16_384, 61_036)],
+)
+def test_shards_grow_with_the_corpus_so_that_no_folder_holds_a_million_files(tmp_path, n_texts, shard_size, n_shards):
+    large = ScoreStore(tmp_path, key_of(n_texts=n_texts))
+    assert (large.shard_size, large.n_shards) == (shard_size, n_shards)
+
+
 def test_another_shard_size_in_the_same_folder_is_refused(store, scores, tmp_path):
     fill(store, scores, range(3))
     other = ScoreStore(tmp_path, key_of(), shard_size=5)

@@ -1,0 +1,45 @@
+"""Texts that wait for a cluster: dealt out whole, in order, to those who can read them."""
+
+import pytest
+
+from amalgam_edge.corpus import read_corpus
+from amalgam_edge.distributed.pending import read_pending, write_pending
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.scoring.store import ScoreKey, ScoreStore
+
+TEXTS = [f"text {k}" for k in range(47)]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS), "utf-8")
+    return read_corpus(str(path))
+
+
+@pytest.fixture
+def store(tmp_path, corpus):
+    key = ScoreKey("a", "0" * 64, corpus.fingerprint, len(corpus), {"passes": 2})
+    return ScoreStore(tmp_path / "scores", key, shard_size=2)
+
+
+@pytest.mark.parametrize("place", ["pending", "memory://here/pending"])
+def test_missing_shards_are_read_as_they_were_written(tmp_path, memory, corpus, store, place):
+    shards = [0, 3, *range(7, 24)]
+    folder = place if "://" in place else tmp_path / place
+    written = write_pending(folder, corpus, store, shards, workers=1)
+    assert len(written) == 10  # two shards a file, so that there are at least eight files
+    assert [row for file in written for row in read_pending(file)] == [
+        (shard, TEXTS[2 * shard : 2 * shard + 2]) for shard in shards
+    ]
+
+
+def test_what_an_earlier_run_left_goes(tmp_path, corpus, store):
+    write_pending(tmp_path / "pending", corpus, store, range(24), workers=4)
+    (written,) = write_pending(tmp_path / "pending", corpus, store, [5], workers=4)
+    assert [*(tmp_path / "pending").iterdir()] == [written]
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
+    with pytest.raises(AmalgamError, match=r"texts-000000\.parquet: a worker cannot read .* all nodes must see"):
+        [*read_pending(tmp_path / "texts-000000.parquet")]
