@@ -101,6 +101,7 @@ def _make(folder: Path, encoder: str, command) -> str:
     labelled.write_text("".join(json.dumps(row) + "\n" for row in parts["test"]), "utf-8")
     build = command(
         "build", "--teacher", folder / "a", "--teacher", folder / "b", "--corpus", corpus, "--student", encoder,
-        "--student-layers", "3", "--passes", "8", "--evaluate", labelled, "--output", folder / "student",
+        "--student-layers", "3", "--passes", "4", "--evaluate", labelled, "--include-torch",
+        "--output", folder / "student",
     )  # fmt: skip
     return build.stderr

@@ -62,7 +62,7 @@ def test_texts_that_are_cut_are_counted(invoke, inputs, tmp_path):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join([*inputs.texts, "word " * 100_000, "🎮"]), "utf-8")
     result = invoke(
-        "build", "--teacher", inputs.a, "--corpus", corpus, "--student", inputs.student, "--passes", "2",
+        "build", "--teacher", inputs.a, "--corpus", corpus, "--student", "static", "--passes", "2",
         "--backend", "torch", "--epochs", "1", "--max-disagreement", "1", "--output", tmp_path / "student",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -354,7 +354,7 @@ def test_every_field_of_the_recipe_is_an_option_of_build():
 def test_generic_labels_are_kept_apart_and_said_so_and_can_be_named(invoke, inputs, make_classifier, tmp_path):
     generic = make_classifier(tmp_path / "g", ["LABEL_0", "LABEL_1"], seed=3)
     base = [
-        "build", "--teacher", inputs.a, "--teacher", generic, "--corpus", inputs.corpus, "--student", inputs.student,
+        "build", "--teacher", inputs.a, "--teacher", generic, "--corpus", inputs.corpus, "--student", "static",
         "--passes", "2", "--backend", "torch", "--epochs", "1", "--max-disagreement", "1",
     ]  # fmt: skip
     apart = invoke(*base, "--output", tmp_path / "apart")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -420,28 +421,68 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
+# Imports once, and then is forked for each line that it reads: what is killed ten times need not import ten times.
+FORKS = """
+import json, os, sys
+import amalgam_edge.cli.score, amalgam_edge.scoring_run, transformers.models.auto.modeling_auto
+from amalgam_edge.cli.main import main
+
+for line in sys.stdin.buffer.raw:
+    stderr, *arguments = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(stderr, os.O_WRONLY), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv[1:] = arguments
+        main()
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Forked:
+    """A command in a fork of a process that runs ``FORKS``."""
+
+    def __init__(self, parent, arguments, stderr):
+        os.mkfifo(stderr)
+        self._parent = parent
+        parent.stdin.write(json.dumps([str(stderr), *map(str, arguments)]).encode() + b"\n")
+        self._pid = int(parent.stdout.readline())
+        self.stderr = stderr.open("rb")
+
+    def poll(self):
+        """None while it runs."""
+        return self._status() if select.select([self._parent.stdout], [], [], 0)[0] else None
+
+    def kill(self):
+        """End it by kill -9; its exit status."""
+        os.kill(self._pid, signal.SIGKILL)
+        self.stderr.close()
+        return self._status()
+
+    def _status(self):
+        return int(self._parent.stdout.readline())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_after_kill_9_at_ten_moments_the_tables_are_those_of_an_undisturbed_run(crowd, invoke, tmp_path):
     output = tmp_path / "scores"
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
     seen = []
-    for wait, count, delay in MOMENTS:
-        resume = ["--resume"] if (output / "teacher").exists() else []
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, crowd.options), "--output", str(output), *resume],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=unmeasured,
-        )
-        try:
-            wait(process, output, count)
-            time.sleep(delay)
-        finally:
-            process.kill()
-            process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        assert shards(output)[: len(seen)] == seen
-        seen = shards(output)
+    with subprocess.Popen([sys.executable, "-c", FORKS], env=unmeasured, **pipes) as parent:
+        for number, (wait, count, delay) in enumerate(MOMENTS):
+            resume = ["--resume"] if (output / "teacher").exists() else []
+            command = ["score", *crowd.options, "--output", output, *resume]
+            process = Forked(parent, command, tmp_path / f"stderr-{number}")
+            try:
+                wait(process, output, count)
+                time.sleep(delay)
+            finally:
+                status = process.kill()
+            assert status == -signal.SIGKILL
+            assert shards(output)[: len(seen)] == seen
+            seen = shards(output)
     assert 6 <= len(seen) < 12
     assert_finishes(crowd, invoke, output)
 

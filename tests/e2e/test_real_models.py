@@ -41,24 +41,20 @@ def test_evaluate_repeats_what_the_build_measured(command, real):
         assert measured["student"][precision]["accuracy"] == pytest.approx(row["accuracy"], abs=0.01)
 
 
-def test_the_exported_student_is_the_trained_one(real, command, encoder, tmp_path):
+def test_the_exported_student_is_the_trained_one(real):
     """The float model against torch on real text, through the weights that --include-torch ships uncalibrated."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from amalgam_edge import EdgeClassifier
 
-    bundle = tmp_path / "student"
-    command(
-        "build", "--teacher", real.folder / "a", "--corpus", real.corpus, "--student", encoder, "--student-layers", "2",
-        "--passes", "2", "--epochs", "1", "--include-torch", "--output", bundle,
-    )  # fmt: skip
-    model, tokenizer = (auto.from_pretrained(bundle) for auto in (AutoModelForSequenceClassification, AutoTokenizer))
+    loaded = (auto.from_pretrained(real.bundle) for auto in (AutoModelForSequenceClassification, AutoTokenizer))
+    model, tokenizer = loaded
     texts = [json.loads(line)["text"] for line in real.labelled.read_text("utf-8").splitlines()][:40]
     with torch.inference_mode():
         expected = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.numpy()
-    temperature = json.loads((bundle / "amalgam.json").read_text("utf-8"))["calibration"]["temperature"]
-    answered = EdgeClassifier.from_pretrained(bundle, precision="fp32").logits(texts) * temperature
+    temperature = json.loads((real.bundle / "amalgam.json").read_text("utf-8"))["calibration"]["temperature"]
+    answered = EdgeClassifier.from_pretrained(real.bundle, precision="fp32").logits(texts) * temperature
     np.testing.assert_allclose(answered, expected, atol=1e-4)
 
 
