@@ -25,7 +25,7 @@ from amalgam_edge.serving.metrics import CONTENT_TYPE, Metrics
 from amalgam_edge.serving.models import Models
 from amalgam_edge.serving.open_inference import open_inference_router
 from amalgam_edge.serving.page_routes import OPEN_PATHS, page_router
-from amalgam_edge.serving.plain_route import PlainRoute
+from amalgam_edge.serving.plain_routes import PlainRoute, PlainRoutes
 
 _ERROR = {"description": "What is wrong.", "content": {"application/json": {"example": {"error": "…"}}}}
 ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 413, 415, 422, 503), _ERROR)
@@ -55,23 +55,26 @@ def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access)
         description="Text classifiers, by the protocol of Hugging Face and by the Open Inference Protocol.",
     )
     app.openapi = partial(_description, app, models)  # type: ignore[method-assign]
-    _add_errors(app)
+    for kind in (StarletteHTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _told)
     _add_hugging_face(app, models, limits)
-    app.include_router(open_inference_router(models, limits, ERRORS))
+    open_inference = open_inference_router(models, limits, ERRORS)
+    app.include_router(open_inference)
     _add_accounts(app, models, limits, metrics)
     app.include_router(page_router(models, access.libraries, access.keys))
     for name in models.names:
         metrics.watch_queue(name, partial(_queued, models, name))
+    answering: App = PlainRoutes(app, [*app.routes, *open_inference.routes], models.names, _told)
     if access.origins:
-        app.add_middleware(
-            CORSMiddleware,
+        answering = CORSMiddleware(
+            answering,
             allow_origins=[*access.origins],
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type"],
         )
     keys = [key.encode() for key in access.keys]
     return Guard(
-        app,
+        answering,
         metrics=metrics,
         body_bytes=limits.body_bytes,
         keys=keys,
@@ -97,23 +100,13 @@ def _queued(models: Models, name: str) -> int:
     return model.queued if model else 0
 
 
-def _add_errors(app: FastAPI) -> None:
+async def _told(request: Request, error: Exception) -> Response:
     """Every error is ``{"error": why}``."""
-
-    async def raised(request: Request, error: Exception) -> Response:
-        if not isinstance(error, StarletteHTTPException):
-            raise error
+    if isinstance(error, StarletteHTTPException):
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-    async def invalid(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
         return JSONResponse({"error": "the path or the query cannot be read"}, 422)
-
-    async def failed(request: Request, error: Exception) -> Response:
-        return JSONResponse({"error": "internal error; the server's log says more"}, 500)
-
-    app.add_exception_handler(StarletteHTTPException, raised)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, failed)
+    return JSONResponse({"error": "internal error; the server's log says more"}, 500)
 
 
 def _add_hugging_face(app: FastAPI, models: Models, limits: Limits) -> None:

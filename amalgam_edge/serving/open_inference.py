@@ -12,7 +12,7 @@ from amalgam_edge.serving.answering import answer_of, body_of, check_texts, mode
 from amalgam_edge.serving.batching import Answer
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import Models, ServedModel
-from amalgam_edge.serving.plain_route import PlainRoute
+from amalgam_edge.serving.plain_routes import PlainRoute
 from amalgam_edge.serving.tensors import HEADER, Asked, BadTensorsError, read_request, write_response
 
 _OUTPUTS = {"label": "BYTES", "score": "FP32", "probabilities": "FP32"}

@@ -75,6 +75,7 @@ async def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here depends on who a proxy says the client is
             lifespan="off",
             limit_concurrency=settings.connections,
             timeout_graceful_shutdown=settings.shutdown_seconds,
