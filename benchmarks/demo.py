@@ -122,15 +122,16 @@ def main() -> None:
     progress = ConsoleProgress()
 
     for_teachers, corpus, test = corpora.split(*corpora.load(CORPUS))
-    shutil.rmtree(runs, ignore_errors=True)
-    runs.mkdir(parents=True)
+    student = runs / "student"
+    for made in (*(runs / name for name in TEACHERS), student, runs / "student.work"):  # what others keep there stays
+        shutil.rmtree(made, ignore_errors=True)
+    runs.mkdir(parents=True, exist_ok=True)
     write_jsonl(runs / "unlabeled.jsonl", ({"text": text} for text, _ in corpus))
     write_jsonl(runs / "labelled.jsonl", ({"text": text, "label": label} for text, label in test))
     progress.begin(len(TEACHERS))
     for name, labels in TEACHERS.items():
         fine_tune(name, labels, for_teachers, runs / name, progress)
 
-    student = runs / "student"
     run(
         ["build"]
         + [word for name in TEACHERS for word in ("--teacher", str(runs / name))]
