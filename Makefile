@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := build/installed
+# The tests of "make test": the others have targets of their own.
+HERE := -m "not interop and not serving and not distributed"
 
 .PHONY: install web demo test coverage test-serving test-distributed test-interop lint format clean
 
@@ -25,11 +27,11 @@ tests/web/node_modules: tests/web/package.json
 	if command -v npm > /dev/null; then npm install --prefix tests/web --ignore-scripts --no-audit --no-fund --silent; fi
 
 test: install web
-	$(BIN)/python -m pytest --numprocesses 2 -m "not interop and not serving and not distributed"
+	$(BIN)/python -m pytest --numprocesses 2 $(HERE)
 
 # The same, and which lines it ran: half as long again.
 coverage: install web
-	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term -m "not interop and not serving and not distributed"
+	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term $(HERE)
 
 # A running server: the clients that people have, its page in Chromium, overload and faults, fuzzing. Where there is no
 # Chromium or no npm registry, the tests of the page are skipped.

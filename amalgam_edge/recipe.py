@@ -18,7 +18,7 @@ Weight = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 _NOT_OF_THE_RESULT = frozenset(
-    (
+    {
         "output",
         "work",
         "device",
@@ -30,7 +30,7 @@ _NOT_OF_THE_RESULT = frozenset(
         "address",
         "workers",
         "launch",
-    )
+    }
 )
 
 

@@ -136,7 +136,7 @@ def _knock(address: str | None) -> None:
     """
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 def _actors(cluster: Cluster) -> tuple[int, dict[str, float]]:

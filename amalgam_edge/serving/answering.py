@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
 
 from amalgam_edge.serving.batching import Answer, TurnedAway
 from amalgam_edge.serving.guard import CLIENT_GONE
@@ -31,12 +32,15 @@ async def body_of(request: Request) -> bytes:
     """A request's body.
 
     Raises:
-        HTTPException: 415, it is compressed.
+        HTTPException: 415, it is compressed; 499, the client is gone.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise HTTPException(415, "compressed bodies are not read; leave Content-Encoding out")
-    return await request.body()
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise _gone() from None
 
 
 def check_texts(texts: Sequence[str], limits: Limits) -> None:
@@ -82,8 +86,12 @@ async def answer_of(request: Request, model: ServedModel, texts: Sequence[str]) 
     except asyncio.CancelledError:
         if not gone:
             raise
-        raise HTTPException(CLIENT_GONE, "the client is gone") from None
+        raise _gone() from None
     finally:
         timer.cancel()
         if watch is not None:
             watch.cancel()
+
+
+def _gone() -> HTTPException:
+    return HTTPException(CLIENT_GONE, "the client is gone")

@@ -64,7 +64,7 @@ def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access)
     app.include_router(page_router(models, access.libraries, access.keys))
     for name in models.names:
         metrics.watch_queue(name, partial(_queued, models, name))
-    answering: App = PlainRoutes(app, [*app.routes, *open_inference.routes], models.names, _told)
+    answering: App = PlainRoutes(app, [*app.routes, *open_inference.routes], _told)
     if access.origins:
         answering = CORSMiddleware(
             answering,

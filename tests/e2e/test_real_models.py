@@ -48,13 +48,13 @@ def test_the_exported_student_is_the_trained_one(real):
 
     from amalgam_edge import EdgeClassifier
 
-    loaded = (auto.from_pretrained(real.bundle) for auto in (AutoModelForSequenceClassification, AutoTokenizer))
-    model, tokenizer = loaded
+    bundle = real.bundle
+    model, tokenizer = (auto.from_pretrained(bundle) for auto in (AutoModelForSequenceClassification, AutoTokenizer))
     texts = [json.loads(line)["text"] for line in real.labelled.read_text("utf-8").splitlines()][:40]
     with torch.inference_mode():
         expected = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.numpy()
-    temperature = json.loads((real.bundle / "amalgam.json").read_text("utf-8"))["calibration"]["temperature"]
-    answered = EdgeClassifier.from_pretrained(real.bundle, precision="fp32").logits(texts) * temperature
+    temperature = json.loads((bundle / "amalgam.json").read_text("utf-8"))["calibration"]["temperature"]
+    answered = EdgeClassifier.from_pretrained(bundle, precision="fp32").logits(texts) * temperature
     np.testing.assert_allclose(answered, expected, atol=1e-4)
 
 

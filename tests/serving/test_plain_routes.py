@@ -32,19 +32,19 @@ class Classifier:
         return np.array([[len(text), 1.0] for text in texts], np.float32), np.zeros(len(texts), bool)
 
 
-def ask(requests, *, direct, access=Access()):  # noqa: B008
+def ask(requests, *, direct=True, raised=False, **access):
     """Status, headers and body of each answer, in one application, and what its metrics say."""
 
     async def run():
         metrics = Metrics()
         models = Models({NAME: "nowhere"}, Options(), LIMITS, metrics)
         model = models._served[NAME] = ServedModel(NAME, Classifier(), "v1", LIMITS, metrics, 1)
-        app = create_app(models, LIMITS, metrics, access)
+        app = create_app(models, LIMITS, metrics, Access(**access))
         plain = app._app
-        assert isinstance(plain, PlainRoutes) == (not access.origins)
+        assert isinstance(plain, PlainRoutes) == (not access)
         if not direct:
-            plain._found.clear()
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            plain._routes.clear()
+        transport = httpx.ASGITransport(app, raise_app_exceptions=raised)
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             answers = [await client.request(**request) for request in requests]
         await model.close()
@@ -85,9 +85,8 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_they_answer_as_fastapi_does():
-    found, counted = ask(REQUESTS, direct=True)
+    found, counted = ask(REQUESTS)
     expected, counted_by_fastapi = ask(REQUESTS, direct=False)
     for request, own, theirs in zip(REQUESTS, found, expected, strict=True):
         assert own == theirs, request
@@ -101,14 +100,16 @@ def test_they_answer_as_fastapi_does():
 
 
 def test_what_nobody_foresaw_is_told_in_general_and_raised_for_the_log():
-    (answer,), _ = ask([post("/", '{"inputs": "boom"}')], direct=True)
+    request = post("/", '{"inputs": "boom"}')
+    (answer,), _ = ask([request])
     assert answer[0] == 500
     assert json.loads(answer[2]) == {"error": "internal error; the server's log says more"}
     assert answer[1]["x-content-type-options"] == "nosniff"
+    with pytest.raises(RuntimeError, match="out of order"):
+        ask([request], raised=True)
 
 
 def test_other_origins_may_read_them_where_they_are_named():
-    access = Access(origins=("https://there",))
-    (answer,), _ = ask([post("/", '{"inputs": "a text"}', origin="https://there")], direct=True, access=access)
+    (answer,), _ = ask([post("/", '{"inputs": "a text"}', origin="https://there")], origins=("https://there",))
     assert answer[0] == 200
     assert answer[1]["access-control-allow-origin"] == "https://there"
