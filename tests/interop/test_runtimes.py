@@ -106,8 +106,22 @@ def test_onnxruntime_takes_fifteen_lines():
 def test_openvino(asked, ours, tmp_path):
     if find_spec("openvino") is None:
         pytest.skip("openvino is not installed: pip install openvino")
-    # 1e-7 on most texts, 2e-3 on a few of a hundred, as if single activations were rounded another way.
-    assert_same(asked("OpenVINO", sys.executable, tmp_path / "block.py"), ours, int8=5e-3)
+    answers = asked("OpenVINO", sys.executable, tmp_path / "block.py")
+    assert_same(answers, ours, int8=error_of_int8(ours))
+    assert np.mean(apart([score for _, score in answers["int8"]], ours["int8"]) < 1e-5) > 0.5
+
+
+def error_of_int8(ours: dict[str, list[Prediction]]) -> float:
+    """How far int8 is from float at most, over all texts.
+
+    A runtime that sums in another order differs by an ulp. Where an activation is that near to half a step of int8, it
+    is rounded to the other side, and all that follows it may be: another answer of the same precision.
+    """
+    return float(apart([answer.score for answer in ours["fp32"]], ours["int8"]).max())
+
+
+def apart(scores: list[float], own: list[Prediction]) -> np.ndarray:
+    return np.abs(np.array(scores) - [answer.score for answer in own])
 
 
 def test_optimum(asked, ours, optimum_python, tmp_path):
