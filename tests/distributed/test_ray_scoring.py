@@ -44,11 +44,15 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 
 @dataclass
 class Trouble:
-    """What befalls a teacher on a worker. Who ran where, and how many batches, is kept in ``folder``."""
+    """What befalls a teacher on a worker. Who ran where, and how many batches, is kept in ``folder``.
+
+    The first ones wait until there are ``together`` nodes: starting a worker may take longer than all the work.
+    """
 
     folder: Path
     sleep: float = 0.0
     slow_node: str | None = None
+    together: int = 1
 
     def befall(self, text_ids, tokenizer):
         node = ray.get_runtime_context().get_node_id()
@@ -56,6 +60,9 @@ class Trouble:
             marks.write(b".")
         if any(POISON in text for text in tokenizer.batch_decode(text_ids)):
             os.kill(os.getpid(), signal.SIGKILL)
+        until = time.monotonic() + 60
+        while len(self.nodes()) < self.together and time.monotonic() < until:
+            time.sleep(0.05)
         if self.slow_node in (None, node):
             time.sleep(self.sleep)
 
@@ -186,7 +193,7 @@ class Counter:
 def test_it_comes_to_what_the_local_engine_comes_to_bit_for_bit(tmp_path, specs, cluster):
     corpus = corpus_of(tmp_path, texts(30))
     stores, advance = stores_of(tmp_path, specs, corpus), Counter()
-    trouble = Trouble(tmp_path, sleep=0.2)
+    trouble = Trouble(tmp_path, together=2)
     score_on_ray(partial(open_tiny, specs, trouble), stores, corpus, Cluster(), advance)
     assert advance.n == 2 * 30
     assert len(trouble.nodes()) == 2
@@ -242,7 +249,7 @@ def killed_meanwhile(score, kill, advance):
 
 def test_a_worker_that_is_killed_is_replaced(tmp_path, specs, cluster):
     corpus = corpus_of(tmp_path, texts(60))
-    stores, advance, trouble = stores_of(tmp_path, specs, corpus), Counter(), Trouble(tmp_path, sleep=0.05)
+    stores, advance, trouble = stores_of(tmp_path, specs, corpus), Counter(), Trouble(tmp_path, sleep=0.05, together=2)
     killed = []
 
     def kill():
@@ -295,7 +302,7 @@ def test_a_slow_node_does_less_and_holds_nobody(tmp_path, specs, cluster):
     slow, fast = (node["NodeID"] for node in ray.nodes() if node["Alive"])
     corpus = corpus_of(tmp_path, texts(120))
     stores = stores_of(tmp_path, specs, corpus)
-    trouble = Trouble(tmp_path, sleep=0.4, slow_node=slow)
+    trouble = Trouble(tmp_path, sleep=0.4, slow_node=slow, together=2)
     score_on_ray(partial(open_tiny, specs, trouble), stores, corpus, Cluster(), lambda count: None)
     assert_rows_equal(stores, local(tmp_path, specs, corpus))
     batches = {node: size for (node, _), size in trouble.ran().items()}
@@ -389,7 +396,7 @@ def test_more_threads_than_a_node_has_are_refused(tmp_path, specs, cluster):
 def test_a_node_that_is_killed_loses_nothing(tmp_path, specs, cluster):
     node = cluster.add_node(num_cpus=1)
     corpus = corpus_of(tmp_path, texts(60))
-    stores, advance, trouble = stores_of(tmp_path, specs, corpus), Counter(), Trouble(tmp_path, sleep=0.05)
+    stores, advance, trouble = stores_of(tmp_path, specs, corpus), Counter(), Trouble(tmp_path, sleep=0.05, together=3)
     kill = partial(cluster.remove_node, node, allow_graceful=False)
     score = partial(score_on_ray, partial(open_tiny, specs, trouble), stores, corpus, Cluster(), advance)
     killed_meanwhile(score, kill, advance)
