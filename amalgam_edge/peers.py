@@ -98,7 +98,7 @@ def _openvino_int8(student: Student) -> Run:
 
 
 def _run_openvino(student: Student, path: Path) -> Run:
-    """In float32 and int8 alone: on CPUs that have bfloat16 it would otherwise compute in that, and answer otherwise."""
+    """In float32 and int8 alone: where the CPU has bfloat16 its default is that, and its answers are others."""
     import openvino
 
     options = {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from corpora import Rows
+from corpora import Rows, write_jsonl
 from filelock import FileLock
 from hub_corpora import folder_name
 from settings import LeftOut, Plan, TeacherPlan
@@ -203,16 +203,19 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
     teachers, labels, (student,) = stages.load_models(recipe)
     stores = stages.cached_stores(recipe, teachers, texts.corpus)
     stages.score(recipe, teachers, stores, texts.corpus, progress)
+    tokenized = stages.tokenize(texts.corpus, student.tokenizer)
+    scores = [store.read() for store in stores]
+    texts, tokenized, scores = stages.only_scored(recipe, texts, tokenized, scores, progress)
     label_of = dict(plan.corpus)
     position = {name: k for k, name in enumerate(labels.names)}
     return Prepared(
         recipe=recipe,
         plan=plan,
         texts=texts,
-        tokenized=stages.tokenize(texts.corpus, student.tokenizer),
+        tokenized=tokenized,
         teachers=teachers,
         labels=labels,
-        scores=[store.read() for store in stores],
+        scores=scores,
         gold=np.array([position.get(label_of[text] or "", -1) for text in texts.corpus.texts]),
         teacher_accuracy={teacher.name: own_accuracy(teacher, plan.test) for teacher in teachers},
     )
@@ -312,8 +315,3 @@ def teacher_selection(
         return None
     right = mass[rows, owner[rows]] >= mass[rows].max(axis=1) - 1e-6  # teachers that share labels may be even
     return float(right.mean())
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    """Write a row a line."""
-    write_whole(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from sampling import by_hash
+
+from amalgam_edge.staging import write_whole
 
 SAMPLES = Path(__file__).with_name("samples")
 # Two teachers with disjoint labels. Some resemble one of the other teacher's (noun.animal and noun.plant), so that
@@ -73,3 +76,8 @@ def split(texts: Sequence[str], labels: Sequence[str]) -> Split:
     for part in parts:
         part.sort(key=lambda row: by_hash(row[0]))
     return parts
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, str]]) -> None:
+    """Write a row a line, as the command reads them."""
+    write_whole(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))

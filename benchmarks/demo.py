@@ -45,7 +45,10 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     texts = stages.read_texts(recipe)
     assert texts.labelled is not None
     teachers, labels, (untrained,) = stages.load_models(recipe)
-    scores = [store.read() for store in stages.cached_stores(recipe, teachers, texts.corpus)]  # the build's
+    stores = stages.cached_stores(recipe, teachers, texts.corpus)  # the build's
+    tokenized = stages.tokenize(texts.corpus, untrained.tokenizer)
+    scores = [store.read() for store in stores]
+    texts, tokenized, scores = stages.only_scored(recipe, texts, tokenized, scores, progress)
     gold_of_corpus = labels.encode([truth[text] for text in texts.corpus.texts])
     supervised = {
         **{
@@ -56,7 +59,6 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     }
     gold = labels.encode(texts.labelled.labels)
     accuracies = {}
-    tokenized = stages.tokenize(texts.corpus, untrained.tokenizer)
     training = stages.training_settings(recipe)
     for name, (how, target) in supervised.items():
         lesson = stages.Lesson(how, texts, tokenized, labels, scores, target, Told())
@@ -104,11 +106,6 @@ def run(arguments: Iterable[str]) -> None:
         sys.exit(finished.returncode)
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    """Write a row a line."""
-    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), "utf-8")
-
-
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,8 +123,8 @@ def main() -> None:
     for made in (*(runs / name for name in TEACHERS), student, runs / "student.work"):  # what others keep there stays
         shutil.rmtree(made, ignore_errors=True)
     runs.mkdir(parents=True, exist_ok=True)
-    write_jsonl(runs / "unlabeled.jsonl", ({"text": text} for text, _ in corpus))
-    write_jsonl(runs / "labelled.jsonl", ({"text": text, "label": label} for text, label in test))
+    corpora.write_jsonl(runs / "unlabeled.jsonl", ({"text": text} for text, _ in corpus))
+    corpora.write_jsonl(runs / "labelled.jsonl", ({"text": text, "label": label} for text, label in test))
     progress.begin(len(TEACHERS))
     for name, labels in TEACHERS.items():
         fine_tune(name, labels, for_teachers, runs / name, progress)

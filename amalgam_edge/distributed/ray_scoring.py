@@ -103,7 +103,11 @@ def _absolute(location: Location) -> Location:
 
 @contextmanager
 def _connected(cluster: Cluster) -> Iterator[None]:
-    """A connection to a cluster, ended when the block is left, unless there was one already."""
+    """A connection to a cluster, ended when the block is left, unless there was one already.
+
+    Ray tells its makers of each run, and asks a Prometheus every ten seconds to do so; here only if the user wants it.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         yield
         return

@@ -201,6 +201,7 @@ def test_it_comes_to_what_the_local_engine_comes_to_bit_for_bit(tmp_path, specs,
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"a", "b"}
     lineage = stores[0].read_shard(0).lineage
     assert (lineage["engine"], lineage["backend"]) == ("ray", "torch on cpu")
+    assert not any("usage" in thread.name for thread in threading.enumerate())  # nobody is told of it
 
 
 def test_what_the_local_engine_began_it_ends_and_scores_nothing_twice(tmp_path, specs, cluster):
