@@ -1,17 +1,19 @@
 """Micro-batching: texts of requests that come together run together.
 
 As many batches run at a time as there are threads, each on one of them: threads that share a batch wait for each other
-at every operation. While they run, requests gather, and the next batch takes its share of what there is, some texts of
-each request in turn, so that a request of a thousand texts does not hold one of a single text.
+at every operation. While they run, requests gather, and a thread that has done takes its share of what there is, some
+texts of each request in turn, so that a request of a thousand texts does not hold one of a single text. Threads take
+from the queue themselves: by way of the event loop each batch would wait for what the loop is at.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from threading import Condition, Event, Lock, Thread
 from typing import Self
 
 import numpy as np
@@ -98,11 +100,14 @@ class _Job:
             self.future.set_result(Answer.joined([self.parts[start] for start in sorted(self.parts)]))
 
 
+_Span = tuple[_Job, int, int]  # of a job the texts from a first one to an end
+
+
 class MicroBatcher:
-    """Gathers texts for one model; made and used on one event loop.
+    """Gathers texts for one model; made and used on one event loop, beside which it has threads.
 
     Args:
-        run: texts → logits ``(n_texts, n_labels)`` and whether each was cut; called from threads, a batch at a time.
+        run: texts → logits ``(n_texts, n_labels)`` and whether each was cut; a batch at a time, from these threads.
         max_length: tokens that the model reads of a text.
         limits: of the server.
         observe: told the answer to each batch.
@@ -122,15 +127,17 @@ class MicroBatcher:
         self._max_length = max_length
         self._limits = limits
         self._observe = observe
+        self._at_once = at_once
+        self._loop = asyncio.get_running_loop()
+        self._seconds_a_text = 0.0
+        self._changed = Condition(Lock())  # held for whatever stands below, by the loop and by threads
         self._jobs: deque[_Job] = deque()
         self._queued = 0
         self._running = 0
-        self._at_once = at_once
-        self._wake = asyncio.Event()
-        self._closing = False
-        self._seconds_a_text = 0.0
-        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="model")
-        self._workers = [asyncio.create_task(self._work()) for _ in range(at_once)]
+        self._closing = Event()
+        self._threads = [Thread(target=self._work, name="model", daemon=True) for _ in range(at_once)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def queued(self) -> int:
@@ -145,14 +152,15 @@ class MicroBatcher:
         Raises:
             TurnedAway: the queue is full, the time is over, or the server is closing.
         """
-        if self._closing:
-            raise TurnedAway("the server is closing", 1)
-        if self._queued and self._queued + len(texts) > self._limits.queue:
-            raise TurnedAway(f"the queue is full ({self._limits.queue} texts)", self._retry_after())
-        job = _Job(texts, [self._cost(text) for text in texts], asyncio.get_running_loop().create_future())
-        self._jobs.append(job)
-        self._queued += len(texts)
-        self._wake.set()
+        job = _Job(texts, [self._cost(text) for text in texts], self._loop.create_future())
+        with self._changed:
+            if self._closing.is_set():
+                raise TurnedAway("the server is closing", 1)
+            if self._queued and self._queued + len(texts) > self._limits.queue:
+                raise TurnedAway(f"the queue is full ({self._limits.queue} texts)", self._retry_after())
+            self._jobs.append(job)
+            self._queued += len(texts)
+            self._changed.notify()
         try:
             async with asyncio.timeout(self._limits.seconds):
                 return await job.future
@@ -163,10 +171,11 @@ class MicroBatcher:
 
     async def close(self) -> None:
         """Answer what has been taken on, take on no more, and end the threads."""
-        self._closing = True
-        self._wake.set()
-        await asyncio.gather(*self._workers)
-        self._threads.shutdown()
+        with self._changed:
+            self._closing.set()
+            self._changed.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
 
     def _cost(self, text: str) -> int:
         length = len(text)
@@ -177,49 +186,58 @@ class MicroBatcher:
 
     def _drop(self, job: _Job) -> None:
         """Forget what of a job has not been taken; nothing is left of one that is answered."""
-        self._queued -= len(job.texts) - job.taken
-        job.taken = len(job.texts)
+        with self._changed:
+            self._queued -= len(job.texts) - job.taken
+            job.taken = len(job.texts)
 
-    async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _work(self) -> None:
+        """What a thread does: batch after batch, until the end."""
         several = False
-        while True:
-            if not self._queued:
-                if self._closing:
-                    return
-                self._wake.clear()
-                await self._wake.wait()
-                if several and self._limits.wait_ms and not self._closing:
-                    await asyncio.sleep(self._limits.wait_ms / 1000)
-                continue
-            spans = self._take()
+        while spans := self._next(several):
             several = len({id(job) for job, _, _ in spans}) > 1
             texts = [text for job, first, end in spans for text in job.texts[first:end]]
-            self._running += len(texts)
-            began = loop.time()
+            began = time.monotonic()
             try:
-                answer = await loop.run_in_executor(self._threads, self._answer, texts)
+                answer: Answer | Exception = Answer.of(*self._run(texts))
             except Exception as error:  # whatever a model raises is its requests' to hear of, and no other's
-                for job, _, _ in spans:
-                    if not job.future.done():
-                        job.future.set_exception(error)
-                continue
-            finally:
+                answer = error
+            seconds_a_text = (time.monotonic() - began) / len(texts) / self._at_once
+            with self._changed:
                 self._running -= len(texts)
-            self._seconds_a_text = (loop.time() - began) / len(texts) / self._at_once
-            self._observe(answer)
-            start = 0
-            for job, first, end in spans:
-                stop = start + end - first
-                job.put(first, answer.part(start, stop))
-                start = stop
+            self._loop.call_soon_threadsafe(self._deliver, spans, answer, seconds_a_text)
 
-    def _answer(self, texts: Sequence[str]) -> Answer:
-        return Answer.of(*self._run(texts))
+    def _deliver(self, spans: Sequence[_Span], answer: Answer | Exception, seconds_a_text: float) -> None:
+        """Give jobs what was said of their texts; on the loop."""
+        if isinstance(answer, Exception):
+            for job, _, _ in spans:
+                if not job.future.done():
+                    job.future.set_exception(answer)
+            return
+        self._seconds_a_text = seconds_a_text
+        self._observe(answer)
+        start = 0
+        for job, first, end in spans:
+            stop = start + end - first
+            job.put(first, answer.part(start, stop))
+            start = stop
 
-    def _take(self) -> list[tuple[_Job, int, int]]:
-        """The next batch: (job, first text, end), some texts of each job in turn, up to its share and the budget."""
-        spans: list[tuple[_Job, int, int]] = []
+    def _next(self, several: bool) -> list[_Span]:
+        """The next batch, waited for: for others, too, where several came last time. Empty when all is done."""
+        while True:
+            with self._changed:
+                idle = not self._queued
+                self._changed.wait_for(lambda: self._queued or self._closing.is_set())
+                if not self._queued:
+                    return []
+            if idle and several:
+                self._closing.wait(self._limits.wait_ms / 1000)
+            with self._changed:
+                if spans := self._take():
+                    return spans
+
+    def _take(self) -> list[_Span]:
+        """Some texts of each job in turn, up to a thread's share and the budget; nothing if another took it all."""
+        spans: list[_Span] = []
         room = self._limits.batch_tokens
         share = -(-(self._queued + self._running) // self._at_once)
         while self._jobs and room > 0 and share > 0:
@@ -240,4 +258,5 @@ class MicroBatcher:
                 break
             if end < len(job.texts):
                 self._jobs.append(job)
+        self._running += sum(end - first for _, first, end in spans)
         return spans

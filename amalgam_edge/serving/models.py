@@ -92,8 +92,9 @@ class ServedModel:
         await self._batcher.close()
 
     def _count(self, answer: Answer) -> None:
-        unsure = answer.probabilities.max(axis=1) < self.classifier.abstain
-        self._metrics.batch(self.name, len(answer), int(answer.truncated.sum()), int(unsure.sum()))
+        threshold = self.classifier.abstain
+        n_unsure = int((answer.probabilities.max(axis=1) < threshold).sum()) if threshold else 0
+        self._metrics.batch(self.name, len(answer), int(answer.truncated.sum()), n_unsure)
 
 
 class Models:

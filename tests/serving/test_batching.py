@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -92,6 +93,23 @@ def test_what_comes_while_a_batch_runs_runs_together():
         model.go.set()
         await asyncio.gather(first, *rest)
         assert [len(batch) for batch in model.batches] == [1, 10]
+
+    run(scenario)
+
+
+def test_the_next_batch_does_not_wait_for_the_event_loop():
+    async def scenario(batcher, model):
+        model.go.clear()
+        first = asyncio.create_task(batcher.answer(["first"]))
+        await until(lambda: model.batches)
+        second = asyncio.create_task(batcher.answer(["second"]))
+        await until(lambda: batcher.queued == 1)
+        model.go.set()
+        end = time.monotonic() + 5
+        while len(model.batches) < 2 and time.monotonic() < end:
+            time.sleep(0.001)  # the loop is busy
+        assert model.batches == [["first"], ["second"]]
+        await asyncio.gather(first, second)
 
     run(scenario)
 
