@@ -115,13 +115,19 @@ def test_the_next_batch_does_not_wait_for_the_event_loop():
 
 
 def test_a_large_request_does_not_hold_a_small_one():
+    texts = [f"large {k}" for k in range(500)]
+
     async def scenario(batcher, model):
-        large = asyncio.create_task(batcher.answer([f"large {k}" for k in range(500)]))
+        model.go.clear()
+        large = asyncio.create_task(batcher.answer(texts))
         await until(lambda: model.batches)
-        small = await batcher.answer(["small"])
-        assert right(small, ["small"])
-        assert not large.done()
-        assert right(await large, [f"large {k}" for k in range(500)])
+        n_before = batcher.queued
+        small = asyncio.create_task(batcher.answer(["small"]))
+        await until(lambda: batcher.queued > n_before)
+        model.go.set()
+        assert right(await small, ["small"])
+        assert right(await large, texts)
+        assert next(k for k, batch in enumerate(model.batches) if "small" in batch) <= 2 < len(model.batches) / 10
 
     run(scenario, batch_tokens=40)
 
@@ -148,7 +154,13 @@ def test_a_text_beyond_the_budget_runs_alone():
 
 def test_where_others_have_come_lately_a_text_waits_for_them():
     async def scenario(batcher, model):
-        await asyncio.gather(*(batcher.answer([f"{k}"]) for k in range(4)))
+        model.go.clear()
+        tasks = [asyncio.create_task(batcher.answer(["first"]))]
+        await until(lambda: model.batches)
+        tasks += [asyncio.create_task(batcher.answer([f"{k}"])) for k in range(4)]
+        await until(lambda: batcher.queued == 4)
+        model.go.set()
+        await asyncio.gather(*tasks)
         n_before = len(model.batches)
         one = asyncio.create_task(batcher.answer(["one"]))
         await asyncio.sleep(0.02)
