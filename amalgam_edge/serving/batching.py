@@ -192,8 +192,8 @@ class MicroBatcher:
 
     def _work(self) -> None:
         """What a thread does: batch after batch, until the end."""
-        several = False
-        while spans := self._next(several):
+        gather = False
+        while spans := self._next(gather):
             several = len({id(job) for job, _, _ in spans}) > 1
             texts = [text for job, first, end in spans for text in job.texts[first:end]]
             began = time.monotonic()
@@ -204,6 +204,7 @@ class MicroBatcher:
             seconds_a_text = (time.monotonic() - began) / len(texts) / self._at_once
             with self._changed:
                 self._running -= len(texts)
+                gather = several and not self._queued
             self._loop.call_soon_threadsafe(self._deliver, spans, answer, seconds_a_text)
 
     def _deliver(self, spans: Sequence[_Span], answer: Answer | Exception, seconds_a_text: float) -> None:
@@ -221,15 +222,14 @@ class MicroBatcher:
             job.put(first, answer.part(start, stop))
             start = stop
 
-    def _next(self, several: bool) -> list[_Span]:
-        """The next batch, waited for: for others, too, where several came last time. Empty when all is done."""
+    def _next(self, gather: bool) -> list[_Span]:
+        """The next batch, waited for, and a moment longer for others if ``gather``; empty when all is done."""
         while True:
             with self._changed:
-                idle = not self._queued
                 self._changed.wait_for(lambda: self._queued or self._closing.is_set())
                 if not self._queued:
                     return []
-            if idle and several:
+            if gather:
                 self._closing.wait(self._limits.wait_ms / 1000)
             with self._changed:
                 if spans := self._take():
