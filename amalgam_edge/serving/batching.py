@@ -152,12 +152,12 @@ class MicroBatcher:
         Raises:
             TurnedAway: the queue is full, the time is over, or the server is closing.
         """
+        if self._closing.is_set():
+            raise TurnedAway("the server is closing", 1)
+        if self._queued and self._queued + len(texts) > self._limits.queue:  # threads only ever make room
+            raise TurnedAway(f"the queue is full ({self._limits.queue} texts)", self._retry_after())
         job = _Job(texts, [self._cost(text) for text in texts], self._loop.create_future())
         with self._changed:
-            if self._closing.is_set():
-                raise TurnedAway("the server is closing", 1)
-            if self._queued and self._queued + len(texts) > self._limits.queue:
-                raise TurnedAway(f"the queue is full ({self._limits.queue} texts)", self._retry_after())
             self._jobs.append(job)
             self._queued += len(texts)
             self._changed.notify()
