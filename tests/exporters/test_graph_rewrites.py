@@ -5,6 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 import tiny
+from exact_openvino import compile_exactly
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.exporters.constant_rows import fold_constant_rows
@@ -62,7 +63,6 @@ def test_fused_attention_answers_alike(exports, architecture):
 
 
 def test_other_runtimes_know_the_fused_attention(exports, tmp_path):
-    openvino = pytest.importorskip("openvino")
     model = onnx.load(exports("bert").path)
     assert fuse_attention(model) == 1
     onnx.save(model, tmp_path / "fused.onnx")
@@ -70,8 +70,7 @@ def test_other_runtimes_know_the_fused_attention(exports, tmp_path):
     mask = np.array([[1] * 7, [1] * 4 + [0] * 3])
     session = onnxruntime.InferenceSession(exports("bert").path, providers=["CPUExecutionProvider"])
     expected = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
-    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # where the CPU has bfloat16, it is the default
-    compiled = openvino.Core().compile_model(tmp_path / "fused.onnx", "CPU", exact)
+    compiled = compile_exactly(tmp_path / "fused.onnx")
     np.testing.assert_allclose(compiled([ids, mask])["logits"], expected, atol=1e-4)
 
 

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from exact_openvino import compile_exactly
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.exporters.live_dropout import MC_PASS, MC_SEED, place_live_dropout
@@ -99,10 +100,7 @@ def open_onnxruntime(model, level="ORT_ENABLE_ALL"):
 
 
 def open_openvino(model):
-    openvino = pytest.importorskip("openvino")
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(io.BytesIO(model.SerializeToString())), "CPU", options)
+    compiled = compile_exactly(io.BytesIO(model.SerializeToString()))
 
     def run(feeds):
         answers = compiled(feeds)

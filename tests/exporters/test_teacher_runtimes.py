@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import tiny
 import torch
+from exact_openvino import compile_exactly
 
 from amalgam_edge.dropout import LiveDropout
 from amalgam_edge.errors import AmalgamError
@@ -81,9 +82,7 @@ def run_onnxruntime(path, feeds, level="ORT_ENABLE_ALL", save_to=None):
 
 
 def run_openvino(path, feeds):
-    openvino = pytest.importorskip("openvino")
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = openvino.Core().compile_model(str(path), "CPU", options)
+    compiled = compile_exactly(path)
     return [compiled(inputs)["logits"].copy() for inputs in feeds]
 
 
