@@ -54,8 +54,8 @@ from transformers.utils import logging
 
 from amalgam_edge.cli.progress import ConsoleProgress
 from amalgam_edge.progress import Progress
-from amalgam_edge.recipe import Recipe
-from amalgam_edge.staging import write_whole
+from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.storage.staging import write_whole
 
 QUICK = {
     "corpora": ["debian_sections"],

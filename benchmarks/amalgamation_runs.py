@@ -17,20 +17,20 @@ from settings import LeftOut, Plan, TeacherPlan
 from teachers import SETTINGS as TEACHER_TRAINING
 from teachers import encoder, fine_tune
 
-from amalgam_edge import stages, supervision
-from amalgam_edge.bundle_evaluation import measure_answers
-from amalgam_edge.evaluation import accuracy
-from amalgam_edge.fingerprints import of_mapping
+from amalgam_edge.building import stages
+from amalgam_edge.evaluation.bundle_evaluation import measure_answers
+from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.labels import LabelSpace
+from amalgam_edge.methods import METHODS, Told, supervision
+from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.models.teacher import Teacher
-from amalgam_edge.objectives import METHODS, Told
 from amalgam_edge.progress import Progress
-from amalgam_edge.recipe import Recipe, read_recipe
-from amalgam_edge.scores import TeacherScores
+from amalgam_edge.recipe.recipe import Recipe, read_recipe
 from amalgam_edge.scoring.score import predict_texts
-from amalgam_edge.scoring.torch_runner import TorchRunner
-from amalgam_edge.staging import staged, write_whole
-from amalgam_edge.supervision import Supervision
+from amalgam_edge.scoring.scores import TeacherScores
+from amalgam_edge.storage.fingerprints import of_mapping
+from amalgam_edge.storage.staging import staged, write_whole
 
 LABELS = "labels"  # the reference: the student learns from true labels
 METHOD_ROWS: dict[str, dict[str, Any]] = {

@@ -24,8 +24,8 @@ from amalgamation_results import (
 )
 from settings import BASE, SETTINGS
 
-from amalgam_edge.staging import write_whole
-from amalgam_edge.tables import Column, Table
+from amalgam_edge.reports.tables import Column, Table
+from amalgam_edge.storage.staging import write_whole
 
 NONE = "–"
 CSV_FIELDS = (

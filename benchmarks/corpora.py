@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sampling import by_hash
 
-from amalgam_edge.staging import write_whole
+from amalgam_edge.storage.staging import write_whole
 
 SAMPLES = Path(__file__).with_name("samples")
 # Two teachers with disjoint labels. Some resemble one of the other teacher's (noun.animal and noun.plant), so that

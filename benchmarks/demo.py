@@ -25,15 +25,15 @@ from teachers import encoder, fine_tune
 from transformers import set_seed
 from transformers.utils import logging
 
-from amalgam_edge import stages, supervision
+from amalgam_edge.building import stages
 from amalgam_edge.cli.progress import ConsoleProgress
-from amalgam_edge.evaluation import accuracy
-from amalgam_edge.objectives import Told
+from amalgam_edge.inference.torch_runner import TorchRunner
+from amalgam_edge.methods import Told, supervision
+from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
-from amalgam_edge.recipe import Recipe, read_recipe
+from amalgam_edge.recipe.recipe import Recipe, read_recipe
+from amalgam_edge.reports.tables import Column, Table, precision_table
 from amalgam_edge.scoring.score import predict_texts
-from amalgam_edge.scoring.torch_runner import TorchRunner
-from amalgam_edge.tables import Column, Table, precision_table
 
 CORPUS = "debian_sections"
 OTHER_METHODS = ("vanilla-kd", "muka-soft")

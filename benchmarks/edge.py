@@ -22,14 +22,14 @@ from pathlib import Path
 from documents import write_between_marks
 
 from amalgam_edge.cli.progress import ConsoleProgress
-from amalgam_edge.corpus import read_corpus
-from amalgam_edge.edge_benchmark import benchmark
+from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.environment import cpu_features
-from amalgam_edge.peers import PEERS
-from amalgam_edge.plots import front_scatter
+from amalgam_edge.evaluation.edge_benchmark import benchmark
+from amalgam_edge.evaluation.peers import PEERS
+from amalgam_edge.metrics.timing import Cell
+from amalgam_edge.reports.plots import front_scatter
+from amalgam_edge.reports.tables import benchmark_table, front_line, front_table
 from amalgam_edge.runtime import Bundle
-from amalgam_edge.tables import benchmark_table, front_line, front_table
-from amalgam_edge.timing import Cell
 
 
 def main() -> None:

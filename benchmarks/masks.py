@@ -12,11 +12,11 @@ import argparse
 
 import numpy as np
 
-from amalgam_edge.corpus import read_corpus
+from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.inference.batches import batches_by_length, encode
+from amalgam_edge.inference.torch_runner import TorchRunner
+from amalgam_edge.metrics.uncertainty import normalised_entropy, softmax
 from amalgam_edge.models.teacher import Teacher, load_teacher
-from amalgam_edge.scoring.batches import batches_by_length, encode
-from amalgam_edge.scoring.torch_runner import TorchRunner
-from amalgam_edge.uncertainty import normalised_entropy, softmax
 
 
 def uncertainty(teacher: Teacher, texts: list[str], *, passes: int, masks: str, seed: int) -> np.ndarray:

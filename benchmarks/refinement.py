@@ -41,15 +41,15 @@ from settings import plan as make_plan
 from teachers import SETTINGS as TEACHER_TRAINING
 from transformers.utils import logging
 
-from amalgam_edge import stages
+from amalgam_edge.building import stages
 from amalgam_edge.cli.progress import ConsoleProgress
-from amalgam_edge.evaluation import accuracy
-from amalgam_edge.objectives import Evidence
+from amalgam_edge.methods import Evidence
+from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
-from amalgam_edge.recipe import Recipe
-from amalgam_edge.staging import write_whole
-from amalgam_edge.supervision import Supervision
-from amalgam_edge.tables import Column, Table
+from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.reports.tables import Column, Table
+from amalgam_edge.storage.staging import write_whole
 
 CORPORA = (
     "debian_sections",

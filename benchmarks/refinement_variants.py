@@ -15,16 +15,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from amalgam_edge import annotators, linear, probe
-from amalgam_edge.annotators import Answers, answers, log_evidence
-from amalgam_edge.components import principal_components
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.objectives import METHODS, Evidence, MethodSettings, refined
-from amalgam_edge.probe import Probe
-from amalgam_edge.scores import TeacherScores
-from amalgam_edge.shares import label_shares, with_shares
-from amalgam_edge.supervision import Supervision, certainty, energy, from_labels, margin, mix_targets, soft_weights
-from amalgam_edge.uncertainty import softmax
+from amalgam_edge.methods import METHODS, Evidence, MethodSettings, refined
+from amalgam_edge.methods.refinement import annotators, probe
+from amalgam_edge.methods.refinement.annotators import Answers, answers, log_evidence
+from amalgam_edge.methods.refinement.probe import Probe
+from amalgam_edge.methods.refinement.shares import label_shares, with_shares
+from amalgam_edge.methods.supervision import (
+    Supervision,
+    certainty,
+    energy,
+    from_labels,
+    margin,
+    mix_targets,
+    soft_weights,
+)
+from amalgam_edge.metrics.uncertainty import softmax
+from amalgam_edge.numerics import linear
+from amalgam_edge.numerics.components import principal_components
+from amalgam_edge.scoring.scores import TeacherScores
 
 Variant = Callable[[Evidence, np.ndarray], Supervision]  # of the evidence, and of gold labels, which references read
 
@@ -182,7 +191,7 @@ class Refined:
             return by_weights(evidence, self._weights(evidence), reweight=self.margin_student)
 
     def _weights(self, evidence: Evidence) -> np.ndarray:
-        """As :func:`amalgam_edge.objectives.refined.refine`, with what the attributes change."""
+        """As :func:`amalgam_edge.methods.refined.refine`, with what the attributes change."""
         weights = FIRST[self.first](evidence)
         groups = KEPT[self.kept](evidence.labels)
         said = [self._answers(teacher, evidence.labels) for teacher in evidence.scores]

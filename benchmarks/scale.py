@@ -25,9 +25,9 @@ from typing import Any
 from documents import write_between_marks
 from memory import resident
 
-from amalgam_edge.corpus import read_corpus
+from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.environment import cpu_features
-from amalgam_edge.tables import Column, Table
+from amalgam_edge.reports.tables import Column, Table
 
 SIZES = (10**6, 10**8, 10**9)
 PLAN_PASSES = 10

@@ -39,20 +39,20 @@ import onnxruntime
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from amalgam_edge.backends import Backend
-from amalgam_edge.corpus import read_corpus
+from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.exporters.teacher_export import export_teacher
+from amalgam_edge.inference.batches import encode
+from amalgam_edge.inference.onnx_runner import OnnxRunner
+from amalgam_edge.inference.runner import TeacherRunner
+from amalgam_edge.inference.torch_runner import TorchRunner
+from amalgam_edge.metrics.uncertainty import normalised_entropy
 from amalgam_edge.models.teacher import Teacher, load_teacher
+from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime.session import open_session
-from amalgam_edge.scores import TeacherScores
-from amalgam_edge.scoring.batches import encode
-from amalgam_edge.scoring.onnx_runner import OnnxRunner
-from amalgam_edge.scoring.runner import TeacherRunner
+from amalgam_edge.scoring.backends import Backend
 from amalgam_edge.scoring.score import ScoringSettings, score_texts
-from amalgam_edge.scoring.torch_runner import TorchRunner
-from amalgam_edge.tables import Column, Table
-from amalgam_edge.uncertainty import normalised_entropy
+from amalgam_edge.scoring.scores import TeacherScores
 
 PAPER_PASSES, PAPER_LENGTH, PAPER_BATCH = 16, 128, 32
 OVERHEAD_SHAPES = ((8, 16), (8, 128), (32, 64), (64, 12))

@@ -33,10 +33,10 @@ import numpy as np
 from documents import write_between_marks
 from memory import resident
 
-from amalgam_edge.corpus import read_corpus
+from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.environment import cpu_features
+from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime import EdgeClassifier
-from amalgam_edge.tables import Column, Table
 
 HERE = Path(__file__).parent
 LIBRARY, IN_CALLS, OURS = "the library, in one call", "the library, 32 texts a call", "amalgam-edge serve"

@@ -23,12 +23,12 @@ from datasets import disable_progress_bars
 from transformers.utils import logging
 
 from amalgam_edge import EdgeClassifier
+from amalgam_edge.building.pipeline import build
 from amalgam_edge.cli.progress import ConsoleProgress
-from amalgam_edge.corpus import read_corpus
-from amalgam_edge.pipeline import build
-from amalgam_edge.recipe import Recipe
+from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.reports.tables import Column, Table, cascade_line
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
-from amalgam_edge.tables import Column, Table, cascade_line
 
 
 def bundles(options: argparse.Namespace) -> dict[str, Bundle]:

@@ -25,10 +25,9 @@ from transformers import (
     set_seed,
 )
 
-from amalgam_edge import supervision
+from amalgam_edge.methods import supervision, weighted_divergence
 from amalgam_edge.models.student import build_student
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
-from amalgam_edge.objectives import weighted_divergence
 from amalgam_edge.progress import Progress
 from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
 

@@ -39,12 +39,12 @@ def command(
       amalgam-edge benchmark student/ --against all --threads 1
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    edge_benchmark = load_training_part("amalgam_edge.edge_benchmark", "comparing with other runtimes")
+    edge_benchmark = load_training_part("amalgam_edge.evaluation.edge_benchmark", "comparing with other runtimes")
     from amalgam_edge.cli.progress import ConsoleProgress
-    from amalgam_edge.corpus import read_corpus
-    from amalgam_edge.peers import PEERS
+    from amalgam_edge.corpus.reading import read_corpus
+    from amalgam_edge.evaluation.peers import PEERS
+    from amalgam_edge.reports.tables import benchmark_table
     from amalgam_edge.runtime import Bundle
-    from amalgam_edge.tables import benchmark_table
 
     peers = list(PEERS) if against == "all" else [name.strip() for name in against.split(",") if name.strip()]
     texts = list(read_corpus(corpus).texts[:max_texts]) if corpus else []

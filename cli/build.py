@@ -12,7 +12,7 @@ from amalgam_edge.errors import MissingExtraError
 
 try:
     from amalgam_edge.cli.recipe_options import given, recipe_options
-    from amalgam_edge.recipe import Recipe
+    from amalgam_edge.recipe.recipe import Recipe
 except ModuleNotFoundError as error:  # the Recipe needs pydantic, which the edge alone does not have
     raise MissingExtraError("building a student", "train", error) from error
 
@@ -46,9 +46,9 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
       amalgam-edge build --recipe student/recipe.yaml --launch 2 --output student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    pipeline = load_training_part("amalgam_edge.pipeline", "building a student")
+    pipeline = load_training_part("amalgam_edge.building.pipeline", "building a student")
     from amalgam_edge.cli.progress import ConsoleProgress
-    from amalgam_edge.recipe import read_recipe
+    from amalgam_edge.recipe.recipe import read_recipe
 
     recipe = read_recipe(recipe_file, given(fields))
     manifest = pipeline.build(recipe, ConsoleProgress(), overwrite=overwrite, resume=resume)
@@ -57,8 +57,7 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
 
 def show(recipe: Recipe, manifest: dict[str, Any]) -> None:
     """Print what a build came to, and exit with status 3 where it misses what was asked for."""
-    from amalgam_edge.runtime.bundle import REPORT
-    from amalgam_edge.tables import (
+    from amalgam_edge.reports.tables import (
         calibration_line,
         cascade_line,
         evaluation_table,
@@ -67,6 +66,7 @@ def show(recipe: Recipe, manifest: dict[str, Any]) -> None:
         precision_table,
         teacher_table,
     )
+    from amalgam_edge.runtime.bundle import REPORT
 
     click.echo(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
     if recipe.budget:

@@ -60,7 +60,7 @@ def command(
       amalgam-edge evaluate student/ --data labelled.jsonl --compare other-student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    evaluation = load_training_part("amalgam_edge.bundle_evaluation", "reading labelled texts")
+    evaluation = load_training_part("amalgam_edge.evaluation.bundle_evaluation", "reading labelled texts")
     from amalgam_edge.runtime import Bundle
 
     measured = evaluation.evaluate_bundle(
@@ -81,8 +81,8 @@ def command(
 
 
 def _as_text(measured: dict[str, Any]) -> str:
-    from amalgam_edge.evaluation_tables import comparison_lines, comparison_table, domain_table
-    from amalgam_edge.tables import evaluation_table
+    from amalgam_edge.reports.evaluation_tables import comparison_lines, comparison_table, domain_table
+    from amalgam_edge.reports.tables import evaluation_table
 
     parts = [evaluation_table({"evaluation": measured}).to_text()]
     if (domains := domain_table(measured)).rows:
@@ -93,7 +93,7 @@ def _as_text(measured: dict[str, Any]) -> str:
 
 
 def _write_report(path: Path, measured: dict[str, Any], bundle: str) -> None:
-    from amalgam_edge.staging import write_whole
+    from amalgam_edge.storage.staging import write_whole
 
-    page = load_training_part("amalgam_edge.evaluation_report", "drawing a report")
+    page = load_training_part("amalgam_edge.reports.evaluation_report", "drawing a report")
     write_whole(path, page.render_evaluation(measured, bundle))

@@ -32,8 +32,8 @@ def command(teacher: str, overwrite: bool, **fields: Any) -> None:
       amalgam-edge export-teacher runs/albert --dropout 0.1 --output albert-mc/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    writer = load_training_part("amalgam_edge.exporters.teacher_folder", "exporting a teacher")
-    from amalgam_edge.recipe import read_recipe
+    writer = load_training_part("amalgam_edge.building.teacher_folder", "exporting a teacher")
+    from amalgam_edge.recipe.recipe import read_recipe
 
     recipe = read_recipe(None, {"teachers": [teacher], **given(fields)})
     manifest = writer.write_teacher(recipe, overwrite=overwrite)

@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from amalgam_edge.cli.extras import load_training_part
-from amalgam_edge.runtime.bundle import Bundle
-from amalgam_edge.tables import (
+from amalgam_edge.reports.tables import (
     calibration_line,
     cascade_line,
     evaluation_table,
@@ -21,6 +20,7 @@ from amalgam_edge.tables import (
     stored_scores_table,
     teacher_table,
 )
+from amalgam_edge.runtime.bundle import Bundle
 
 
 @click.command("inspect")
@@ -54,7 +54,7 @@ def _is_of_scores(folder: str) -> bool:
 
 
 def _inspect_scores(folder: str, as_json: bool) -> None:
-    find_stores = load_training_part("amalgam_edge.scoring.score_folders", "reading scores").find_stores
+    find_stores = load_training_part("amalgam_edge.scoring.folders", "reading scores").find_stores
     describe = load_training_part("amalgam_edge.scoring.inspection", "reading scores").describe
     described = [describe(store) for store in find_stores(folder)]
     if as_json:

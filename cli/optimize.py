@@ -32,10 +32,10 @@ def command(bundle: str, budget: str, calibration: str | None, text_column: str 
       amalgam-edge optimize student/ --budget "size<=20MB, memory<=150MB" --calibration texts.jsonl --output small/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    optimizing = load_training_part("amalgam_edge.bundle_optimizing", "making models")
+    optimizing = load_training_part("amalgam_edge.building.optimizing", "making models")
     from amalgam_edge.cli.progress import ConsoleProgress
+    from amalgam_edge.reports.tables import cascade_line, front_line, front_table
     from amalgam_edge.runtime import Bundle
-    from amalgam_edge.tables import cascade_line, front_line, front_table
 
     target = Path(output or bundle)
     manifest = optimizing.optimize_bundle(

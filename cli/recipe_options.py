@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from amalgam_edge.recipe import Recipe
+from amalgam_edge.recipe.recipe import Recipe
 
 _OPTION_NAMES = {"teachers": "--teacher"}
 

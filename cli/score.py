@@ -54,10 +54,10 @@ def command(recipe_file: str | None, resume: bool, **fields: Any) -> None:
       amalgam-edge score --recipe recipe.yaml --engine ray --address auto --output scores/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    scoring_run = load_training_part("amalgam_edge.scoring_run", "scoring")
+    scoring_run = load_training_part("amalgam_edge.building.scoring_run", "scoring")
     from amalgam_edge.cli.progress import ConsoleProgress
-    from amalgam_edge.recipe import read_recipe
-    from amalgam_edge.tables import score_table
+    from amalgam_edge.recipe.recipe import read_recipe
+    from amalgam_edge.reports.tables import score_table
 
     recipe = read_recipe(recipe_file, given(fields))
     summaries = scoring_run.score(recipe, ConsoleProgress(), resume=resume)

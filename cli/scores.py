@@ -38,7 +38,7 @@ def verify(folder: str) -> None:
       amalgam-edge scores verify scores/
       amalgam-edge scores verify s3://bucket/scores/teacher-a
     """  # noqa: D301
-    folders = load_training_part("amalgam_edge.scoring.score_folders", "reading scores")
+    folders = load_training_part("amalgam_edge.scoring.folders", "reading scores")
     problems = folders.verify(folder)
     if problems:
         click.echo("\n".join(problems))
@@ -63,7 +63,7 @@ def merge(folders: tuple[str, ...], output: str) -> None:
     """  # noqa: D301
     if len(folders) < 2:
         raise AmalgamError(f"{folders[0]}: one folder is nothing to join; name two or more")
-    for store in load_training_part("amalgam_edge.scoring.score_folders", "reading scores").merge(folders, output):
+    for store in load_training_part("amalgam_edge.scoring.folders", "reading scores").merge(folders, output):
         missing = len(store.missing())
         state = f"{missing} of {store.n_shards} shards are still missing" if missing else "whole"
         click.echo(f"{store.folder}: {len(store.there())} shards, {state}")

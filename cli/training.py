@@ -31,10 +31,10 @@ def command(recipe_file: str | None, output: str | None, overwrite: bool, resume
       torchrun --nproc-per-node 2 -m amalgam_edge.training recipe.yaml
       accelerate launch -m amalgam_edge.training recipe.yaml --output student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    launching = load_training_part("amalgam_edge.launching", "training a student")
-    pipeline = load_training_part("amalgam_edge.pipeline", "building a student")
+    launching = load_training_part("amalgam_edge.building.processes", "training a student")
+    pipeline = load_training_part("amalgam_edge.building.pipeline", "building a student")
     from amalgam_edge.cli.progress import ConsoleProgress
-    from amalgam_edge.recipe import read_recipe
+    from amalgam_edge.recipe.recipe import read_recipe
 
     if job is not None:
         launching.run_launched(job, resume=resume)

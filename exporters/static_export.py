@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from amalgam_edge.exporters.quantization import LADDER, Quantization, quantizable_products, quantize
+from amalgam_edge.exporters.quantization.quantization import LADDER, Quantization, quantizable_products, quantize
 from amalgam_edge.exporters.student_export import export_student
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel
 
+from amalgam_edge.dropout.masks import DROPOUT_OFF
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.comparison import TOLERANCE, in_float64, largest_difference
-from amalgam_edge.exporters.first_token_attention import shorten_first_token_attention
-from amalgam_edge.exporters.head import add_probabilities, divide_logits
-from amalgam_edge.exporters.tracing import INPUTS, OUTPUT, eager_attention, save, to_onnx
-from amalgam_edge.masks import DROPOUT_OFF
+from amalgam_edge.exporters.rewrites.first_token_attention import shorten_first_token_attention
+from amalgam_edge.exporters.rewrites.head import add_probabilities, divide_logits
+from amalgam_edge.exporters.tracing.comparison import TOLERANCE, in_float64, largest_difference
+from amalgam_edge.exporters.tracing.tracing import INPUTS, OUTPUT, eager_attention, save, to_onnx
+from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.runtime.session import open_session
-from amalgam_edge.scoring.torch_runner import TorchRunner
 
 
 def export_student(model: PreTrainedModel, path: Path, temperature: float = 1.0) -> float:

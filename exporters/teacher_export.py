@@ -7,15 +7,15 @@ from pathlib import Path
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from amalgam_edge.dropout import training_mode, unbatched_sites
+from amalgam_edge.dropout.masks import DROPOUT_OFF, Masks
+from amalgam_edge.dropout.sites import training_mode, unbatched_sites
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.comparison import TOLERANCE, in_float64, largest_difference
-from amalgam_edge.exporters.live_dropout import place_live_dropout
-from amalgam_edge.exporters.tracing import save, to_onnx
-from amalgam_edge.masks import DROPOUT_OFF, Masks
+from amalgam_edge.exporters.tracing.comparison import TOLERANCE, in_float64, largest_difference
+from amalgam_edge.exporters.tracing.live_dropout import place_live_dropout
+from amalgam_edge.exporters.tracing.tracing import save, to_onnx
+from amalgam_edge.inference.onnx_runner import OnnxRunner
+from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.models.teacher import Teacher
-from amalgam_edge.scoring.onnx_runner import OnnxRunner
-from amalgam_edge.scoring.torch_runner import TorchRunner
 
 HALF_TOLERANCE = 0.05  # as TOLERANCE; float16 keeps 11 bits, and layers add up what it loses
 
@@ -29,7 +29,7 @@ def export_teacher(
     """Write a teacher as one ONNX model of ``input_ids``, ``attention_mask``, ``mc_pass`` and ``mc_seed``.
 
     ``mc_pass`` from 0 up answers under that pass' dropout masks, -1 without dropout, in any runtime, since the masks
-    are plain arithmetic (:mod:`amalgam_edge.exporters.live_dropout`).
+    are plain arithmetic (:mod:`amalgam_edge.exporters.tracing.live_dropout`).
 
     Args:
         teacher: on the CPU.

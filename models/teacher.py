@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from amalgam_edge.dropout import DropoutSite, find_sites
+from amalgam_edge.dropout.sites import DropoutSite, find_sites
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.models.loading import (
     fingerprint,

@@ -45,7 +45,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """The tiny byte-level tokenizer."""
-    import tiny
+    from tests.support import tiny
 
     return tiny.make_tokenizer()
 
@@ -63,7 +63,7 @@ def make_classifier(tokenizer: Any) -> Callable[..., Path]:
     """``make_classifier(folder, labels, *, architecture, seed, dropout, layers, **config)`` → the folder."""
     import functools
 
-    import tiny
+    from tests.support import tiny
 
     return functools.partial(tiny.make_classifier, tokenizer=tokenizer)
 
@@ -71,7 +71,7 @@ def make_classifier(tokenizer: Any) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def random_classifier(tokenizer: Any) -> Callable[..., Any]:
     """A random classifier in memory: ``random_classifier(labels, *, architecture, seed, dropout, layers)``."""
-    import tiny
+    from tests.support import tiny
 
     def make(labels: Any = ("a", "b", "c"), **options: Any) -> Any:
         defaults = {"architecture": "bert", "seed": 0, "dropout": 0.1, "layers": 2, "tokenizer": tokenizer}
@@ -124,8 +124,8 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory, torch_folder: Path, 
 def _write_bundle(folder: Path, torch_folder: Path, model: Any) -> None:
     from transformers import AutoTokenizer
 
-    from amalgam_edge.exporters.bundle_writer import write_manifest
-    from amalgam_edge.exporters.quantization import LADDER, quantize
+    from amalgam_edge.exporters.quantization.quantization import LADDER, quantize
+    from amalgam_edge.exporters.selection.bundle_writer import write_manifest
     from amalgam_edge.exporters.student_export import export_student
 
     tokenizer = AutoTokenizer.from_pretrained(torch_folder)
@@ -184,7 +184,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Any:
     import fsspec
     from fsspec.implementations.memory import MemoryFileSystem
 
-    from amalgam_edge import files
+    from amalgam_edge.storage import files
 
     class Flaky(MemoryFileSystem):
         protocol = "flaky"

@@ -21,7 +21,7 @@ from urllib.request import urlopen
 from platformdirs import user_cache_path
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.staging import staged
+from amalgam_edge.storage.staging import staged
 
 FOLDER_VARIABLE = "AMALGAM_WEB_LIBRARIES"
 _REGISTRY_VARIABLES = ("npm_config_registry", "NPM_CONFIG_REGISTRY")

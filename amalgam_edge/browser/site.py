@@ -15,7 +15,7 @@ from amalgam_edge.browser.libraries import FILES, get_libraries
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle, version_of
 from amalgam_edge.runtime.tokens import special_tokens
-from amalgam_edge.staging import staged
+from amalgam_edge.storage.staging import staged
 
 PAGE_FILES = ("index.html", "page.css", "page.js", "model.js", "offline.js")
 CONFIG = "config.json"

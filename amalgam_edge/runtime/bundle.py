@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.fingerprints import of_file
-from amalgam_edge.model_types import STATIC
+from amalgam_edge.runtime.model_types import STATIC
+from amalgam_edge.storage.fingerprints import of_file
 
 MANIFEST = "amalgam.json"
 FORMAT_VERSION = 1

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.runtime.bundle import MANIFEST, Bundle
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
-from amalgam_edge.uncertainty import softmax
 
 
 class CascadeModel:

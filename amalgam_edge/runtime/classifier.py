@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
 from amalgam_edge.runtime.cascade import open_cascade
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel
-from amalgam_edge.uncertainty import softmax
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from amalgam_edge.errors import AmalgamError, first_line
-from amalgam_edge.fingerprints import of_file
 from amalgam_edge.runtime.bundle import CARD, MANIFEST, Bundle
-from amalgam_edge.staging import staged
+from amalgam_edge.storage.fingerprints import of_file
+from amalgam_edge.storage.staging import staged
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _LOADED_IN_CARD = re.compile(r'from_pretrained\("[^"\n]*"\)')

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from amalgam_edge.corpus import Corpus
-from amalgam_edge.devices import resolve_device
+from amalgam_edge.corpus.reading import Corpus
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.inference.batches import encode
+from amalgam_edge.inference.devices import resolve_device
+from amalgam_edge.inference.vectors import text_vectors
 from amalgam_edge.models.loading import fingerprint
 from amalgam_edge.progress import Advance
-from amalgam_edge.scoring.batches import encode
-from amalgam_edge.scoring.hidden import HiddenStore, fill
+from amalgam_edge.scoring.hidden_states import HiddenStore, fill
 from amalgam_edge.scoring.shards import ScoreKey
-from amalgam_edge.scoring.vectors import text_vectors
 
 FEATURES = "features"
 

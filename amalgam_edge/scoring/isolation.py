@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError, first_line
-from amalgam_edge.scores import TeacherScores
+from amalgam_edge.scoring.scores import TeacherScores
 
 # (positions of teachers, texts) → the scores of each of these teachers.
 Score = Callable[[Sequence[int], Sequence[str]], list[TeacherScores]]

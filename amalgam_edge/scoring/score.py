@@ -9,16 +9,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from amalgam_edge.corpus import Corpus
+from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.dropout.masks import DROPOUT_OFF, Masks
 from amalgam_edge.errors import AmalgamError, first_line
-from amalgam_edge.masks import DROPOUT_OFF, Masks
+from amalgam_edge.inference.batches import batches_by_length, encode
+from amalgam_edge.inference.runner import TeacherRunner, prove_dropout_alive
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
-from amalgam_edge.scores import Failure, TeacherScores
-from amalgam_edge.scoring.batches import batches_by_length, encode
-from amalgam_edge.scoring.budget import FIRST_PASSES, ROUND, next_passes
+from amalgam_edge.scoring.adaptive import FIRST_PASSES, ROUND, next_passes
 from amalgam_edge.scoring.isolation import score_isolating
-from amalgam_edge.scoring.runner import TeacherRunner, prove_dropout_alive
+from amalgam_edge.scoring.scores import Failure, TeacherScores
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 
 Passes = int | Literal["auto"]

@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from amalgam_edge import files
 from amalgam_edge.environment import installed_versions
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.files import Location
-from amalgam_edge.fingerprints import of_mapping
+from amalgam_edge.storage import files
+from amalgam_edge.storage.files import Location
+from amalgam_edge.storage.fingerprints import of_mapping
 
 MANIFEST = "manifest.json"
 _SHARD_SIZE = 1024  # texts

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from amalgam_edge import __version__, files
-from amalgam_edge.files import Location
-from amalgam_edge.scores import ARRAYS, Failure, TeacherScores
+from amalgam_edge import __version__
+from amalgam_edge.scoring.scores import ARRAYS, Failure, TeacherScores
 from amalgam_edge.scoring.shards import MANIFEST, ScoreKey, ShardStore
+from amalgam_edge.storage import files
+from amalgam_edge.storage.files import Location
 
 __all__ = ["FAILURES", "MANIFEST", "ScoreKey", "ScoreStore", "Shard"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from amalgam_edge.scores import ScoreSummary, TeacherScores
+from amalgam_edge.methods.supervision import certainty
+from amalgam_edge.scoring.scores import ScoreSummary, TeacherScores
 from amalgam_edge.scoring.store import ScoreStore
-from amalgam_edge.supervision import certainty
 
 
 def summarise(stores: Sequence[ScoreStore]) -> list[ScoreSummary]:

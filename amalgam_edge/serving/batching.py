@@ -18,8 +18,8 @@ from typing import Self
 
 import numpy as np
 
+from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.serving.limits import Limits
-from amalgam_edge.uncertainty import softmax
 
 _TURN = 8  # texts that a batch takes of a request before it looks at the next one
 _CHARACTERS_A_TOKEN = 4  # of ASCII; any other character counts as a token

@@ -22,13 +22,13 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
-from amalgam_edge.devices import resolve_device
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.inference.devices import resolve_device
+from amalgam_edge.inference.padding import pad_batch
+from amalgam_edge.methods import Batch, Objective, Told
+from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.head import hidden_state
-from amalgam_edge.objectives import Batch, Objective, Told
-from amalgam_edge.padding import pad_batch
 from amalgam_edge.progress import Advance
-from amalgam_edge.supervision import Supervision
 from amalgam_edge.training.sharing import JoinShare, Shares, n_processes, process_rank, whole_batch
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from amalgam_edge.edge_benchmark import texts_of
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.peers import PEERS, open_peer, trained_student
+from amalgam_edge.evaluation.edge_benchmark import texts_of
+from amalgam_edge.evaluation.peers import PEERS, open_peer, trained_student
 from amalgam_edge.runtime import Bundle
 
 

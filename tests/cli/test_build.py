@@ -10,16 +10,16 @@ import pytest
 import scipy.optimize
 import scipy.special
 import yaml
-from interrupted import assert_same_model, training_dies_in_the_second_epoch
 
-from amalgam_edge import pipeline
+from amalgam_edge.building import pipeline
 from amalgam_edge.cli.main import cli
-from amalgam_edge.exporters import gate
-from amalgam_edge.exporters.fidelity import Fidelity
-from amalgam_edge.objectives import Told
+from amalgam_edge.exporters.selection import gate
+from amalgam_edge.exporters.selection.fidelity import Fidelity
+from amalgam_edge.methods import Told
 from amalgam_edge.progress import Silent
-from amalgam_edge.recipe import Recipe
+from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
+from tests.support.interrupted import assert_same_model, training_dies_in_the_second_epoch
 
 
 def manifest_of(folder):

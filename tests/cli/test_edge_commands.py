@@ -180,7 +180,7 @@ def test_training_commands_without_their_extra_say_what_to_install(invoke, monke
     for name in [name for name in sys.modules if name == "amalgam_edge.cli.build" or name.startswith("pydantic")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "amalgam_edge.cli.recipe_options", raising=False)
-    monkeypatch.delitem(sys.modules, "amalgam_edge.recipe", raising=False)
+    monkeypatch.delitem(sys.modules, "amalgam_edge.recipe.recipe", raising=False)
     monkeypatch.setitem(sys.modules, "pydantic", None)
     result = invoke("build", "--help")
     assert isinstance(result.exception, MissingExtraError)

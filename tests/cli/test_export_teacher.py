@@ -16,9 +16,9 @@ import scipy.stats
 import torch
 from tokenizers import Tokenizer
 
-from amalgam_edge.dropout import LiveDropout
+from amalgam_edge.building import teacher_folder
+from amalgam_edge.dropout.sites import LiveDropout
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters import teacher_folder
 from amalgam_edge.models.teacher import load_teacher
 
 TEXTS = ["a first text", "a second, longer text"]  # of the README's snippet

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from amalgam_edge import optimizing, pipeline
+from amalgam_edge.building import candidates as optimizing
+from amalgam_edge.building import pipeline
 from amalgam_edge.progress import Silent
-from amalgam_edge.recipe import Recipe
+from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 
 ANY = "size<=100MB, latency<=10s, loss<=100%"

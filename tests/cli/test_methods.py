@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from interrupted import assert_same_model, training_dies_in_the_second_epoch
 
-from amalgam_edge import stages
+from amalgam_edge.building import stages
 from amalgam_edge.errors import MissingExtraError
-from amalgam_edge.objectives import METHODS, MethodSettings, Objective, Told
-from amalgam_edge.recipe import Recipe
+from amalgam_edge.methods import METHODS, MethodSettings, Objective, Told
+from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
-from amalgam_edge.scoring import hidden
+from amalgam_edge.scoring import hidden_states as hidden
+from tests.support.interrupted import assert_same_model, training_dies_in_the_second_epoch
 
 NEW = ("uhc", "cfl", "dfa")
 
@@ -47,7 +47,7 @@ def test_methods_as_json(invoke):
 
 
 def test_methods_without_the_extra_say_what_to_install(invoke, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("amalgam_edge.objectives")]:
+    for name in [name for name in sys.modules if name.startswith("amalgam_edge.methods")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     result = invoke("methods")

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from amalgam_edge.corpus import read_corpus
+from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.scoring.store import ScoreStore
-from amalgam_edge.scoring.torch_runner import TorchRunner
 
 OPTIONS = ["--passes", "2", "--backend", "torch", "--device", "cpu", "--threads", "1"]
 

@@ -73,8 +73,8 @@ def test_a_static_bundle_answers_and_is_measured_as_others_are(static, inputs, i
 
 
 def test_the_learning_rate_follows_the_kind_of_student():
-    from amalgam_edge import stages
-    from amalgam_edge.recipe import Recipe
+    from amalgam_edge.building import stages
+    from amalgam_edge.recipe.recipe import Recipe
 
     rates = {
         student: stages.training_settings(Recipe(student=student)).learning_rate
@@ -101,8 +101,8 @@ def test_a_cascade_is_in_the_bundle_and_told_everywhere(cascaded, invoke):
 
 
 def test_the_recorded_agreement_and_share_are_those_of_the_bundle(cascaded):
-    from amalgam_edge import stages
-    from amalgam_edge.recipe import Recipe
+    from amalgam_edge.building import stages
+    from amalgam_edge.recipe.recipe import Recipe
 
     manifest = manifest_of(cascaded.bundle)
     texts = stages.read_texts(Recipe(**manifest["recipe"]))
@@ -159,7 +159,7 @@ def test_a_cascade_is_compared_as_it_answers(cascaded, static, invoke, inputs):
 
 
 def test_a_cascade_that_cannot_be_had_is_said(invoke, options, inputs, tmp_path, monkeypatch):
-    from amalgam_edge import cascading
+    from amalgam_edge.building import cascading
 
     monkeypatch.setattr(cascading, "agreement", lambda reference, other: 0.5)
     bundle = tmp_path / "student"
@@ -179,15 +179,15 @@ def test_a_cascade_that_cannot_be_had_is_said(invoke, options, inputs, tmp_path,
 @pytest.fixture
 def quick(monkeypatch):
     """Memory and the time of 32 texts are measured elsewhere."""
-    from amalgam_edge import optimizing
+    from amalgam_edge.building import candidates as optimizing
 
     monkeypatch.setattr(optimizing, "peak_megabytes", lambda *paths, **options: 100.0)
     monkeypatch.setattr(optimizing, "side_by_side", lambda runs, **options: dict.fromkeys(runs, 1e-3))
 
 
 def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, invoke, tmp_path, quick):
-    from amalgam_edge import stages
-    from amalgam_edge.recipe import Recipe
+    from amalgam_edge.building import stages
+    from amalgam_edge.recipe.recipe import Recipe
 
     small = tmp_path / "small"
     texts = stages.read_texts(Recipe(**manifest_of(cascaded.bundle)["recipe"]))
@@ -203,7 +203,7 @@ def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, 
 
 
 def test_optimize_leaves_out_a_cascade_that_does_not_keep_its_agreement(cascaded, invoke, tmp_path, monkeypatch, quick):
-    from amalgam_edge import cascading
+    from amalgam_edge.building import cascading
 
     monkeypatch.setattr(cascading, "agreement", lambda reference, other: -1.0)
     small = tmp_path / "small"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from amalgam_edge.corpus import read_corpus
-from amalgam_edge.distributed.pending import read_pending, write_pending
+from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.scoring.ray.pending import read_pending, write_pending
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 
 TEXTS = [f"text {k}" for k in range(47)]

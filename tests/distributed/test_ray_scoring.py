@@ -19,11 +19,11 @@ ray = pytest.importorskip("ray", reason="needs amalgam-edge[distributed]")
 
 from ray.cluster_utils import Cluster as RayCluster  # noqa: E402
 
-from amalgam_edge.corpus import read_corpus  # noqa: E402
-from amalgam_edge.distributed.ray_scoring import Cluster, score_on_ray  # noqa: E402
+from amalgam_edge.corpus.reading import read_corpus  # noqa: E402
 from amalgam_edge.errors import AmalgamError  # noqa: E402
+from amalgam_edge.inference.torch_runner import TorchRunner  # noqa: E402
 from amalgam_edge.models.teacher import load_teachers  # noqa: E402
-from amalgam_edge.scores import ARRAYS  # noqa: E402
+from amalgam_edge.scoring.ray.cluster import Cluster, score_on_ray  # noqa: E402
 from amalgam_edge.scoring.score import (  # noqa: E402
     Opened,
     ScoringSettings,
@@ -31,8 +31,8 @@ from amalgam_edge.scoring.score import (  # noqa: E402
     score_corpus,
     score_key,
 )
+from amalgam_edge.scoring.scores import ARRAYS  # noqa: E402
 from amalgam_edge.scoring.store import ScoreStore  # noqa: E402
-from amalgam_edge.scoring.torch_runner import TorchRunner  # noqa: E402
 
 pytestmark = pytest.mark.distributed
 SETTINGS = ScoringSettings(passes=3, batch_tokens=200)

@@ -10,26 +10,26 @@ import time
 from pathlib import Path
 
 import datasets
-import fits
 import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
-from interrupted import assert_same_model
 from safetensors.numpy import load_file
 
+from amalgam_edge.building.stages import Lesson, Student, Texts, Tokenized
+from amalgam_edge.building.training_job import TRAIN, read_texts, write_job
 from amalgam_edge.cli.main import cli
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.jobs import TRAIN, read_texts, write_job
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.objectives import Told
-from amalgam_edge.recipe import Recipe
-from amalgam_edge.scoring.hidden import HiddenStates
-from amalgam_edge.stages import Lesson, Student, Texts, Tokenized
-from amalgam_edge.supervision import Supervision
+from amalgam_edge.methods import Told
+from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.scoring.hidden_states import HiddenStates
+from tests.support import fits
+from tests.support.interrupted import assert_same_model
 
 pytestmark = pytest.mark.distributed
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).parents[1]
 
 
 def torchrun(*arguments, n=2, **options):
@@ -37,7 +37,7 @@ def torchrun(*arguments, n=2, **options):
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"),
         *("--nproc-per-node", str(n), *map(str, arguments)),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)}
     result = subprocess.run(
         command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=240, check=False, **options
     )
@@ -49,7 +49,7 @@ def torchrun(*arguments, n=2, **options):
 def both(tmp_path_factory):
     """Folders of what one process came to, and two."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    torchrun(TESTS / "distributed" / "fits.py", two)
+    torchrun(TESTS / "support" / "fits.py", two)
     for method in fits.METHOD_NAMES:
         fits.run(method, one)
     return one, two

@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from real_models import command, encoder, real, shared_folder  # noqa: F401  (fixtures)
+
+from tests.support.real_models import command, encoder, real, shared_folder  # noqa: F401  (fixtures)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,12 +15,12 @@ from filelock import FileLock
 from onnx import TensorProto, helper, numpy_helper
 from transformers import AutoModelForSequenceClassification
 
+from amalgam_edge.dropout.masks import Masks
 from amalgam_edge.exporters import teacher_export
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.exporters.teacher_export import export_teacher
-from amalgam_edge.masks import Masks
+from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.models.teacher import Teacher, load_teacher
-from amalgam_edge.scoring.torch_runner import TorchRunner
 
 
 @dataclass(frozen=True)

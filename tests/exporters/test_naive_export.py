@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tiny
 import torch
 
-from amalgam_edge.masks import DROPOUT_OFF
-from amalgam_edge.scoring.onnx_runner import OnnxRunner
+from amalgam_edge.dropout.masks import DROPOUT_OFF
+from amalgam_edge.inference.onnx_runner import OnnxRunner
+from tests.support import tiny
 
 
 class Logits(torch.nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from amalgam_edge.exporters.quantization import quantizable_products
+from amalgam_edge.exporters.quantization.quantization import quantizable_products
 from amalgam_edge.exporters.static_export import export_quantized, tables_alone
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.models.static_student import StaticConfig, StaticStudent

@@ -4,7 +4,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tiny
 import torch
 from onnx import numpy_helper
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -13,7 +12,8 @@ import amalgam_edge
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters import student_export
 from amalgam_edge.exporters.student_export import export_student
-from amalgam_edge.exporters.tracing import to_onnx
+from amalgam_edge.exporters.tracing.tracing import to_onnx
+from tests.support import tiny
 
 
 @pytest.fixture(params=tiny.ARCHITECTURES)

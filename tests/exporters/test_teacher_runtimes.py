@@ -9,17 +9,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tiny
 import torch
-from exact_openvino import compile_exactly
 
-from amalgam_edge.dropout import LiveDropout
+from amalgam_edge.dropout.masks import DROPOUT_OFF
+from amalgam_edge.dropout.sites import LiveDropout
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters import teacher_export, tracing
-from amalgam_edge.exporters.live_dropout import MC_PASS, MC_SEED
+from amalgam_edge.exporters import teacher_export
 from amalgam_edge.exporters.teacher_export import export_teacher
-from amalgam_edge.masks import DROPOUT_OFF
-from amalgam_edge.scoring.onnx_runner import OnnxRunner
+from amalgam_edge.exporters.tracing import tracing
+from amalgam_edge.exporters.tracing.live_dropout import MC_PASS, MC_SEED
+from amalgam_edge.inference.onnx_runner import OnnxRunner
+from tests.support import tiny
+from tests.support.exact_openvino import compile_exactly
 
 TOLERANCE = 1e-4  # of the largest logit, or of 1
 SEEDS = (0, 2**31 - 1)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from real_models import command, encoder, real, shared_folder  # noqa: F401  (fixtures)
+
+from tests.support.real_models import command, encoder, real, shared_folder  # noqa: F401  (fixtures)
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

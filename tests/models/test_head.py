@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-import tiny
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.head import hidden_state, last_layer
 from amalgam_edge.models.static_student import StaticConfig, StaticStudent
+from tests.support import tiny
 
 
 def run(model, inputs):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from amalgam_edge.components import principal_components
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.static_student import (
     StaticConfig,
@@ -19,6 +18,7 @@ from amalgam_edge.models.static_student import (
     token_vectors,
 )
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+from amalgam_edge.numerics.components import principal_components
 
 LABELS = ("games", "science", "net")
 

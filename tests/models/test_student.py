@@ -2,7 +2,6 @@ import re
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +10,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.student import build_student, kept_layers, resolve_student
+from tests.support import tiny
 
 LABELS = ["games", "science", "net", "text"]
 TEACHER_LABELS = ["a", "b", "c", "d"]  # as many, so that a head could be taken over by mistake

@@ -2,13 +2,13 @@ import json
 import shutil
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.teacher import load_teacher, load_teachers, parse_spec
+from tests.support import tiny
 
 LEARNT_POSITIONS = ("bert", "distilbert", "roberta", "xlm-roberta", "mpnet", "electra", "albert", "camembert")
 AFTER_PADDING = ("roberta", "xlm-roberta", "mpnet", "camembert")

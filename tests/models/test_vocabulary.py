@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.vocabulary import kept_tokens, token_ids, trim_tokenizer, with_tokens
+from tests.support import tiny
 
 WORDS = [
     *("penguin", "penguins", "race", "racing", "racer", "network", "networks", "net", "netting"),

@@ -6,15 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnx
 import pytest
-import tiny
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.bundle_writer import write_manifest
+from amalgam_edge.exporters.selection.bundle_writer import write_manifest
 from amalgam_edge.runtime import EdgeClassifier
 from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, is_sure
 from amalgam_edge.runtime.tokens import BatchTokenizer
+from tests.support import tiny
 
 TEXTS = [*tiny.TEXTS, "", "chess and chess and chess"]
 

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import huggingface_hub
 import numpy as np
 import pytest
-import tiny
 import torch
 from transformers import AutoTokenizer, pipeline
 
 import amalgam_edge
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import EdgeClassifier
+from tests.support import tiny
 
 LABELS = ("games", "science", "net", "Straße & 猫")
 MAX_LENGTH = 40

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-import hub
 import huggingface_hub
 import pytest
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
+from tests.support import hub
 
 
 def contents(folder):

@@ -4,13 +4,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.text_model import TextModel
+from tests.support import tiny
 
 PAD = 1
 

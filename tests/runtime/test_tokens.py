@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.padding import pad_batch
+from amalgam_edge.inference.padding import pad_batch
 from amalgam_edge.runtime import tokens
 from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds, cuts_at_spaces, special_tokens
 

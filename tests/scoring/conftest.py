@@ -1,10 +1,10 @@
 """Two teachers and a corpus that they are asked about."""
 
 import pytest
-import tiny
 
-from amalgam_edge.corpus import read_corpus
+from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.models.teacher import load_teacher
+from tests.support import tiny
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-import tiny
 
-from amalgam_edge.backends import Backend
-from amalgam_edge.corpus import read_corpus
+from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.methods.supervision import certainty
 from amalgam_edge.models.teacher import load_teacher
-from amalgam_edge.scores import ARRAYS
+from amalgam_edge.scoring.backends import Backend
 from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_key, score_texts
+from amalgam_edge.scoring.scores import ARRAYS
 from amalgam_edge.scoring.store import ScoreStore
-from amalgam_edge.supervision import certainty
+from tests.support import tiny
 
 SETTINGS = ScoringSettings(passes="auto", max_passes=20, batch_tokens=300)
 TORCH = Backend("torch", "cpu")

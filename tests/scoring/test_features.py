@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.loading import load_config, load_encoder
 from amalgam_edge.scoring import features as module
 from amalgam_edge.scoring.features import feature_key, store_features, text_features
-from amalgam_edge.scoring.hidden import HiddenStore
+from amalgam_edge.scoring.hidden_states import HiddenStore
+from tests.support import tiny
 
 
 @pytest.fixture

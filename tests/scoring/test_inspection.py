@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.scores import TeacherScores
 from amalgam_edge.scoring.inspection import QUANTILES, describe, quantiles, rate
+from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.scores import ARRAYS, TeacherScores
 from amalgam_edge.scoring.isolation import score_isolating
+from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
 
 NAMES = ("first", "second")
 BLANKS = [TeacherScores.blank(name, 3) for name in NAMES]

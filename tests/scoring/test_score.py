@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-import tiny
 import torch
 
-from amalgam_edge.dropout import LiveDropout
+from amalgam_edge.building.stages import Texts, cached_stores, named_stores, only_scored, tokenize
+from amalgam_edge.dropout.masks import DROPOUT_OFF
+from amalgam_edge.dropout.sites import LiveDropout
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.masks import DROPOUT_OFF
-from amalgam_edge.recipe import Recipe
-from amalgam_edge.scores import ARRAYS
+from amalgam_edge.inference.torch_runner import TorchRunner
+from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.scoring.score import ScoringSettings, predict_texts, score_corpus, score_key, score_texts
+from amalgam_edge.scoring.scores import ARRAYS
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.scoring.summary import scored_by_all, summarise
-from amalgam_edge.scoring.torch_runner import TorchRunner
-from amalgam_edge.stages import Texts, cached_stores, named_stores, only_scored, tokenize
+from tests.support import tiny
 
 SETTINGS = ScoringSettings(passes=4, batch_tokens=60)
 

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.scores import ARRAYS, TeacherScores
 from amalgam_edge.scoring import shards
+from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
-from amalgam_edge.staging import write_by_rename
+from amalgam_edge.storage.staging import write_by_rename
 
 SETTINGS = {
     "passes": 4,
@@ -430,7 +430,7 @@ def test_a_folder_without_the_right_to_write_is_refused(tmp_path, scores):
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from amalgam_edge.staging import write_by_rename
+from amalgam_edge.storage.staging import write_by_rename
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

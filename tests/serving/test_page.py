@@ -13,12 +13,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-import tiny
 
 from amalgam_edge.browser import libraries, site
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import EdgeClassifier
 from amalgam_edge.runtime.bundle import Bundle
+from tests.support import tiny
 
 pytestmark = pytest.mark.serving
 

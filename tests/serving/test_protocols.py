@@ -3,11 +3,11 @@
 import httpx
 import numpy as np
 import pytest
-import tiny
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
 from amalgam_edge.runtime import EdgeClassifier
+from tests.support import tiny
 
 pytestmark = pytest.mark.serving
 

@@ -1,0 +1,110 @@
+"""An exported teacher on disk: the model, what reads texts for it, and how to run it without this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from amalgam_edge import environment
+from amalgam_edge.dropout.masks import Masks, round_length
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.exporters.selection.bundle_writer import check_output, write_manifest
+from amalgam_edge.exporters.teacher_export import export_teacher
+from amalgam_edge.models.teacher import Teacher, load_teachers
+from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.runtime.bundle import TEACHER_KIND
+from amalgam_edge.scoring.score import ScoringSettings
+from amalgam_edge.storage.staging import staged
+
+MODEL = "model.onnx"
+
+_README = """# {name}: a teacher with live dropout
+
+`{model}` has the inputs `input_ids`, `attention_mask` (texts × tokens, padded on the right), `mc_pass` and `mc_seed`
+(single integers), and the output `logits` (texts × {n_classes}). `mc_pass` -1 is the prediction without dropout; 0, 1,
+2 … are passes under dropout, the same ones on every machine. {masks}
+
+```python
+import numpy as np, onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("tokenizer.json")
+tokenizer.enable_padding(pad_id={pad_id}, pad_token="{pad_token}")
+tokenizer.enable_truncation({max_length})
+session = onnxruntime.InferenceSession("{model}")
+texts = tokenizer.encode_batch(["a first text", "a second, longer text"])
+ids, mask = (np.array([getattr(text, name) for text in texts]) for name in ("ids", "attention_mask"))
+inputs = {{"input_ids": ids, "attention_mask": mask, "mc_seed": np.array(0)}}
+runs = [session.run(None, inputs | {{"mc_pass": np.array(k)}})[0] for k in range({passes})]
+p = np.mean([np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in runs], axis=0)
+print(-(p * np.log(p)).sum(-1) / np.log(p.shape[-1]))  # normalised entropy: 0 is sure, 1 knows nothing
+```
+
+Classes: {classes}.
+"""
+
+
+def write_teacher(recipe: Recipe, *, overwrite: bool) -> dict[str, Any]:
+    """Export a recipe's one teacher into its output folder, whole or not at all; see :func:`export_teacher`.
+
+    The exported teacher's passes are those that scoring with the same recipe runs.
+
+    Args:
+        recipe: what to export; what it says of texts and students is ignored.
+        overwrite: replace an export that stands there.
+
+    Returns:
+        The folder's manifest.
+
+    Raises:
+        AmalgamError: there is no such teacher, it has no dropout, it cannot be exported, or the folder is taken.
+    """
+    if not recipe.output:
+        raise AmalgamError("no output given: name one with --output")
+    output = Path(recipe.output)
+    check_output(output, overwrite=overwrite, kind=TEACHER_KIND)
+    (teacher,) = load_teachers(recipe.teachers, dropout=recipe.dropout, max_length=recipe.max_length)
+    settings = ScoringSettings(passes=recipe.passes, max_passes=recipe.max_passes)
+    with staged(output) as folder:
+        difference = export_teacher(
+            teacher,
+            folder / MODEL,
+            passes=settings.balanced_over,
+            masks=recipe.masks,
+            half=recipe.precision == "fp16",
+        )
+        teacher.model.config.name_or_path = teacher.tokenizer.name_or_path = ""
+        teacher.model.config.save_pretrained(folder)
+        teacher.tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(_readme(teacher, settings, recipe.masks), "utf-8")
+        manifest = {
+            "kind": TEACHER_KIND,
+            "name": teacher.name,
+            "fingerprint": teacher.fingerprint,
+            "classes": list(teacher.class_names),
+            "max_length": teacher.max_length,
+            "round": round_length(settings.balanced_over, recipe.masks),
+            "masks": recipe.masks,
+            "precision": recipe.precision,
+            "dropout_sites": [{"number": s.number, "module": s.module, "p": s.p} for s in teacher.sites],
+            "difference": difference,
+            "bytes": sum(file.stat().st_size for file in folder.glob(f"{MODEL}*")),
+            "versions": environment.installed_versions(),
+        }
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _readme(teacher: Teacher, settings: ScoringSettings, masks: Masks) -> str:
+    length = round_length(settings.balanced_over, masks)
+    return _README.format(
+        name=teacher.name,
+        model=MODEL,
+        n_classes=len(teacher.class_names),
+        masks=f"Masks are balanced over each {length} passes in turn." if length > 1 else "",
+        pad_id=teacher.tokenizer.pad_token_id,
+        pad_token=teacher.tokenizer.pad_token,
+        max_length=teacher.max_length,
+        passes=settings.most_passes,
+        classes=", ".join(teacher.class_names),
+    )

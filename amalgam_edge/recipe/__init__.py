@@ -1,0 +1,4 @@
+"""Everything that one build needs, validated.
+
+In: YAML or keyword arguments. Out: a frozen Recipe.
+"""

@@ -1,0 +1,4 @@
+"""What people read: tables, plots, HTML pages, the model card.
+
+In: manifests and results. Out: text.
+"""

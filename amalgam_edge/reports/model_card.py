@@ -1,0 +1,131 @@
+"""The bundle's README.md: a model card that the Hub understands."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from amalgam_edge.reports.tables import calibration_line, cascade_line, evaluation_table, precision_table, teacher_table
+
+_HUB_DATA = "hf://datasets/"
+_TAGS = ["onnx", "text-classification", "knowledge-amalgamation", "transformers.js"]
+
+_CARD = """---
+{metadata}---
+# {title}
+
+One classifier over {n_labels} labels, merged from {n_teachers} teacher(s) without labelled text by
+amalgam-edge (method {method}; arXiv 2112.07327).
+
+```python
+from amalgam_edge import EdgeClassifier
+
+classifier = EdgeClassifier.from_pretrained("{folder}")
+print(classifier(["some text"])[0])
+```
+
+## Labels
+
+{labels}
+
+## Precisions
+
+Agreement with {compared_with} on {n_gate} texts held out from training; latency of one text at a time on the machine
+that built the bundle. The starred one is the default.
+
+{precisions}
+{cascade}
+## Teachers
+
+{teachers}
+{evaluation}{scores}
+## Limits
+
+The student knows what its teachers knew, on texts like those it was distilled from ({n_texts} texts). It gives one of
+its labels to every text{answered}, also to one that belongs to none of them. Texts are cut to {max_length}
+tokens.{vocabulary}
+"""
+
+_VOCABULARY = """ It
+knows {n_tokens} of its encoder's {n_before} tokens; words that its corpus did not use are read in smaller pieces."""
+
+
+def render_model_card(manifest: dict[str, Any], folder: str) -> str:
+    """The card as Markdown.
+
+    Args:
+        manifest: the content of ``amalgam.json``.
+        folder: the bundle's name, for the example.
+    """
+    evaluation = manifest["evaluation"]
+    measured = f"\n## Evaluation\n\n{evaluation_table(manifest).to_markdown()}\n" if evaluation else ""
+    return _CARD.format(
+        metadata=yaml.safe_dump(card_metadata(manifest, folder), sort_keys=False, allow_unicode=True),
+        title=folder,
+        folder=folder,
+        n_labels=len(manifest["labels"]),
+        n_teachers=len(manifest["teachers"]),
+        method=manifest["recipe"]["method"],
+        labels=", ".join(f"`{label['name']}`" for label in manifest["labels"]),
+        n_gate=manifest["gate"]["n_texts"],
+        compared_with=manifest["gate"].get("compared_with", "the float model"),
+        precisions=precision_table(manifest).to_markdown(),
+        cascade=f"\n{line[0].upper()}{line[1:]}.\n" if (line := cascade_line(manifest)) else "",
+        teachers=teacher_table(manifest).to_markdown(),
+        evaluation=measured,
+        scores=f"\n## Scores\n\n{_sentence(calibration_line(manifest))}\n" if calibration_line(manifest) else "",
+        answered=" that it answers" if manifest.get("abstain") else "",
+        n_texts=manifest["corpus"]["n_texts"],
+        max_length=manifest["max_length"],
+        vocabulary=_VOCABULARY.format(**manifest["vocabulary"]) if manifest.get("vocabulary") else "",
+    )
+
+
+def card_metadata(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the Hub reads at the head of a card: teachers that it knows, and what was measured on labelled texts.
+
+    Args:
+        manifest: the content of ``amalgam.json``.
+        name: of the model.
+    """
+    metadata: dict[str, Any] = {
+        "library_name": "amalgam-edge",
+        "pipeline_tag": "text-classification",
+        "tags": _TAGS,
+    }
+    teachers = [teacher["source"] for teacher in manifest["teachers"] if teacher.get("from_hub")]
+    if teachers:
+        metadata["base_model"] = teachers
+    evaluation = manifest["evaluation"]
+    measured = evaluation["student"].get(manifest["default_precision"]) if evaluation else None
+    if measured:  # not if the model that runs was made after the evaluation
+        metadata["model-index"] = [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": "text-classification"},
+                        "dataset": _dataset(evaluation["data"]),
+                        "metrics": [
+                            {"type": "accuracy", "value": measured["accuracy"]},
+                            {"type": "f1", "name": "macro-F1", "value": measured["macro_f1"]},
+                        ],
+                    }
+                ],
+            }
+        ]
+    return metadata
+
+
+def _dataset(data: str) -> dict[str, str]:
+    """Labelled texts by their name on the Hub; of others the last part of their path."""
+    if data.startswith(_HUB_DATA):
+        name = data.removeprefix(_HUB_DATA)
+        return {"name": name, "type": name}
+    return {"name": PurePosixPath(data).name or "labelled texts", "type": "custom"}
+
+
+def _sentence(line: str) -> str:
+    return f"{line[:1].upper()}{line[1:]}."

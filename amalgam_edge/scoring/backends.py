@@ -1,0 +1,116 @@
+"""What runs a teacher: ONNX Runtime on an exported one, or torch on the original."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from amalgam_edge.environment import CUDA_DEVICE, CUDA_PROVIDER, execution_providers
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.inference.devices import resolve_device
+from amalgam_edge.inference.runner import TeacherRunner
+from amalgam_edge.inference.torch_runner import TorchRunner
+from amalgam_edge.models.teacher import Teacher
+from amalgam_edge.scoring.score import ScoringSettings
+
+BackendName = Literal["auto", "onnxruntime", "torch"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What runs teachers, and where; it has no bearing on scores beyond the rounding of floats.
+
+    Attributes:
+        name: ``onnxruntime`` or ``torch``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: to compute with on the CPU; None for one a core.
+    """
+
+    name: str
+    device: str
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.device}"
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens that run together best: on a CPU what its caches hold, on a GPU enough to keep it busy."""
+        return ScoringSettings.batch_tokens if self.device == "cpu" else 16 * ScoringSettings.batch_tokens
+
+    def open(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+        """Make a teacher ready to be scored with.
+
+        Raises:
+            AmalgamError: the teacher cannot be exported, or the device cannot be had.
+        """
+        return self._open_onnx(teacher, settings) if self.name == "onnxruntime" else self._open_torch(teacher, settings)
+
+    def _open_torch(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return TorchRunner(
+            teacher.model,
+            teacher.sites,
+            seed=settings.seed,
+            passes=settings.balanced_over,
+            masks=settings.masks,
+            device=self.device,
+            half=settings.precision == "fp16",
+        )
+
+    def _open_onnx(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+        from amalgam_edge.exporters.teacher_export import export_teacher
+        from amalgam_edge.inference.onnx_runner import OnnxRunner
+
+        with tempfile.TemporaryDirectory(prefix="amalgam-", ignore_cleanup_errors=True) as folder:
+            model = Path(folder, "teacher.onnx")
+            export_teacher(
+                teacher,
+                model,
+                passes=settings.balanced_over,
+                masks=settings.masks,
+                half=settings.precision == "fp16",
+            )
+            return OnnxRunner(model, seed=settings.seed, device=self.device, threads=self.threads)
+
+
+def resolve_backend(name: BackendName, device: str, threads: int | None = None) -> Backend:
+    """Choose what runs teachers on a device.
+
+    ``auto`` of device is CUDA where a backend has it, else the CPU. ``auto`` of backend is torch on CUDA and ONNX
+    Runtime on the CPU, and the other one where that one is not there: ONNX Runtime has no CUDA kernels for the integer
+    operations that make masks, copies them to the CPU and back, and took nine times as long on an H200.
+
+    Raises:
+        AmalgamError: what was asked for is not there; never silently something else.
+    """
+    if name == "onnxruntime" and find_spec("onnxruntime") is None:
+        raise AmalgamError('--backend onnxruntime: not installed: pip install "amalgam-edge[cpu]", or --backend torch')
+    providers = execution_providers()
+    if name == "auto":
+        name = _automatic(providers, device)
+    if name == "torch":
+        return Backend(name, str(resolve_device(device)), threads)
+    if device == "auto":
+        device = "cuda" if CUDA_PROVIDER in providers else "cpu"
+    if device != "cpu" and not CUDA_DEVICE.fullmatch(device):
+        raise AmalgamError(f"--device {device}: onnxruntime runs on cpu, cuda or cuda:N; use --device cpu")
+    if device != "cpu" and CUDA_PROVIDER not in providers:
+        raise AmalgamError(
+            f"--device {device}: this onnxruntime has no CUDA provider; install amalgam-edge[gpu], or give "
+            "--backend torch or --device cpu"
+        )
+    return Backend(name, device, threads)
+
+
+def _automatic(providers: tuple[str, ...], device: str) -> Literal["onnxruntime", "torch"]:
+    torch_cuda, runtime_cuda = torch.cuda.is_available(), CUDA_PROVIDER in providers
+    if device == "cpu" or (device == "auto" and not (torch_cuda or runtime_cuda)):
+        return "onnxruntime" if providers else "torch"
+    return "onnxruntime" if runtime_cuda and not torch_cuda else "torch"

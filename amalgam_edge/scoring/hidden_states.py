@@ -1,0 +1,160 @@
+"""A teacher's hidden states of a corpus: computed once, dropout off, and kept in files that are mapped into memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.inference.batches import encode
+from amalgam_edge.inference.devices import resolve_device
+from amalgam_edge.inference.vectors import text_vectors
+from amalgam_edge.models.head import hidden_state
+from amalgam_edge.models.teacher import Teacher
+from amalgam_edge.progress import Advance
+from amalgam_edge.scoring.shards import ScoreKey, ShardStore
+
+_LARGEST_HALF = np.finfo(np.float16).max
+
+
+class HiddenStates:
+    """A row a text, ``(width,)`` of float16 or float32, read from disk when it is asked for.
+
+    Attributes:
+        shards: arrays of rows, each of ``shard_size`` but the last.
+        shard_size: rows a shard.
+    """
+
+    def __init__(self, shards: Sequence[np.ndarray], shard_size: int) -> None:
+        self.shards = shards
+        self.shard_size = shard_size
+
+    @classmethod
+    def mapped(cls, files: Iterable[Path], shard_size: int) -> HiddenStates:
+        """Those of ``.npy`` files, mapped into memory."""
+        return cls([np.load(file, mmap_mode="r") for file in files], shard_size)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that shards are mapped from; none where they are not mapped."""
+        return [Path(str(shard.filename)).absolute() for shard in self.shards if isinstance(shard, np.memmap)]
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.shards[row // self.shard_size][row % self.shard_size]
+
+    def array(self) -> np.ndarray:
+        """All rows in memory, ``(n_texts, width)`` of float32."""
+        return np.concatenate(self.shards).astype(np.float32)
+
+
+class HiddenStore(ShardStore):
+    """The hidden states of one teacher over one corpus, as ``.npy``: float16 where they fit."""
+
+    suffix = "npy"
+    what = "hidden states"
+    remedy = "build again"
+
+    def write(self, shard: int, states: np.ndarray) -> None:
+        """Add a shard, ``(n_texts, width)``.
+
+        Raises:
+            AmalgamError: there is no room, or no right, to write it.
+        """
+        fits = bool((np.abs(states) <= _LARGEST_HALF).all())
+        content = io.BytesIO()
+        np.save(content, states.astype(np.float16) if fits else states)
+        self._put(shard, content.getvalue())
+
+    def read(self) -> HiddenStates:
+        """All hidden states, in the corpus' order.
+
+        Raises:
+            AmalgamError: shards are missing or cannot be read.
+        """
+        self._require_all()
+        return HiddenStates([self._mapped(shard) for shard in range(self.n_shards)], self.shard_size)
+
+    def _mapped(self, shard: int) -> np.ndarray:
+        try:
+            states = np.load(self.path(shard), mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(shard) from error
+        if states.ndim != 2 or len(states) != len(self.rows(shard)):
+            raise self._damaged(shard)
+        return states
+
+    def _check(self, shard: int) -> None:
+        self._mapped(shard)
+
+
+def hidden_key(teacher: Teacher, corpus: Corpus) -> ScoreKey:
+    """What the hidden states of a teacher depend on."""
+    return ScoreKey(
+        teacher=teacher.name,
+        teacher_fingerprint=teacher.fingerprint,
+        corpus_fingerprint=corpus.fingerprint,
+        n_texts=len(corpus),
+        settings={"max_length": teacher.max_length},
+    )
+
+
+def store_hidden(
+    teacher: Teacher, store: HiddenStore, corpus: Corpus, advance: Advance, *, device: str, batch_tokens: int
+) -> None:
+    """Run a teacher over what its store lacks, shard by shard.
+
+    Args:
+        teacher: left on the CPU.
+        store: of its hidden states.
+        corpus: the texts.
+        advance: told of texts, those that are there already among them.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        batch_tokens: tokens that run together.
+
+    Raises:
+        AmalgamError: the teacher has no hidden state a text, or the store is another run's or cannot be written to.
+    """
+    teacher.model.to(resolve_device(device))
+    fill(store, corpus, lambda texts: hidden_states(teacher, texts, batch_tokens), advance)
+    teacher.model.to("cpu")
+
+
+def fill(
+    store: HiddenStore, corpus: Corpus, states_of: Callable[[Sequence[str]], np.ndarray], advance: Advance
+) -> None:
+    """Compute what a store lacks, shard by shard; ``states_of`` makes ``(n_texts, width)`` of some texts.
+
+    Raises:
+        AmalgamError: the store is another run's or cannot be written to.
+    """
+    store.open()
+    missing = store.missing()
+    advance(len(corpus) - sum(len(store.rows(shard)) for shard in missing))
+    for shard in missing:
+        rows = store.rows(shard)
+        store.write(shard, states_of(corpus.texts[rows.start : rows.stop]))
+        advance(len(rows))
+
+
+def hidden_states(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 1024) -> np.ndarray:
+    """Hidden states with dropout off, ``(n_texts, width)`` of float32, in the order of ``texts``.
+
+    Raises:
+        AmalgamError: the teacher has no hidden state a text, or one that is not finite.
+    """
+    encoded = encode(texts, teacher.tokenizer, teacher.max_length)
+    pad = teacher.tokenizer.pad_token_id
+    with hidden_state(teacher.model) as latest:
+        states = text_vectors(
+            teacher.model, encoded, lambda output, mask: latest(), pad_token_id=pad, batch_tokens=batch_tokens
+        )
+    if not np.isfinite(states).all():
+        raise AmalgamError(f"teacher '{teacher.name}': hidden states that are not finite; its weights are damaged")
+    return states

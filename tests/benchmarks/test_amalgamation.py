@@ -1,0 +1,319 @@
+"""The amalgamation benchmark: what its settings are made of, what its tables say, what its teachers start from."""
+
+import csv
+import io
+import json
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+from xml.etree import ElementTree as ET
+
+import amalgamation
+import amalgamation_results
+import amalgamation_runs
+import amalgamation_tables as tables
+import corpora
+import hub_corpora
+import numpy as np
+import pytest
+import settings
+import teachers
+import torch
+
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.recipe.recipe import Recipe
+from tests.support import tiny
+
+
+def source(name: str, labels: str, per_label: int = 40, larger: int = 0) -> settings.Source:
+    """A corpus whose texts say what they are of."""
+    rows = [(f"{name} {label} {k}", f"{name}.{label}") for label in labels for k in range(per_label)]
+    split = corpora.split([text for text, _ in rows], [label for _, label in rows])
+    more = [(f"{name} {label} more {k}", f"{name}.{label}") for label in labels for k in range(larger)]
+    return settings.Source(name, split, tuple(f"{name}.{label}" for label in labels), more)
+
+
+def case(labels: str = "abcdefgh", seed: int = 0, **options) -> settings.Case:
+    return settings.Case(source("x", labels, **options), source("y", "pqrs"), seed)
+
+
+def known(plan: settings.Plan) -> set[str]:
+    return {label for teacher in plan.teachers for label in teacher.labels}
+
+
+def test_seed_0_deals_what_corpora_has_and_others_deal_the_same_labels_otherwise():
+    hands = corpora.TEACHERS["wordnet_nouns"].values()
+    order = settings.interleaved(hands)
+    assert settings.deal(order, 2, 0) == [*hands]
+    other = settings.deal(order, 2, 1)
+    assert other != [*hands]
+    assert sorted(sum(other, ())) == sorted(order)
+    assert other == settings.deal(order[::-1], 2, 1)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(2, [4, 4]), (3, [3, 3, 2]), (4, [2, 2, 2, 2])])
+def test_labels_are_dealt_round(n, sizes):
+    assert [len(hand) for hand in settings.deal("abcdefgh", n, 3)] == sizes
+
+
+def test_no_teacher_has_a_single_label():
+    with pytest.raises(settings.LeftOut, match="5 teachers need 10 labels, there are 8"):
+        settings.plan("five", case())
+
+
+@pytest.mark.parametrize("name", [name for name in settings.SETTINGS if name not in ("languages", "five")])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_true_of_every_setting(name, seed):
+    given = case(seed=seed, larger=1200)
+    plan = settings.plan(name, given)
+    assert plan == settings.plan(name, given)
+    texts = [text for text, _ in plan.corpus]
+    useful = {label for teacher in plan.teachers if teacher.useful for label in teacher.labels}
+    assert len(set(texts)) == len(texts)
+    assert {label for _, label in plan.corpus} - {None} == {label for _, label in plan.test} == useful
+    assert not {text for text, _ in plan.test} & set(texts)
+    assert set(plan.owners()) == useful
+    for teacher in plan.teachers:
+        assert {label for _, label in teacher.rows} == set(teacher.labels)
+        assert not {text for text, _ in teacher.rows} & {*texts, *(text for text, _ in plan.test)}
+
+
+def test_nine_in_ten_texts_are_the_first_teachers():
+    plan = settings.plan("unbalanced", case(per_label=100))  # 160 unlabeled texts a teacher
+    count, test = (Counter(label for _, label in rows) for rows in (plan.corpus, plan.test))
+    of_each, tested = ([sum(one[label] for label in t.labels) for t in plan.teachers] for one in (count, test))
+    assert of_each == [160, 18]
+    assert {count[label] for label in plan.teachers[1].labels} == {4, 5}
+    assert tested[1] == round(tested[0] / 9)
+
+
+@pytest.mark.parametrize(("name", "n_labels"), [("out-of-domain", 6), ("out-of-domain-far", 8)])
+def test_a_fifth_of_the_texts_are_of_no_teacher(name, n_labels):
+    given = case()  # 16 unlabeled texts a label
+    plan = settings.plan(name, given)
+    strangers = [text for text, label in plan.corpus if label is None]
+    assert len(known(plan)) == n_labels
+    assert len(plan.corpus) == 16 * n_labels + len(strangers)
+    assert len(strangers) == 4 * n_labels
+    if name == "out-of-domain":
+        held_back = set(given.source.order) - known(plan)
+        assert {f"x.{text.split()[1]}" for text in strangers} == held_back
+    else:
+        assert {text.split()[0] for text in strangers} == {"y"}
+
+
+def test_shared_labels_are_learned_from_different_texts():
+    plan = settings.plan("overlap", case())
+    first, second = plan.teachers
+    shared = set(first.labels) & set(second.labels)
+    assert len(shared) == 2
+    assert not set(first.rows) & set(second.rows)
+    for teacher in plan.teachers:
+        count = Counter(label for _, label in teacher.rows)
+        assert {count[label] for label in shared} == {7}  # of 14
+        assert {count[label] for label in set(teacher.labels) - shared} == {14}
+
+
+def test_few_texts_are_the_corpus_own_before_they_are_others():
+    given = case(larger=1000)
+    own = {text for text, _ in given.source.split.corpus}
+    plan = settings.plan("few-100", given)
+    assert set(Counter(label for _, label in plan.corpus).values()) == {100}
+    assert own <= {text for text, _ in plan.corpus}
+    with pytest.raises(settings.LeftOut, match=r"of x\.a there are 16; samples/x_large\.csv may hold more"):
+        settings.plan("few-100", case())
+
+
+def test_teachers_of_two_datasets():
+    plan = settings.plan("datasets", case())
+    assert plan.teachers[0].labels == ("x.a", "x.c", "x.e", "x.g")
+    assert plan.teachers[1].labels == ("y.q", "y.s")
+
+
+def test_useless_teachers_know_nothing_of_the_corpus():
+    foreign = settings.plan("useless-foreign", case())
+    assert foreign.teachers[2].labels == ("y.q", "y.s")
+    assert foreign.corpus == settings.plan("two", case()).corpus
+    shuffled = settings.plan("useless-shuffled", case()).teachers
+    told, true = dict(shuffled[2].rows), dict(shuffled[1].rows)
+    assert shuffled[2].labels == shuffled[1].labels[:2]
+    assert Counter(told.values()) == dict.fromkeys(shuffled[2].labels, 14)
+    assert 0.2 < np.mean([told[text] == true[text] for text in told]) < 0.8
+
+
+def test_languages_are_not_dealt_by_seeds():
+    given = case(seed=5)
+    given = replace(given, source=replace(given.source, name=settings.TWO_LANGUAGES))
+    assert settings.plan("languages", given) == settings.plan("languages", replace(given, seed=0))
+    with pytest.raises(settings.LeftOut, match="its only one"):
+        settings.plan("two", given)
+
+
+def test_a_teacher_is_selected_by_its_share_of_the_target():
+    labels = LabelSpace.union({"a": ["ant", "bee"], "b": ["bee", "cow"], "c": ["dog"]})
+    owners = {"ant": [0], "bee": [0, 1], "cow": [1]}  # c is useless
+    target = np.array(
+        [
+            [0.5, 0.1, 0.1, 0.3],  # a has .6: right
+            [0.1, 0.2, 0.3, 0.4],  # b has .5: wrong for ant
+            [0.2, 0.0, 0.3, 0.5],  # c has most: wrong
+            [0.0, 1.0, 0.0, 0.0],  # a and b even: right for cow
+            [0.0, 0.0, 0.0, 1.0],  # bee is known to both: does not count
+            [0.0, 0.0, 0.0, 1.0],  # nobody's
+        ]
+    )
+    gold = np.array([0, 0, 2, 2, 1, -1])
+    assert amalgamation_runs.teacher_selection(target, gold, labels, owners) == pytest.approx(2 / 4)
+    assert amalgamation_runs.teacher_selection(target[4:], gold[4:], labels, owners) is None
+
+
+def result(method: str, accuracy: float, seed: int = 0, corpus: str = "x", setting: str = "two", **more) -> dict:
+    row = {"corpus": corpus, "setting": setting, "seed": seed, "method": method, "accuracy": accuracy, "key": "k"}
+    measured = {"macro_f1": accuracy - 0.1, "ece": 0.05, "nll": 1.25, "temperature": 1.0, "seconds": 3.0}
+    return {**row, **measured, "n_corpus": 9, "n_test": 8, "teacher_accuracy": {"a": 0.9, "b": 0.7}, **more}
+
+
+RESULTS = [
+    result("vanilla-kd", 0.60),
+    result("vanilla-kd", 0.70, seed=1),
+    result("labels", 0.80),
+    result("labels", 0.80, seed=1),
+    result("muka-soft", 0.66, teacher_selection=0.75),
+    result("muka-soft", 0.72, seed=1, teacher_selection=0.85),
+    result("refined", 0.75),
+    result("refined", 0.69, seed=2),  # of a seed that others lack
+    result("muka-soft", 0.50, setting="unbalanced"),
+    result("refined", 0.49, setting="unbalanced"),
+]
+BASE = RESULTS[:8]
+
+
+def test_the_gap_is_closed_by_means_over_seeds_that_all_have():
+    # (.66 + .72 − .60 − .70) / (.80 + .80 − .60 − .70) = .08 / .30
+    assert tables.gap_closed(BASE, "muka-soft") == pytest.approx(8 / 30)
+    assert tables.gap_closed(BASE, "refined") == pytest.approx(0.15 / 0.20)
+    assert tables.gap_closed(BASE, "muka-soft", seed=1) == pytest.approx(0.2)
+    assert tables.gap_closed(BASE, "uhc") is None
+    assert tables.gap_closed([result("vanilla-kd", 0.8), result("labels", 0.7)], "labels") is None
+
+
+def test_cells_are_mean_and_standard_deviation_of_a_sample():
+    assert tables.mean_sd([0.60, 0.70]) == "65.0 ± 7.1"  # √(2 · 5²)
+    assert tables.mean_sd([0.5]) == "50.0"
+    assert tables.mean_sd([]) == "–"
+
+
+def test_tables_say_what_results_do(tmp_path):
+    for row in RESULTS:
+        folder = tmp_path / row["corpus"] / row["setting"] / f"seed-{row['seed']}" / row["method"]
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(row))
+    text = tables.write_tables(tmp_path, tmp_path / "tables", [*amalgamation_runs.METHOD_ROWS])
+    assert "| vanilla-kd | 65.0 ± 7.1 | 65.0 |" in text
+    assert "| muka-soft | 69.0 ± 4.2 | 69.0 |" in text
+    assert "| muka-soft | 27 | 27 | 80.0 | – | 5.0 | 1.250 |" in text
+    assert "| refined − muka-soft | +9.0 | +9.0 |" in text
+    assert "| gap closed by refined, % | 75 | 75 |" in text
+    assert "| unbalanced | -1.0 | -1.0 |" in text
+    assert "refined is below muka-soft in 1 of 2 pairs of corpus and setting, the most in x, unbalanced: -1.0 " in text
+    assert "| unbalanced | 80.0 | – | 50.0 | 49.0 | – |" in text
+    rows = [*csv.DictReader(io.StringIO((tmp_path / "tables" / "results.csv").read_text()))]
+    assert len(rows) == len(RESULTS)
+    by_run = {(row["setting"], row["seed"], row["method"]): row for row in rows}
+    assert float(by_run["two", "1", "muka-soft"]["gap_closed"]) == pytest.approx(0.2)
+    assert float(by_run["two", "0", "refined"]["mean_teacher_accuracy"]) == pytest.approx(0.8)
+    assert by_run["two", "2", "refined"]["gap_closed"] == ""
+    for name in ("two-teachers", "settings"):
+        ET.fromstring((tmp_path / "tables" / f"{name}.svg").read_text())
+
+
+def test_there_may_be_no_results(tmp_path):
+    assert tables.write_tables(tmp_path, tmp_path / "tables", ()) == f"{tmp_path}: no results yet"
+    assert amalgamation_results.read_results(tmp_path) == []
+
+
+def test_rows_are_recipes():
+    for row, more in {**amalgamation_runs.METHOD_ROWS, "muka-soft@score_temperature=0.5,epochs=3": {}}.items():
+        if row == "refined" and "refined" not in amalgamation_runs.METHODS:
+            continue
+        overrides = amalgamation_runs.row_overrides(row)
+        recipe = Recipe.model_validate(overrides)
+        assert recipe.reweight is more.get("reweight", True)
+    assert (recipe.method, recipe.score_temperature, recipe.epochs) == ("muka-soft", 0.5, 3)
+    with pytest.raises(settings.LeftOut, match="no method 'mukka'"):
+        amalgamation_runs.row_overrides("mukka@epochs=3")
+
+
+def test_a_result_counts_as_long_as_it_is_of_the_same(tmp_path):
+    study = amalgamation_runs.Study(tmp_path, ["muka-soft", "labels"], 5, 5, None, None)
+    group = amalgamation_runs.Group("x", "two", 0)
+    plan = settings.plan("two", case())
+    work = amalgamation.Work({group: plan}, study)
+    folder = group.folder(tmp_path) / "labels"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"key": work.key(group, "labels")}))
+    assert work.missing(group) == ["muka-soft"]
+    assert work.outlook().startswith("1 runs left")
+    for other in (replace(study, epochs=4), replace(study, teacher_epochs=4)):
+        assert amalgamation.Work({group: plan}, other).n_left == 2
+    fewer = replace(plan, corpus=plan.corpus[1:])
+    assert amalgamation.Work({group: fewer}, study).n_left == 2
+
+
+def test_languages_bring_their_corpus_and_keep_to_it():
+    options = SimpleNamespace(corpora=["x"], settings=["two", "languages"], seeds=[0, 1])
+    assert amalgamation.all_groups(options) == [
+        ("x", "two", 0),
+        ("x", "two", 1),
+        (settings.TWO_LANGUAGES, "languages", 0),
+        (settings.TWO_LANGUAGES, "languages", 1),
+    ]
+
+
+def test_corpora_of_the_hub_are_named_with_their_columns():
+    assert hub_corpora.parse("ag_news") == ("fancyzhx/ag_news", "text", "label", "train")
+    assert hub_corpora.parse("hf://o/n") == ("o/n", "text", "label", "train")
+    assert hub_corpora.parse("hf://o/n:title:topic:test") == ("o/n", "title", "topic", "test")
+    assert hub_corpora.folder_name("hf://o/n:title") == "o-n-title"
+    with pytest.raises(settings.LeftOut, match="no copy on the Hub is known"):
+        hub_corpora.parse("5abstracts")
+    assert not hub_corpora.is_of_the_hub("kjv_books")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
+    with pytest.raises(settings.LeftOut, match=r"^o/n cannot be had from the Hub") as caught:
+        hub_corpora.read("hf://o/n", tmp_path, 9)
+    assert "\n" not in str(caught.value)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_distilbert_reads_as_the_bert_that_it_is_made_of(random_classifier, tokenizer):
+    bert = random_classifier().eval()
+    distilbert, _ = teachers.as_distilbert(bert, tokenizer)
+    inputs = tiny.padded(tokenizer, tiny.TEXTS)
+    seen = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        expected = bert.base_model(**inputs).last_hidden_state
+        found = distilbert.eval().base_model(**inputs).last_hidden_state
+        torch.testing.assert_close(found[seen], expected[seen], rtol=1e-4, atol=1e-4)
+        small, own = teachers.with_own_tokens(distilbert, tokenizer, tiny.TEXTS[:3])
+        assert len(own) < len(tokenizer)
+        spelled = tiny.padded(own, tiny.TEXTS[:3])
+        found = small.eval().base_model(**spelled).last_hidden_state
+        for row, mask in enumerate(spelled["attention_mask"].bool()):
+            torch.testing.assert_close(found[row][mask], expected[row][seen[row]], rtol=1e-4, atol=1e-4)
+
+
+def test_a_roberta_starts_from_the_pieces_of_its_tokens(random_classifier, tokenizer):
+    bert = random_classifier().eval()
+    roberta, own = teachers.as_roberta(bert, tokenizer, tiny.TEXTS)
+    assert own.tokenize("chess")[0].startswith("Ġ")
+    rows, table = roberta.get_input_embeddings().weight, bert.get_input_embeddings().weight
+    word = max(own.get_vocab(), key=len)
+    pieces = tokenizer(own.decode([own.get_vocab()[word]]), add_special_tokens=False)["input_ids"]
+    torch.testing.assert_close(rows[own.get_vocab()[word]], table[pieces].mean(dim=0))
+    torch.testing.assert_close(rows[own.cls_token_id], table[tokenizer.cls_token_id])
+    positions, old = (model.base_model.embeddings.position_embeddings.weight for model in (roberta, bert))
+    segment = bert.base_model.embeddings.token_type_embeddings.weight[0]
+    torch.testing.assert_close(positions[2:], old + segment)
+    assert roberta.config.id2label == bert.config.id2label

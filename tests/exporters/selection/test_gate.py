@@ -1,0 +1,300 @@
+import math
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from amalgam_edge.exporters.quantization.activations import Activation
+from amalgam_edge.exporters.quantization.quantization import LADDER, Quantization, quantize
+from amalgam_edge.exporters.selection import gate
+from amalgam_edge.exporters.selection.fidelity import Fidelity, compare
+from amalgam_edge.exporters.selection.gate import measure_latency, pass_gate
+from amalgam_edge.runtime.text_model import TextModel
+
+WAYS = (Quantization("plain"), Quantization("calibrated", calibrated=True), *LADDER)
+TEXTS = [f"text {k} about {word}" for k in range(20) for word in ("maps", "sound", "ice", "news", "fonts")]
+
+
+@pytest.fixture
+def source(toy):
+    return toy()
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "model_quantized.onnx"
+
+
+@pytest.fixture
+def open_model(tokenizer_folder):
+    def opened(path):
+        return TextModel(path, tokenizer_folder / "tokenizer.json", max_length=32, pad_token_id=1, threads=1)
+
+    return opened
+
+
+class Scripted:
+    """Opens models that answer by a script: one-hot logits whose first ``wrong`` labels are off, a run at a time."""
+
+    def __init__(self, wrong, n_texts=100):
+        self.wrong = iter(wrong)
+        self.truth = np.arange(n_texts) % 3
+        self.opened = []
+
+    def __call__(self, path):
+        if path.name.endswith(".observed.onnx"):
+            return Observed()
+        self.opened.append(path)
+        count = next(self.wrong) if len(self.opened) > 1 else 0
+        labels = self.truth.copy()
+        labels[:count] = (labels[:count] + 1) % 3
+        return Answers(5.0 * np.eye(3)[labels])
+
+
+class Observed:
+    """Activations of the toy: three values that are multiplied, all channels alike."""
+
+    def outputs(self, texts, names, *, batch_size=32):
+        yield [np.ones(32) if name.endswith("_largest") else np.eye(32) for name in names]
+
+
+class Answers:
+    def __init__(self, logits):
+        self.logits = logits
+
+    def run(self, texts, *, batch_size=32):
+        return self.logits[: len(texts)], np.zeros(len(texts), dtype=bool)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_least_careful_way_is_taken_where_it_is_good_enough(source, target, open_model, tmp_path):
+    said = []
+    result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=1.0, say=said.append, ladder=WAYS)
+    assert result.accepted == WAYS[0]
+    assert result.attempts == ((WAYS[0], result.fidelity),)
+    assert said == []
+    assert files(tmp_path) == ["model.onnx", "model_quantized.onnx"]
+    quantize(source, tmp_path / "by hand.onnx", WAYS[0])
+    reference, found = open_model(source).run(TEXTS)[0], open_model(tmp_path / "by hand.onnx").run(TEXTS)[0]
+    np.testing.assert_array_equal(open_model(target).run(TEXTS)[0], found)
+    assert result.fidelity.agreement == np.mean(reference.argmax(1) == found.argmax(1))
+    assert result.fidelity.n_texts == len(TEXTS)
+
+
+def test_the_ladder_is_walked_in_order(source, target, tmp_path):
+    said = []
+    opened = Scripted([30, 20, 4])
+    result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.05, say=said.append, ladder=WAYS)
+    assert result.accepted == WAYS[2]
+    assert [how for how, _ in result.attempts] == list(WAYS)
+    assert [round(f.disagreement, 9) for _, f in result.attempts] == [0.3, 0.2, 0.04]
+    assert opened.opened == [source, target, target, target]
+    assert len(said) == 2
+    for line, how, share in zip(said, WAYS, ("30.00%", "20.00%"), strict=False):
+        assert how.name in line
+        assert share in line
+        assert "5.00%" in line
+    assert files(tmp_path) == ["model.onnx", "model_quantized.onnx"]
+
+
+def test_labels_may_be_compared_with_those_of_another_model(source, target):
+    """The float model would be content with the first way; what it was made from is not."""
+    others = 5.0 * np.eye(3)[np.roll(np.arange(100) % 3, 1)]
+    with pytest.raises(StopIteration):  # no way comes near, and the script ends
+        pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.5, reference=others, ladder=WAYS)
+    own = 5.0 * np.eye(3)[np.arange(100) % 3]
+    result = pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.0, reference=own)
+    assert result.fidelity.agreement == 1.0
+
+
+def test_the_accepted_way_is_what_lies_in_the_target(source, target, tmp_path):
+    result = pass_gate(source, target, TEXTS, Scripted([50, 0]), calibration=TEXTS, budget=0.05, ladder=WAYS)
+    seen = dict.fromkeys(("bag", "h1", "h2"), Activation(np.ones(32), np.eye(32)))
+    quantize(source, tmp_path / "by hand.onnx", result.accepted, seen)
+    assert result.accepted == WAYS[1]
+    assert target.read_bytes() == (tmp_path / "by hand.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(("wrong", "n_texts", "budget"), [(1, 100, 0.01), (20, 2000, 0.01), (3, 10, 0.3), (0, 7, 0.0)])
+def test_a_miss_as_large_as_the_budget_is_within_it(source, target, wrong, n_texts, budget):
+    texts = ["x"] * n_texts
+    result = pass_gate(
+        source,
+        target,
+        texts,
+        Scripted([wrong] + [n_texts] * 20, n_texts),
+        calibration=texts,
+        budget=budget,
+        ladder=WAYS,
+    )
+    assert result.accepted == WAYS[0]
+
+
+@pytest.mark.parametrize(("wrong", "n_texts", "budget"), [(2, 100, 0.01), (21, 2000, 0.01), (1, 7, 0.0)])
+def test_one_text_beyond_the_budget_is_a_miss(source, target, wrong, n_texts, budget):
+    texts = ["x"] * n_texts
+    result = pass_gate(
+        source, target, texts, Scripted([wrong, 0], n_texts), calibration=texts, budget=budget, ladder=WAYS
+    )
+    assert result.accepted == WAYS[1]
+
+
+def test_the_most_harmful_product_is_left_in_float(toy, target, open_model, tmp_path):
+    source = toy(outlier=400.0)
+    said = []
+    ladder = (Quantization("plain"),)
+    result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=ladder, say=said.append)
+    (first, careless), (second, careful) = result.attempts
+    assert first == ladder[0]
+    assert careless.disagreement > 0.3
+    assert second.float_nodes == ("w2",)
+    assert result.accepted == second
+    assert careful.disagreement <= 0.1
+    assert any("ranking" in line for line in said)
+    assert files(tmp_path) == ["model.onnx", "model_quantized.onnx"]
+
+
+def test_calibration_makes_up_for_what_never_gets_large(toy, target, open_model):
+    result = pass_gate(toy(outlier=400.0), target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=LADDER)
+    assert result.accepted == LADDER[0]
+
+
+def test_without_an_outlier_no_product_needs_float(source, target, open_model):
+    result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=WAYS[:1])
+    assert result.accepted == WAYS[0]
+
+
+def test_careful_ways_start_from_the_one_nearest_to_float(source, target):
+    """By divergence; each of the three products is then tried alone, and half of them may stay in float: one."""
+    opened = Scripted([50, 20, 40, *[3, 2, 1], 20])
+    result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.0, ladder=WAYS)
+    assert result.accepted is None
+    last = result.attempts[-1][0]
+    assert last.name == f"{WAYS[1].name}, 1 product(s) in float"
+    assert last.float_nodes == ("w3",)  # the product whose trial came nearest is the most harmful one
+    assert len(result.attempts) == 4
+    assert result.fidelity.disagreement == pytest.approx(0.2)
+
+
+def test_nothing_is_left_where_nothing_passes(source, target, open_model, tmp_path):
+    """An adversary turns the answers of all quantized files."""
+
+    def adversary(path):
+        model = open_model(path)
+        if path == source or path.name.endswith(".observed.onnx"):
+            return model
+        return Answers(np.roll(model.run(TEXTS)[0], 1, axis=1))
+
+    said = []
+    result = pass_gate(source, target, TEXTS, adversary, calibration=TEXTS, budget=0.0, say=said.append, ladder=WAYS)
+    assert result.accepted is None
+    assert len(result.attempts) == len(WAYS) + 1
+    assert result.fidelity == min((f for _, f in result.attempts), key=lambda f: f.disagreement)
+    assert result.fidelity.disagreement > 0
+    assert sum("over the budget" in line for line in said) == len(result.attempts)
+    assert files(tmp_path) == ["model.onnx"]
+
+
+def test_activations_are_those_of_the_calibration_texts(source, target, open_model, monkeypatch):
+    seen = {}
+
+    def record(source, target, how, activations):
+        seen.update(activations)
+        quantize(source, target, how, activations)
+
+    monkeypatch.setattr(gate, "quantize", record)
+    pass_gate(source, target, TEXTS[:3], open_model, calibration=TEXTS, budget=1.0, ladder=WAYS[1:])
+    weights = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in onnx.load(source).graph.initializer}
+    model = open_model(source)
+    bags = np.array([weights["table"][model.tokenize([text]).ids].sum(axis=0) for text in TEXTS])
+    hidden = np.tanh(bags @ weights["w1"])
+    for name, values in (("bag", bags), ("h1", hidden), ("h2", np.tanh(hidden @ weights["w2"]))):
+        np.testing.assert_allclose(seen[name].largest, np.abs(values).max(axis=0), rtol=1e-4)
+        np.testing.assert_allclose(seen[name].gram, values.T @ values, rtol=1e-3, atol=1e-2)
+    assert sorted(seen) == ["bag", "h1", "h2"]
+
+
+def test_no_trial_is_left_behind_by_a_failure(source, target, tmp_path):
+    def failing(path):
+        if "trial" in path.name:
+            raise RuntimeError("cut off")
+        if path.name.endswith(".observed.onnx"):
+            return Observed()
+        return Answers(np.eye(4)[np.arange(100) % 4] if path == source else np.ones((100, 4)))
+
+    with pytest.raises(RuntimeError, match="cut off"):
+        pass_gate(source, target, TEXTS, failing, calibration=TEXTS, budget=0.0, ladder=WAYS)
+    assert not [name for name in files(tmp_path) if "trial" in name]
+
+
+def test_fidelity_by_hand():
+    # softmax of log-probabilities is those probabilities
+    reference = np.log([[0.5, 0.25, 0.25], [0.2, 0.7, 0.1]])
+    other = np.log([[0.25, 0.5, 0.25], [0.2, 0.7, 0.1]])
+    found = compare(reference, other)
+    assert found.agreement == 0.5
+    assert found.disagreement == 0.5
+    assert found.n_texts == 2
+    by_hand = (0.5 * math.log(2) + 0.25 * math.log(0.5)) / 2
+    assert found.mean_kl == pytest.approx(by_hand, rel=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_model_agrees_with_itself(seed):
+    logits = np.random.default_rng(seed).normal(size=(4, 3)) * 5
+    found = compare(logits, logits + 3.0)
+    assert found.agreement == 1.0
+    assert 0.0 <= found.mean_kl < 1e-12
+
+
+def test_answers_that_are_no_numbers_do_not_pass():
+    reference = np.array([[2.0, 1.0], [3.0, 0.0]])  # all of label 0, which is what argmax makes of nan
+    found = compare(reference, np.full((2, 2), np.nan))
+    assert found.agreement == 0.0
+    assert found.mean_kl != 0.0
+
+
+class Counted:
+    def __init__(self):
+        self.texts = []
+
+    def run(self, texts, *, batch_size=32):
+        self.texts += texts
+        return np.zeros((len(texts), 2)), np.zeros(len(texts), dtype=bool)
+
+
+def test_each_model_is_timed_on_each_text(monkeypatch):
+    models = {"fp32": Counted(), "int8": Counted()}
+    latency = measure_latency(models, TEXTS[:30])
+    assert list(latency) == ["fp32", "int8"]
+    for name, model in models.items():
+        assert model.texts == TEXTS[:10] + TEXTS[:30]  # a warm-up, then each
+        assert 0 < latency[name]["p50"] <= latency[name]["p95"]
+
+
+def test_percentiles_are_in_milliseconds(monkeypatch):
+    now = iter(x for k in range(21) for x in (100.0, 100.0 + k / 1000))
+    monkeypatch.setattr(gate, "perf_counter", lambda: next(now))
+    latency = measure_latency({"m": Counted()}, [str(k) for k in range(21)])
+    assert latency["m"]["p50"] == pytest.approx(10.0)
+    assert latency["m"]["p95"] == pytest.approx(19.0)
+
+
+def test_a_precision_stands_in_the_manifest_as_plain_values():
+    row = gate.Precision(
+        "onnx/model.onnx", 12, "float", Fidelity(0.5, 0.1, 4), {"p50": 1.0, "p95": 2.0}, {"Gelu": 3}
+    ).as_dict()
+    assert row == {
+        "file": "onnx/model.onnx",
+        "bytes": 12,
+        "quantization": "float",
+        "fidelity": {"agreement": 0.5, "mean_kl": 0.1, "n_texts": 4},
+        "latency_ms": {"p50": 1.0, "p95": 2.0},
+        "kernels": {"Gelu": 3},
+    }

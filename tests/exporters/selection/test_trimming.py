@@ -1,0 +1,72 @@
+import json
+
+import numpy as np
+import pytest
+
+from amalgam_edge.exporters.selection import trimming
+from amalgam_edge.exporters.selection.trimming import trim_through_gate
+from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+from tests.support import tiny
+
+TRAINING, HELD_OUT = tiny.TEXTS[:8], tiny.TEXTS[8:]
+
+
+@pytest.fixture(scope="module")
+def student(random_classifier, tokenizer):
+    return random_classifier(labels=("a", "b", "c")), tokenizer
+
+
+@pytest.fixture(scope="module")
+def used(tokenizer):
+    return {number for text in TRAINING for number in tokenizer(text)["input_ids"]}
+
+
+def labels_of(model, tokenizer, texts):
+    return [int(model(**tiny.padded(tokenizer, [text])).logits.argmax()) for text in texts]
+
+
+def test_as_few_tokens_stay_as_held_out_texts_allow(student, used, monkeypatch):
+    """By what every text is answered alone, at each number of spare tokens."""
+    model, tokenizer = student
+    ladder = (0, 340, 380, 392, 396)
+    monkeypatch.setattr(trimming, "LADDER", ladder)
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    before = labels_of(model, tokenizer, HELD_OUT)
+    changed = []
+    for first in ladder:
+        small = with_tokens(model, tokenizer, kept_tokens(content, used, first))
+        after = labels_of(*small, HELD_OUT)
+        changed.append(np.mean([one != other for one, other in zip(before, after, strict=True)]))
+    assert changed[0] > changed[-1] == 0
+    said = []
+    trimmed = trim_through_gate(model, tokenizer, used, HELD_OUT, budget=0.0, say=said.append)
+    allowed = changed.index(0)
+    assert trimmed.n_tokens == len(kept_tokens(content, used, ladder[allowed])) == len(trimmed.tokenizer)
+    assert trimmed.n_tokens < trimmed.n_before == len(tokenizer)
+    assert trimmed.fidelity.agreement == 1.0
+    assert trimmed.fidelity.n_texts == len(HELD_OUT)
+    assert len(said) == allowed
+    for share, line in zip(changed, said, strict=False):
+        assert f"{share:.2%} of labels change, over 0.00%" in line
+
+
+def test_what_is_not_good_enough_is_told_and_left(student, monkeypatch):
+    monkeypatch.setattr(trimming, "LADDER", (0, 100))
+    model, tokenizer = student
+    said = []
+    assert trim_through_gate(model, tokenizer, [], HELD_OUT, budget=0.0, say=said.append) is None
+    assert len(said) == 2
+
+
+def test_where_all_tokens_are_used_there_is_nothing_to_do(student):
+    model, tokenizer = student
+    said = []
+    assert trim_through_gate(model, tokenizer, range(len(tokenizer)), HELD_OUT, budget=1.0, say=said.append) is None
+    assert said == []
+
+
+def test_any_change_is_allowed_by_a_budget_of_all(student, used):
+    model, tokenizer = student
+    trimmed = trim_through_gate(model, tokenizer, used, HELD_OUT, budget=1.0)
+    assert trimmed.n_tokens < trimmed.n_before
+    assert trimmed.tokenizer.model_max_length == tokenizer.model_max_length

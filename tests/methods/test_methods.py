@@ -1,0 +1,234 @@
+import math
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from hypothesis import given
+
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.methods import METHODS, Evidence, MethodSettings, Shapes, Told, catalogue, weighted_divergence
+from amalgam_edge.scoring.scores import TeacherScores
+from tests.support import gradients
+
+LOGITS = {"a": [[2.0, 0.5], [0.1, 0.3]], "b": [[0.2, -0.4, 1.0], [3.0, -1.0, 0.0]]}
+PASSES = {
+    "a": [[[1.5, 0.0], [0.0, 0.4]], [[2.5, 0.1], [0.5, 0.1]]],
+    "b": [[[0.0, 0.3, 0.4], [2.0, -1.0, 0.5]], [[0.5, -0.2, 0.9], [2.5, 0.0, 0.0]]],
+}
+CLASSES = {"a": ["x", "y"], "b": ["y", "z", "w"]}
+POSITIONS = {"a": [0, 1], "b": [1, 2, 3]}
+
+
+def scores_of(*teachers):
+    return [TeacherScores.from_logits(t, np.array(LOGITS[t]), np.array(PASSES[t])) for t in teachers]
+
+
+def labels_of(*teachers):
+    return LabelSpace.union({t: CLASSES[t] for t in teachers})
+
+
+def evidence_of(*teachers):
+    features = np.array([[0.5, -1.0, 2.0], [1.0, 0.3, -0.7]])
+    return Evidence(scores_of(*teachers), labels_of(*teachers), features)
+
+
+def softmax(values):
+    exponentials = [math.exp(v) for v in values]
+    return [e / sum(exponentials) for e in exponentials]
+
+
+def certainty(teacher, text):
+    runs = [softmax(run[text]) for run in PASSES[teacher]]
+    mean = [sum(column) / len(runs) for column in zip(*runs, strict=True)]
+    return 1 - sum(-p * math.log(p) for p in mean) / math.log(len(mean))
+
+
+def target_by(weights, text):
+    target = [0.0] * 4
+    for teacher, weight in weights.items():
+        for position, p in zip(POSITIONS[teacher], softmax(LOGITS[teacher][text]), strict=True):
+            target[position] += weight * p
+    return target
+
+
+def test_the_fixture_has_a_text_for_each_teacher():
+    assert certainty("a", 0) > certainty("b", 0)
+    assert certainty("a", 1) < certainty("b", 1)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_muka_soft_by_hand(temperature):
+    made = METHODS["muka-soft"].supervise(evidence_of("a", "b"), MethodSettings(score_temperature=temperature))
+    for text in range(2):
+        s = {t: certainty(t, text) for t in "ab"}
+        total = sum(math.exp(v / temperature) for v in s.values())
+        weights = {t: math.exp(v / temperature) / total for t, v in s.items()}
+        np.testing.assert_allclose(made.target[text], target_by(weights, text), atol=1e-6)
+        assert made.weight[text] == pytest.approx(abs(s["a"] - s["b"]) + 1e-6, rel=1e-4)
+    assert made.picked.tolist() == [0, 1]
+
+
+def test_muka_hard_by_hand():
+    made = METHODS["muka-hard"].supervise(evidence_of("a", "b"), MethodSettings())
+    np.testing.assert_allclose(made.target[0], target_by({"a": 1.0}, 0), atol=1e-6)
+    np.testing.assert_allclose(made.target[1], target_by({"b": 1.0}, 1), atol=1e-6)
+    expected = [abs(certainty("a", text) - certainty("b", text)) + 1e-6 for text in range(2)]
+    np.testing.assert_allclose(made.weight, expected, rtol=1e-4)
+    assert made.picked.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["muka-soft", "muka-hard"])
+def test_without_reweighting_every_text_weighs_one(name):
+    settings = MethodSettings(reweight=False)
+    made = METHODS[name].supervise(evidence_of("a", "b"), settings)
+    reweighted = METHODS[name].supervise(evidence_of("a", "b"), MethodSettings())
+    assert made.weight.tolist() == [1, 1]
+    np.testing.assert_array_equal(made.target, reweighted.target)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_vanilla_kd_is_the_joint_softmax_with_shared_labels_added(temperature):
+    settings = MethodSettings(distillation_temperature=temperature)
+    made = METHODS["vanilla-kd"].supervise(evidence_of("a", "b"), settings)
+    for text in range(2):
+        a0, a1, b0, b1, b2 = softmax([v / temperature for v in LOGITS["a"][text] + LOGITS["b"][text]])
+        np.testing.assert_allclose(made.target[text], [a0, a1 + b0, b1, b2], atol=1e-6)
+    assert made.weight.tolist() == [1, 1]
+    assert made.picked.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("name", ["muka-soft", "muka-hard"])
+def test_one_teacher_is_distilled_as_it_is(name):
+    made = METHODS[name].supervise(evidence_of("b"), MethodSettings())
+    np.testing.assert_allclose(made.target, [softmax(row) for row in LOGITS["b"]], atol=1e-6)
+    assert made.weight.tolist() == [1, 1]
+    assert made.picked.tolist() == [0, 0]
+
+
+def test_vanilla_kd_of_one_teacher_is_its_softened_prediction():
+    made = METHODS["vanilla-kd"].supervise(evidence_of("a"), MethodSettings(distillation_temperature=3.0))
+    np.testing.assert_allclose(made.target, [softmax([v / 3 for v in row]) for row in LOGITS["a"]], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_targets_are_distributions(name):
+    made = METHODS[name].supervise(evidence_of("a", "b"), MethodSettings())
+    np.testing.assert_allclose(made.target.sum(axis=1), 1.0, rtol=1e-6)
+    assert made.target.dtype == made.weight.dtype == np.float32
+    assert made.target.shape == (2, 4)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(3)
+    target = scipy.special.softmax(rng.normal(size=(7, 4)) * 2, axis=-1)
+    target[0] = [0, 1, 0, 0]
+    return rng.normal(size=(7, 4)) * 3, target, rng.uniform(0, 2, size=7)
+
+
+def as_torch(batch):
+    return tuple(torch.tensor(array, dtype=torch.float32) for array in batch)
+
+
+@pytest.mark.parametrize("name", ["muka-soft", "muka-hard"])
+def test_muka_loss_is_the_weighted_divergence(name, batch):
+    logits, target, weight = batch
+    expected = (weight * scipy.special.rel_entr(target, scipy.special.softmax(logits, axis=-1)).sum(axis=-1)).mean()
+    assert METHODS[name].loss(*as_torch(batch), MethodSettings()).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_vanilla_kd_loss_has_the_factor_of_temperature_squared(temperature, batch):
+    logits, target, weight = batch
+    softened = scipy.special.softmax(logits / temperature, axis=-1)
+    divergence = (weight * scipy.special.rel_entr(target, softened).sum(axis=-1)).mean()
+    settings = MethodSettings(distillation_temperature=temperature)
+    found = METHODS["vanilla-kd"].loss(*as_torch(batch), settings).item()
+    assert found == pytest.approx(temperature**2 * divergence, rel=1e-5)
+
+
+def test_the_loss_is_zero_on_target_and_its_gradient_too():
+    target = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    logits = target.log().requires_grad_()
+    loss = weighted_divergence(logits, target, torch.tensor([1.0, 3.0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    assert logits.grad.abs().max() < 1e-6
+
+
+def test_the_gradient_is_weight_times_student_less_target(batch):
+    logits, target, weight = as_torch(batch)
+    logits.requires_grad_()
+    weighted_divergence(logits, target, weight).backward()
+    expected = batch[2][:, None] * (scipy.special.softmax(batch[0], axis=-1) - batch[1]) / len(batch[2])
+    np.testing.assert_allclose(logits.grad, expected, atol=1e-6)
+
+
+def test_half_precision_logits_are_compared_in_float32(batch):
+    logits, target, weight = as_torch(batch)
+    found = weighted_divergence(logits.half(), target, weight)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(weighted_divergence(logits, target, weight).item(), rel=1e-2)
+
+
+def test_methods_are_registered_under_their_names():
+    assert {"muka-soft", "muka-hard", "vanilla-kd", "uhc", "cfl", "dfa"} <= set(METHODS)
+    assert all(METHODS[name].name == name and METHODS[name].summary and METHODS[name].paper for name in METHODS)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_reads_the_parameters_that_it_lists_and_no_others(name):
+    """Settings that hold these alone will do; and each of them makes a difference."""
+    method = METHODS[name]
+    shapes = Shapes(((0, 1), (1, 2, 3)), (3, 5) if method.reads_hidden else (), 4)
+    batch = gradients.random_batch(shapes.columns, shapes.teacher_widths, 4)
+
+    def outcome(**changes):
+        values = {**asdict(MethodSettings()), **changes}
+        only = SimpleNamespace(**{parameter: values[parameter] for parameter in method.parameters})
+        made = method.supervise(evidence_of("a", "b"), only)
+        torch.manual_seed(0)
+        losses = [method.loss(batch.logits, batch.target, batch.weight, only).item()]
+        if method.objective is not None:
+            losses.append(method.objective(shapes, only)(batch).item())
+        return [*losses, *made.target.ravel().tolist(), *made.weight.tolist()]
+
+    usual = outcome()
+    for parameter in method.parameters:
+        value = getattr(MethodSettings(), parameter)
+        other = (not value) if isinstance(value, bool) else value * 2
+        assert outcome(**{parameter: other}) != usual, parameter
+
+
+def test_every_parameter_is_read_by_some_method():
+    assert {name for method in METHODS.values() for name in method.parameters} == set(asdict(MethodSettings()))
+
+
+def test_the_catalogue_tells_of_each_method_in_order():
+    listed = catalogue()
+    assert [row["name"] for row in listed] == list(METHODS)
+    rows = {row["name"]: row for row in listed}
+    assert rows["muka-hard"] == {
+        "name": "muka-hard",
+        "summary": METHODS["muka-hard"].summary,
+        "paper": "arXiv 2112.07327",
+        "parameters": {"reweight": True},
+    }
+    assert rows["cfl"]["parameters"]["common_width"] == 128
+
+
+@given(st.lists(st.integers(0, 6), max_size=8), st.lists(st.integers(0, 7), max_size=5))
+def test_what_is_told_is_taken_by_rows(rows, again):
+    table = np.arange(14).reshape(7, 2)
+    told = Told(logits=(table, table + 100), hidden=(table + 200,)).take(np.array(rows, dtype=int))
+    for part, offset in zip((*told.logits, *told.hidden), (0, 100, 200), strict=True):
+        assert len(part) == len(rows)
+        assert [part[k].tolist() for k in range(len(rows))] == [(table[row] + offset).tolist() for row in rows]
+    places = np.array([place for place in again if place < len(rows)], dtype=int)
+    twice = told.take(places)
+    taken = table[np.array(rows, dtype=int)[places]] + 200
+    assert [twice.hidden[0][k].tolist() for k in range(len(places))] == taken.tolist()

@@ -1,0 +1,125 @@
+import math
+
+import numpy as np
+import pytest
+
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.methods import supervision
+from amalgam_edge.scoring.scores import TeacherScores
+
+
+def scores_of(teacher, probabilities, mean_probabilities=None):
+    """Scores of a teacher that predicts ``probabilities``; over its passes, ``mean_probabilities``."""
+    p = np.log(np.array(probabilities))
+    m = p if mean_probabilities is None else np.log(np.array(mean_probabilities))
+    return TeacherScores.from_logits(teacher, p, m[None])
+
+
+def u(*p):
+    return -sum(x * math.log(x) for x in p) / math.log(len(p))
+
+
+@pytest.fixture
+def labels():
+    return LabelSpace.union({"a": ["x", "y"], "b": ["y", "z", "w"]})
+
+
+@pytest.fixture
+def scores():
+    return [
+        scores_of("a", [[0.9, 0.1], [0.6, 0.4]], [[0.8, 0.2], [0.5, 0.5]]),
+        scores_of("b", [[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]], [[0.3, 0.3, 0.4], [0.05, 0.05, 0.9]]),
+    ]
+
+
+def test_certainty_is_one_less_the_normalised_entropy_of_the_mean(scores):
+    expected = [[1 - u(0.8, 0.2), 1 - u(0.3, 0.3, 0.4)], [1 - u(0.5, 0.5), 1 - u(0.05, 0.05, 0.9)]]
+    np.testing.assert_allclose(supervision.certainty(scores), expected, atol=1e-6)
+
+
+def test_soft_weights_by_hand():
+    s = np.array([[0.6, 0.2, 0.5]])
+    exponentials = [math.exp(v / 0.2) for v in (0.6, 0.2, 0.5)]
+    expected = [[e / sum(exponentials) for e in exponentials]]
+    np.testing.assert_allclose(supervision.soft_weights(s, 0.2), expected, rtol=1e-12)
+
+
+def test_energy_is_what_a_teacher_has_of_all_logits(scores):
+    logits = np.concatenate([teacher.logits for teacher in scores], axis=1) / 2
+    joint = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    weights = np.exp(supervision.energy(scores, 2.0))
+    weights /= weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(weights[:, 0], joint[:, :2].sum(axis=1), rtol=1e-6)
+
+
+def test_energy_of_large_logits_is_finite():
+    large = TeacherScores.from_logits("a", np.array([[3e4, -3e4]]), np.array([[[3e4, -3e4]]]))
+    np.testing.assert_allclose(supervision.energy([large], 2.0), [[1.5e4]])
+
+
+def test_hard_weights_take_the_first_of_equals():
+    s = np.array([[0.1, 0.7, 0.3], [0.5, 0.5, 0.1], [0.2, 0.4, 0.4]])
+    assert supervision.hard_weights(s).tolist() == [[0, 1, 0], [1, 0, 0], [0, 1, 0]]
+
+
+def test_margin_is_between_the_two_most_certain():
+    s = np.array([[0.1, 0.7, 0.3], [0.5, 0.5, 0.1]])
+    np.testing.assert_allclose(supervision.margin(s), [0.4 + 1e-6, 1e-6], rtol=1e-9)
+
+
+def test_margin_of_one_teacher_is_one():
+    assert supervision.margin(np.array([[0.3], [0.9]])).tolist() == [1.0, 1.0]
+
+
+def test_masses_on_a_shared_label_add_up(scores, labels):
+    target = supervision.mix_targets(scores, np.array([[0.25, 0.75], [1.0, 0.0]]), labels)
+    # x, y, z, w; y is the second class of a and the first of b
+    expected = [
+        [0.25 * 0.9, 0.25 * 0.1 + 0.75 * 0.2, 0.75 * 0.3, 0.75 * 0.5],
+        [0.6, 0.4, 0.0, 0.0],
+    ]
+    np.testing.assert_allclose(target, expected, atol=1e-6)
+
+
+def test_targets_use_the_prediction_without_dropout(scores, labels):
+    target = supervision.mix_targets(scores, np.array([[1.0, 0.0], [0.0, 1.0]]), labels)
+    np.testing.assert_allclose(target, [[0.9, 0.1, 0, 0], [0, 0.1, 0.1, 0.8]], atol=1e-6)
+
+
+@pytest.mark.parametrize("reweight", [True, False])
+def test_from_weights_picks_and_weighs(scores, labels, reweight):
+    made = supervision.from_weights(scores, np.array([[0.5, 0.5], [0.5, 0.5]]), labels, reweight=reweight)
+    first = [1 - u(0.8, 0.2), 1 - u(0.3, 0.3, 0.4)]
+    second = [1 - u(0.5, 0.5), 1 - u(0.05, 0.05, 0.9)]
+    margins = [abs(first[0] - first[1]) + 1e-6, abs(second[0] - second[1]) + 1e-6]
+    np.testing.assert_allclose(made.weight, margins if reweight else [1.0, 1.0], rtol=1e-5)
+    assert made.picked.tolist() == [0, 1]
+    assert made.target.dtype == made.weight.dtype == np.float32
+    np.testing.assert_allclose(made.target.sum(axis=1), 1.0, rtol=1e-6)
+
+
+def test_teachers_must_match_their_weights(scores, labels):
+    with pytest.raises(ValueError, match="zip"):
+        supervision.mix_targets(scores, np.ones((2, 3)), labels)
+
+
+def test_gold_labels_become_certain_targets():
+    made = supervision.from_labels(np.array([2, 0]), 3)
+    assert made.target.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert made.weight.tolist() == [1, 1]
+    assert made.picked.tolist() == [-1, -1]
+
+
+def test_digest_sees_target_and_weight():
+    made = supervision.from_labels(np.array([2, 0]), 3)
+    same = supervision.from_labels(np.array([2, 0]), 3)
+    other_target = supervision.from_labels(np.array([2, 1]), 3)
+    other_weight = supervision.Supervision(made.target, np.array([1, 2], dtype=np.float32), made.picked)
+    assert made.digest() == same.digest()
+    assert len({made.digest(), other_target.digest(), other_weight.digest()}) == 3
+
+
+def test_digest_is_of_the_values_and_not_of_their_layout():
+    made = supervision.from_labels(np.array([2, 0]), 3)
+    turned = supervision.Supervision(np.asfortranarray(made.target), made.weight.astype(">f4"), made.picked)
+    assert turned.digest() == made.digest()

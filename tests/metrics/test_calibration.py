@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from amalgam_edge.metrics.calibration import COLDEST, HOTTEST, N_BINS, calibrate, fit_temperature, reliability
+
+
+def cross_entropy(logits, target, weight, temperature):
+    return (weight * -(target * scipy.special.log_softmax(logits / temperature, axis=1)).sum(axis=1)).sum()
+
+
+def example(seed, n_texts=200, n_labels=4, temperature=1.0):
+    """Logits, and targets that these logits give at another temperature, give or take."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(scale=3.0, size=(n_texts, n_labels))
+    target = scipy.special.softmax(logits / temperature + rng.normal(scale=0.5, size=logits.shape), axis=1)
+    return logits, target, rng.uniform(0.01, 1.0, n_texts)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.9, 1.0, 2.5, 6.0])
+def test_the_temperature_that_made_the_targets_is_found(temperature):
+    logits, _, weight = example(0)
+    target = scipy.special.softmax(logits / temperature, axis=1)
+    assert fit_temperature(logits.astype(np.float32), target, weight) == pytest.approx(temperature, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_the_minimum_that_scipy_finds(seed):
+    logits, target, weight = example(seed, temperature=1.7)
+    found = scipy.optimize.minimize_scalar(
+        lambda log: cross_entropy(logits, target, weight, np.exp(log)),
+        bounds=np.log((COLDEST, HOTTEST)),
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
+    assert fit_temperature(logits, target, weight) == pytest.approx(np.exp(found.x), rel=1e-4)
+
+
+@given(arrays(np.float64, (6, 3), elements=st.floats(-30, 30)), st.integers(0, 2**31), st.floats(-8, 8))
+def test_no_neighbour_is_better(logits, seed, shift):
+    rng = np.random.default_rng(seed)
+    target, weight = rng.dirichlet(np.ones(3), 6), rng.uniform(0, 1, 6)
+    fitted = fit_temperature(logits, target, weight)
+    assert COLDEST <= fitted <= HOTTEST
+    least = cross_entropy(logits, target, weight, fitted)
+    for other in np.clip(fitted * np.array([0.5, 0.99, 1.01, 2.0]), COLDEST, HOTTEST):
+        assert least <= cross_entropy(logits, target, weight, other) + 1e-9 * (1 + abs(least))
+    assert fit_temperature(logits + shift, target, weight) == pytest.approx(fitted, rel=1e-3)
+
+
+def test_a_text_counts_by_its_weight():
+    logits, target, _ = example(3, n_texts=3)
+    twice = fit_temperature(logits[[0, 1, 1, 2]], target[[0, 1, 1, 2]], np.ones(4))
+    assert fit_temperature(logits, target, np.array([1.0, 2.0, 1.0])) == pytest.approx(twice)
+    alone = fit_temperature(logits[1:2], target[1:2], np.ones(1))
+    assert fit_temperature(logits, target, np.array([0.0, 7.0, 0.0])) == pytest.approx(alone)
+
+
+def test_certain_targets_go_to_the_limits():
+    logits = np.array([[2.0, 0.0], [0.0, 1.0]])
+    assert fit_temperature(logits, np.eye(2), np.ones(2)) == COLDEST
+    assert fit_temperature(logits, np.eye(2)[::-1], np.ones(2)) == HOTTEST
+
+
+@pytest.mark.parametrize(
+    ("logits", "target", "weight"),
+    [
+        (np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0)),
+        (np.ones((4, 3)), np.eye(3)[[0, 1, 2, 0]], np.ones(4)),
+        (np.arange(12.0).reshape(4, 3), np.full((4, 3), 1 / 3), np.zeros(4)),
+        (np.full((2, 3), np.nan), np.full((2, 3), 1 / 3), np.ones(2)),
+        (np.array([[1e6, -1e6, 0.0]]), np.eye(3)[:1], np.ones(1)),
+    ],
+    ids=["no texts", "logits all alike", "no weight", "nothing finite", "certain beyond rounding"],
+)
+def test_where_nothing_can_be_told_it_is_1(logits, target, weight):
+    assert fit_temperature(logits, target, weight) == 1.0
+    assert calibrate(logits, target, weight).temperature == 1.0
+
+
+def test_one_text_is_enough():
+    logits, target = np.array([[3.0, 0.0]]), np.array([[0.8, 0.2]])
+    fitted = calibrate(logits, target, np.array([0.3]))
+    assert fitted.temperature == pytest.approx(3.0 / np.log(0.8 / 0.2))  # softmax(3 / T) is 0.8
+    assert fitted.n_texts == 1
+    assert fitted.ece_before == pytest.approx(1 / (1 + np.exp(-3.0)) - 0.8)
+    assert fitted.ece_after == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["logits", "target", "weight"])
+def test_what_is_not_finite_has_no_say(value, place):
+    arrays = dict(zip(("logits", "target", "weight"), example(4), strict=True))
+    expected = calibrate(**{name: array[1:] for name, array in arrays.items()})
+    arrays[place][0] = value
+    assert calibrate(**arrays) == expected
+    assert expected.n_texts == 199
+
+
+def slow_error(logits, target, weight, temperature):
+    """The expected calibration error by plain loops over bins that are open below and closed above."""
+    p = scipy.special.softmax(logits / temperature, axis=1)
+    confidence, best = p.max(axis=1), p.argmax(axis=1)
+    error = 0.0
+    for k in range(N_BINS):
+        inside = [i for i, c in enumerate(confidence) if k / N_BINS < c <= (k + 1) / N_BINS]
+        total = sum(weight[i] for i in inside)
+        if total:
+            right = sum(weight[i] * target[i, best[i]] for i in inside) / total
+            error += total / sum(weight) * abs(right - sum(weight[i] * confidence[i] for i in inside) / total)
+    return error
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_calibration_error_by_plain_loops(temperature):
+    logits, target, weight = example(5, n_texts=60)
+    found = reliability(logits, target, weight, temperature)
+    assert found.error == pytest.approx(slow_error(logits, target, weight, temperature))
+    assert found.share.sum() == pytest.approx(1.0)
+
+
+def test_the_calibration_error_on_gold_by_hand():
+    """Two texts at 0.9, one of them right, and one at 0.6, right: 2/3 · |0.5 − 0.9| + 1/3 · |1 − 0.6|."""
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4]])
+    found = reliability(np.log(probabilities), np.eye(2)[[0, 0, 0]])
+    assert found.error == pytest.approx(2 / 3 * 0.4 + 1 / 3 * 0.4)
+    filled = found.share > 0
+    np.testing.assert_allclose(found.confidence[filled], [0.6, 0.9])
+    np.testing.assert_allclose(found.accuracy[filled], [1.0, 0.5])
+    np.testing.assert_allclose(found.share[filled], [1 / 3, 2 / 3])
+
+
+def test_full_confidence_is_in_the_last_bin():
+    found = reliability(np.array([[1e4, 0.0]]), np.eye(2)[:1])
+    assert found.share.tolist() == [0.0] * (N_BINS - 1) + [1.0]
+    assert found.error == 0.0
+
+
+def test_calibrating_says_what_it_changed():
+    logits, target, weight = example(6, temperature=3.0)
+    found = calibrate(logits, target, weight)
+    assert found.temperature == fit_temperature(logits, target, weight)
+    assert found.ece_before == pytest.approx(slow_error(logits, target, weight, 1.0))
+    assert found.ece_after == pytest.approx(slow_error(logits, target, weight, found.temperature))
+    assert found.ece_after < found.ece_before
+    assert found.as_dict().keys() == {"temperature", "n_texts", "ece_before", "ece_after"}

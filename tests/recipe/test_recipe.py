@@ -1,0 +1,296 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.recipe.recipe import Recipe, read_recipe, read_renames, read_yaml_mapping
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(content, name="recipe.yaml"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return written
+
+
+def refusal(call, *arguments):
+    with pytest.raises(AmalgamError) as refused:
+        call(*arguments)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_defaults_are_those_of_the_method():
+    recipe = read_recipe(None, {})
+    assert recipe == Recipe()
+    assert (recipe.passes, recipe.masks, recipe.method) == (10, "systematic", "refined")
+    assert (recipe.backend, recipe.precision, recipe.threads, recipe.batch_tokens) == ("auto", "fp32", None, None)
+    assert (recipe.score_temperature, recipe.warmup_ratio, recipe.reweight) == (0.2, 0.1, True)
+    assert (recipe.teachers, recipe.corpus, recipe.student, recipe.output) == ([], "", "", "")
+    assert (recipe.dropout, recipe.student_layers, recipe.evaluate, recipe.work) == (None, None, None, None)
+
+
+def test_the_file_wins_over_defaults_and_overrides_over_the_file(write):
+    path = write("passes: 8\nepochs: 5\nteachers: [a, b=c]\n")
+    recipe = read_recipe(path, {"epochs": 7, "seed": 3})
+    assert (recipe.passes, recipe.epochs, recipe.seed) == (8, 7, 3)
+    assert recipe.teachers == ["a", "b=c"]
+    assert read_recipe(path, {"teachers": ["d"]}).teachers == ["d"]
+
+
+def test_an_override_mends_a_value_of_the_file(write):
+    assert read_recipe(write("passes: 0\n"), {"passes": 4}).passes == 4
+
+
+def test_one_teacher_may_stand_alone(write):
+    assert read_recipe(write("teachers: runs/a\n"), {}).teachers == ["runs/a"]
+
+
+@pytest.mark.parametrize("number", ["1e-4", "0.0001", "1.0e-4"])
+def test_numbers_may_be_written_as_in_papers(write, number):
+    assert read_recipe(write(f"learning_rate: {number}\n"), {}).learning_rate == 1e-4
+
+
+def test_an_unknown_field_is_refused(write):
+    path = write("epoch: 3\n")
+    message = refusal(read_recipe, path, {})
+    assert message.startswith(f"{path}: epoch: ")
+    assert refusal(read_recipe, None, {"epoch": 3}).startswith("epoch: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("passes", 1),
+        ("passes", "many"),
+        ("passes", 2.5),
+        ("max_passes", 1),
+        ("max_passes", "auto"),
+        ("masks", "random"),
+        ("backend", "tensorflow"),
+        ("precision", "int8"),
+        ("threads", 0),
+        ("dropout", 0.0),
+        ("dropout", 1.0),
+        ("max_length", 3),
+        ("batch_tokens", 0),
+        ("score_temperature", 0.0),
+        ("distillation_temperature", -1.0),
+        ("student_layers", 0),
+        ("student_layers", []),
+        ("student_layers", "three"),
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("batch_size", -4),
+        ("learning_rate", 0),
+        ("warmup_ratio", 1.1),
+        ("weight_decay", -0.1),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("held_out", 0),
+        ("max_disagreement", 1.01),
+        ("max_disagreement", -0.01),
+        ("reweight", "perhaps"),
+        ("teachers", {"a": "b"}),
+        ("learning_rate", float("nan")),
+    ],
+)
+def test_values_out_of_range_are_refused(write, field, value):
+    path = write(yaml.safe_dump({field: value}))
+    message = refusal(read_recipe, path, {})
+    assert message.startswith(f"{path}: {field}: ")
+    assert repr(value) in message
+    # Given on the command line, the file is not to blame.
+    assert refusal(read_recipe, write("epochs: 2\n"), {field: value}).startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_disagreement", 0.0),
+        ("max_disagreement", 1.0),
+        ("passes", 2),
+        ("passes", "auto"),
+        ("max_passes", 2),
+        ("max_length", 4),
+        ("threads", 1),
+        ("batch_tokens", 1),
+        ("seed", 2**31 - 1),
+    ],
+)
+def test_the_ends_of_ranges_are_within(field, value):
+    assert getattr(read_recipe(None, {field: value}), field) == value
+
+
+@pytest.mark.parametrize(("content", "passes"), [("passes: auto", "auto"), ("passes: 7", 7), ("passes: '7'", 7)])
+def test_passes_are_a_number_or_auto(write, content, passes):
+    assert read_recipe(write(content), {}).passes == passes
+
+
+@pytest.mark.parametrize("passes", [0, 1, "many", "Auto", "", 2.5, True, None, [3]])
+def test_passes_of_another_kind_are_refused(write, passes):
+    assert "passes" in refusal(read_recipe, None, {"passes": passes})
+    path = write(yaml.safe_dump({"passes": passes}))
+    assert refusal(read_recipe, path, {}).startswith(f"{path}: passes")
+
+
+@pytest.mark.parametrize(
+    ("content", "kept", "counts"),
+    [
+        ("3", 3, [3]), ("'3'", 3, [3]), ("[3]", 3, [3]), ("[3, 6]", [3, 6], [3, 6]), ("3,6", [3, 6], [3, 6]),
+        ("' 6 , 3'", [6, 3], [6, 3]), ("null", None, [None]),
+    ],
+)  # fmt: skip
+def test_layers_are_one_count_or_several(write, content, kept, counts):
+    recipe = read_recipe(write(f"student_layers: {content}"), {})
+    assert (recipe.student_layers, recipe.layer_counts) == (kept, counts)
+    assert read_recipe(write(recipe.to_yaml()), {}) == recipe
+
+
+@pytest.mark.parametrize("value", ["3,", "3,x", [3, 0], [3, -1], "3;6", [[3]]])
+def test_counts_of_layers_that_are_none_are_refused(value):
+    assert refusal(read_recipe, None, {"student_layers": value}).startswith("student_layers: ")
+
+
+def test_of_several_counts_the_wrong_one_is_named():
+    assert refusal(read_recipe, None, {"student_layers": "3,x"}).endswith("(got 'x')")
+    assert refusal(read_recipe, None, {"student_layers": [3, 0]}).endswith("(got 0)")
+
+
+def test_one_count_has_the_fingerprint_that_it_always_had():
+    content = {**Recipe(student_layers=3).model_dump(), "student_layers": 3}
+    del content["max_passes"]
+    where = ("output", "work", "device", "backend", "threads", "batch_tokens", "report_to")
+    for field in (*where, "launch", "engine", "address", "workers"):
+        del content[field]
+    expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert {Recipe(student_layers=count).fingerprint() for count in (3, "3", [3])} == {expected}
+    several = {Recipe(student_layers=counts).fingerprint() for counts in ([3, 6], "3,6")}
+    assert len(several) == 1
+    assert several != {expected}
+
+
+def test_fields_of_the_past_are_refused(write):
+    assert "scoring_batch_size" in refusal(read_recipe, write("scoring_batch_size: 16\n"), {})
+
+
+def test_a_recipe_does_not_change():
+    with pytest.raises(ValidationError):
+        Recipe().epochs = 4
+
+
+def test_yaml_and_back_is_the_same_recipe(write):
+    recipe = Recipe(
+        teachers=["a", "b=Ordner/größe"],
+        corpus="texts.csv",
+        learning_rate=2e-5,
+        weight_decay=1e-12,
+        dropout=0.1,
+        student_layers=6,
+        reweight=False,
+        seed=2**31 - 1,
+        passes="auto",
+        max_passes=25,
+        backend="torch",
+        threads=2,
+        text_column="yes",
+        label_column="1.0",
+        output="null",
+    )
+    assert read_recipe(write(recipe.to_yaml()), {}) == recipe
+    assert read_recipe(write(Recipe().to_yaml()), {}) == Recipe()
+    assert set(yaml.safe_load(recipe.to_yaml())) == set(Recipe.model_fields)
+    assert "größe" in recipe.to_yaml()
+
+
+def test_the_fingerprint_is_of_what_the_result_depends_on():
+    recipe = Recipe(teachers=["a"], output="x", passes="auto")
+    unrelated = {
+        "output": "y", "work": "z", "device": "cuda:1", "report_to": "wandb", "backend": "torch", "threads": 2,
+        "batch_tokens": 99, "launch": 2, "engine": "ray", "address": "auto", "workers": 3,
+    }  # fmt: skip
+    assert recipe.fingerprint() == recipe.model_copy(update=unrelated).fingerprint()
+    changed = {
+        "teachers": ["b"], "corpus": "c", "text_column": "c", "split": "test", "labels": "l", "passes": 4,
+        "max_passes": 40, "masks": "independent", "dropout": 0.5, "max_length": 64, "precision": "fp16",
+        "method": "muka-hard",
+        "reweight": False, "score_temperature": 1.0, "distillation_temperature": 1.0, "student": "s",
+        "student_layers": 2, "epochs": 1, "batch_size": 1, "learning_rate": 1.0, "warmup_ratio": 0.0,
+        "weight_decay": 0.0, "seed": 1, "held_out": 50, "max_disagreement": 0.0, "evaluate": "e",
+        "label_column": "gold", "evaluate_split": "dev", "include_torch": True, "trim_vocabulary": True,
+        "calibrate": False, "abstain": 0.5, "budget": "size<=1MB",
+        "static_width": 8, "cascade": True, "cascade_agreement": 0.5, "feature_weight": 0.0,
+        "reconstruction_weight": 0.0, "common_width": 1, "refinement_rounds": 1,
+    }  # fmt: skip
+    assert set(changed) | set(unrelated) == set(Recipe.model_fields)
+    prints = {recipe.model_copy(update={field: value}).fingerprint() for field, value in changed.items()}
+    assert len(prints | {recipe.fingerprint()}) == len(changed) + 1
+
+
+def test_the_cap_of_passes_counts_where_they_are_adaptive_alone():
+    assert Recipe(passes=5).fingerprint() == Recipe(passes=5, max_passes=40).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    [
+        ({"output": "out"}, "out.work"),
+        ({"output": "runs/out/"}, "runs/out.work"),
+        ({"output": "out", "work": "elsewhere"}, "elsewhere"),
+    ],
+)
+def test_work_lies_beside_the_output(settings, folder):
+    assert Recipe(**settings).work_folder == Path(folder)
+
+
+@pytest.mark.parametrize("read", [lambda path: read_recipe(path, {}), read_renames])
+def test_files_that_cannot_be_read_are_refused(write, tmp_path, read):
+    for path in (tmp_path / "nowhere.yaml", tmp_path):
+        assert str(path) in refusal(read, path)
+    for content in ("a: [1", "a: b: c", b"\xff\xfe\xfa", "\t- x: {", "a: !!python/object/apply:os.getcwd []"):
+        message = refusal(read, write(content))
+        assert str(tmp_path / "recipe.yaml") in message
+        assert "not a YAML" in message
+    for content, kind in (("- a\n- b\n", "list"), ("words\n", "str"), ("", "NoneType"), ("3\n", "int")):
+        assert f"this is a {kind}" in refusal(read, write(content))
+
+
+def test_a_field_that_is_no_word_is_refused(write):
+    assert "recipe.yaml" in refusal(read_recipe, write("1: 2\n"), {})
+
+
+def test_a_mapping_is_read_as_it_stands(write):
+    assert read_yaml_mapping(write("a: 1\nb: {c: [2]}\n"), "thing") == {"a": 1, "b": {"c": [2]}}
+
+
+def test_renames_are_texts(write):
+    path = write('work: {LABEL_0: science, 1: net, LABEL_2: 7}\n"*": {Net: net}\n3: {a: b}\n')
+    assert read_renames(path) == {
+        "work": {"LABEL_0": "science", "1": "net", "LABEL_2": "7"},
+        "*": {"Net": "net"},
+        "3": {"a": "b"},
+    }
+
+
+def test_without_a_file_nothing_is_renamed():
+    assert read_renames(None) == {}
+
+
+@pytest.mark.parametrize(
+    "content", ["work: net\n", "work: [a, b]\n", "work: {a: [b]}\n", "work: {a: null}\n", "work:\n"]
+)
+def test_renames_of_another_form_are_refused(write, content):
+    assert "'work'" in refusal(read_renames, write(content))
+
+
+@pytest.mark.parametrize("content", ["work: {LABEL_0: no, LABEL_1: yes}\n", "work: {yes: agree, no: disagree}\n"])
+def test_words_that_yaml_takes_for_truth_values_are_refused(write, content):
+    """``yes`` and ``no`` would become classes called True and False."""
+    assert "'work'" in refusal(read_renames, write(content))

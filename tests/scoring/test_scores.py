@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
+
+
+@pytest.fixture
+def logits():
+    return np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32) * 3
+
+
+@pytest.fixture
+def pass_logits():
+    return np.random.default_rng(1).normal(size=(5, 6, 3)).astype(np.float32) * 3
+
+
+def test_scores_are_those_of_scipy(logits, pass_logits):
+    scores = TeacherScores.from_logits("t", logits, pass_logits)
+    passes = scipy.special.softmax(pass_logits.astype(np.float64), axis=-1)
+    mean = passes.mean(axis=0)
+    entropy = scipy.stats.entropy(mean, axis=-1)
+    assert scores.teacher == "t"
+    np.testing.assert_array_equal(scores.logits, logits)
+    np.testing.assert_allclose(scores.probabilities, scipy.special.softmax(logits, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(scores.mean_probabilities, mean, rtol=1e-6)
+    np.testing.assert_allclose(scores.predictive_entropy, entropy, rtol=1e-6)
+    np.testing.assert_allclose(scores.uncertainty, entropy / np.log(3), rtol=1e-5)
+    np.testing.assert_allclose(
+        scores.mutual_information, entropy - scipy.stats.entropy(passes, axis=-1).mean(axis=0), atol=1e-6
+    )
+    np.testing.assert_allclose(scores.energy, scipy.special.logsumexp(logits, axis=-1), rtol=1e-6)
+    assert scores.passes.tolist() == [5] * 6
+    assert len(scores) == 6
+
+
+def test_texts_with_fewer_passes_are_scored_by_those_alone(logits, pass_logits):
+    passes = np.array([5, 2, 1, 3, 5, 4])
+    scores = TeacherScores.from_logits("t", logits, pass_logits, passes)
+    for row, count in enumerate(passes):
+        alone = TeacherScores.from_logits("t", logits[[row]], pass_logits[:count, [row]])
+        for name in ARRAYS:
+            np.testing.assert_allclose(getattr(scores, name)[row], getattr(alone, name)[0], rtol=1e-6, err_msg=name)
+    assert scores.passes.tolist() == passes.tolist()
+
+
+def test_uncertainty_is_that_of_the_mean_and_not_the_mean_of_the_uncertainties():
+    pass_logits = np.array([[[20.0, -20.0]], [[-20.0, 20.0]]], dtype=np.float32)
+    scores = TeacherScores.from_logits("t", np.zeros((1, 2), dtype=np.float32), pass_logits)
+    np.testing.assert_allclose(scores.uncertainty, [1.0], atol=1e-6)
+    np.testing.assert_allclose(scores.mutual_information, [np.log(2)], rtol=1e-6)
+
+
+def test_arrays_have_the_types_that_are_stored(logits, pass_logits):
+    scores = TeacherScores.from_logits("t", logits.astype(np.float64), pass_logits)
+    assert {name: getattr(scores, name).dtype.name for name in ARRAYS} == {
+        **dict.fromkeys(ARRAYS, "float32"),
+        "passes": "int32",
+    }
+
+
+def test_take_and_concatenate_are_inverse(logits, pass_logits):
+    scores = TeacherScores.from_logits("t", logits, pass_logits)
+    first, rest = scores.take(np.arange(2)), scores.take(np.arange(2, 6))
+    joined = TeacherScores.concatenate([first, rest])
+    assert (len(first), len(rest), joined.teacher) == (2, 4, "t")
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(joined, name), getattr(scores, name))
+
+
+def test_take_follows_the_order_of_rows(logits, pass_logits):
+    scores = TeacherScores.from_logits("t", logits, pass_logits)
+    rows = np.array([4, 0, 4])
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(scores.take(rows), name), getattr(scores, name)[[4, 0, 4]])

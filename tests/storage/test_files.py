@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.storage import files
+
+
+@pytest.fixture(params=["local", "memory", "bucket"])
+def folder(request, tmp_path):
+    """A folder that is not there yet, on each kind of file system."""
+    if request.param == "local":
+        return tmp_path / "deep" / "folder"
+    return f"{request.getfixturevalue(request.param)}/deep/folder"
+
+
+def test_a_file_is_there_whole_until_it_is_deleted(folder):
+    file = files.join(folder, "inside", "a.json")
+    assert (files.exists(file), files.names(folder)) == (False, [])
+    with pytest.raises(FileNotFoundError):
+        files.read(file)
+    files.write(file, b"first, and long")
+    files.write(file, memoryview(b"second"))
+    assert (files.exists(file), files.read(file)) == (True, b"second")
+    assert (files.names(folder), files.names(files.join(folder, "inside"))) == (["inside"], ["a.json"])
+    files.delete(file)
+    files.delete(file)
+    assert not files.exists(file)
+    assert files.names(files.join(folder, "inside")) == []
+
+
+def test_what_another_client_wrote_is_seen(bucket):
+    folder = f"{bucket}/seen"
+    files.write(f"{folder}/a", b"1")
+    assert files.names(folder) == ["a"]
+    other = fsspec.filesystem("s3", skip_instance_cache=True)
+    other.pipe_file(f"{folder}/b", b"2")
+    assert files.names(folder) == ["a", "b"]
+    assert files.exists(f"{folder}/b")
+
+
+def test_local_paths_and_urls_are_told_apart(tmp_path):
+    assert files.locate(str(tmp_path)) == tmp_path
+    assert files.locate(f"file://{tmp_path}/a") == tmp_path / "a"
+    assert files.locate("relative/a") == Path("relative/a")
+    assert files.locate("s3://bucket/a/") == "s3://bucket/a"
+    assert [files.is_url(where) for where in ("s3://a/b", f"file://{tmp_path}", tmp_path)] == [True, False, False]
+
+
+def test_what_fails_twice_is_tried_again_with_growing_waits(flaky):
+    flaky.failures = 2
+    files.write("flaky://there/a", b"content")
+    assert flaky.waits == [0.5, 2.0]
+    flaky.failures = 2
+    assert files.exists("flaky://there/a")
+    assert files.read("flaky://there/a") == b"content"
+
+
+def test_what_always_fails_says_why_and_how_often_it_was_tried(flaky):
+    flaky.failures = 99
+    with pytest.raises(OSError, match=r"^the connection was reset; tried 4 times$"):
+        files.write("flaky://there/a", b"content")
+    assert flaky.waits == [0.5, 2.0, 8.0]
+    for ask in (files.exists, files.names):
+        with pytest.raises(AmalgamError, match=r"there: cannot be read \(the connection was reset; tried 4 times"):
+            ask("flaky://there")
+
+
+def test_what_no_waiting_mends_is_not_tried_again(flaky):
+    flaky.failures, flaky.error = 99, PermissionError("Access Denied")
+    with pytest.raises(PermissionError, match="Access Denied"):
+        files.write("flaky://there/a", b"content")
+    assert flaky.waits == []
+
+
+def test_a_file_system_that_nobody_knows_is_refused():
+    with pytest.raises(AmalgamError, match=r"^nonsense://a: no such file system \(.*nonsense.*\); give a local path"):
+        files.exists("nonsense://a")
+
+
+def test_a_file_system_whose_package_is_missing_names_it(monkeypatch):
+    def fail(url):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", fail)
+    with pytest.raises(
+        AmalgamError, match=r"^s3://b/a: its file system needs a package \(Install s3fs to access S3\)$"
+    ):
+        files.read("s3://b/a")

@@ -1,0 +1,1 @@
+"""What tests share: tiny models, manifests, a Hub in this process, and helpers that compare by hand."""

@@ -1,0 +1,121 @@
+"""The head that training starts from, beside another optimiser's on hidden states of single texts."""
+
+import copy
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+import torch
+
+from amalgam_edge.methods import METHODS, MethodSettings, weighted_divergence
+from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.models.head import hidden_state, last_layer
+from amalgam_edge.models.student import build_student
+from amalgam_edge.numerics.linear import PENALTY
+from amalgam_edge.training import head_start
+from amalgam_edge.training.head_start import start_head
+from tests.support import tiny
+
+LABELS = ("games", "net", "fonts")
+
+
+@pytest.fixture
+def student(classifier_folder):
+    return build_student(str(classifier_folder), LABELS, layers=1, max_length=24)
+
+
+@pytest.fixture
+def supervision():
+    rng = np.random.default_rng(5)
+    target = rng.dirichlet(np.full(3, 0.4), size=len(tiny.TEXTS)).astype(np.float32)
+    weight = rng.uniform(0.1, 2.0, size=len(target)).astype(np.float32)
+    return Supervision(target, weight, np.zeros(len(target), dtype=int))
+
+
+def started(student, supervision, loss=weighted_divergence, texts=tiny.TEXTS):
+    model, tokenizer = student
+    model = copy.deepcopy(model)
+    ids = tokenizer(list(texts), truncation=True)["input_ids"]
+    start_head(model, ids, supervision, loss, pad_token_id=tokenizer.pad_token_id, device="cpu")
+    return model
+
+
+def states_of(model, tokenizer):
+    found = []
+    with torch.inference_mode(), hidden_state(model.eval()) as latest:
+        for text in tiny.TEXTS:
+            model(**tokenizer(text, return_tensors="pt", truncation=True, return_token_type_ids=False))
+            found.append(latest()[0].double().numpy())
+    return np.stack(found)
+
+
+def logits_by_hand(states, supervision, temperature=1.0):
+    """The minimum of the documented loss in float64 by another optimiser, as logits of the same texts."""
+    centred = states - states.mean(axis=0)
+    inputs = centred / np.sqrt((centred**2).sum(axis=1).mean())
+    share = supervision.weight / supervision.weight.mean()
+    n, width = inputs.shape
+
+    def loss(flat):
+        weights = flat.reshape(width + 1, 3)
+        log_p = scipy.special.log_softmax((inputs @ weights[:-1] + weights[-1]) / temperature, axis=1)
+        entropy = -(share[:, None] * supervision.target * log_p).sum() / n
+        return temperature**2 * entropy + PENALTY / 2 / n * (weights[:-1] ** 2).sum()
+
+    best = scipy.optimize.minimize(loss, np.zeros((width + 1) * 3), tol=1e-10).x.reshape(width + 1, 3)
+    return inputs @ best[:-1] + best[-1]
+
+
+@pytest.mark.parametrize(("method", "temperature"), [("muka-soft", 1.0), ("vanilla-kd", 2.0)])
+def test_the_head_is_the_best_linear_one_under_the_method_s_loss(
+    student, supervision, monkeypatch, method, temperature
+):
+    monkeypatch.setattr(head_start, "_STEPS", 500)
+    settings = MethodSettings()
+    model = started(student, supervision, lambda *given: METHODS[method].loss(*given, settings))
+    states = states_of(model, student[1])
+    expected = logits_by_hand(states, supervision, temperature)
+    layer = last_layer(model)
+    found = states @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
+    found, expected = (scipy.special.softmax(logits, axis=1) for logits in (found, expected))
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    assert np.abs(found - supervision.target).mean() < np.abs(1 / 3 - supervision.target).mean()
+
+
+def test_nothing_else_changes(student, supervision):
+    before = student[0].state_dict()
+    changed = [
+        name for name, tensor in started(student, supervision).state_dict().items() if not before[name].equal(tensor)
+    ]
+    assert changed == ["classifier.weight", "classifier.bias"]
+
+
+def test_of_many_texts_evenly_spaced_ones_are_read(student, supervision, monkeypatch):
+    monkeypatch.setattr(head_start, "MOST_TEXTS", 5)
+    some = started(student, supervision)
+    rows = np.linspace(0, len(tiny.TEXTS) - 1, 5).round().astype(int)
+    monkeypatch.undo()
+    same = started(student, supervision.take(rows), texts=[tiny.TEXTS[row] for row in rows])
+    assert torch.equal(last_layer(some).weight, last_layer(same).weight)
+
+
+def test_texts_that_are_all_alike_leave_a_head_that_answers_by_the_mean(student):
+    target = np.array([[0.6, 0.3, 0.1]] * 4, dtype=np.float32)
+    made = Supervision(target, np.ones(4, dtype=np.float32), np.zeros(4, dtype=int))
+    model = started(student, made, texts=["the same text"] * 4)
+    inputs = student[1]("the same text", return_tensors="pt", return_token_type_ids=False)
+    with torch.inference_mode():
+        answered = model.eval()(**inputs).logits.softmax(dim=-1)[0]
+    np.testing.assert_allclose(answered, [0.6, 0.3, 0.1], atol=0.01)
+
+
+def test_a_model_whose_last_layer_reads_tokens_is_left_as_it_was(supervision, tmp_path):
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    model = GPT2ForSequenceClassification(
+        GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2, n_positions=16, num_labels=3, pad_token_id=0)
+    )
+    before = model.score.weight.clone()
+    start_head(model, [[1, 2, 3], [4, 5]], supervision.take(np.array([0, 1])), weighted_divergence, pad_token_id=0)
+    assert torch.equal(model.score.weight, before)
