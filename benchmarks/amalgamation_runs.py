@@ -19,6 +19,7 @@ from teachers import encoder, fine_tune
 
 from amalgam_edge.building import stages
 from amalgam_edge.evaluation.bundle_evaluation import measure_answers
+from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import METHODS, Told, supervision
@@ -27,7 +28,6 @@ from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe, read_recipe
-from amalgam_edge.scoring.score import predict_texts
 from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.storage.fingerprints import of_mapping
 from amalgam_edge.storage.staging import staged, write_whole

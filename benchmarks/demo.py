@@ -27,13 +27,13 @@ from transformers.utils import logging
 
 from amalgam_edge.building import stages
 from amalgam_edge.cli.progress import ConsoleProgress
+from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.methods import Told, supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe, read_recipe
 from amalgam_edge.reports.tables import Column, Table, precision_table
-from amalgam_edge.scoring.score import predict_texts
 
 CORPUS = "debian_sections"
 OTHER_METHODS = ("vanilla-kd", "muka-soft")

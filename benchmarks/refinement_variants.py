@@ -21,19 +21,11 @@ from amalgam_edge.methods.refinement import annotators, probe
 from amalgam_edge.methods.refinement.annotators import Answers, answers, log_evidence
 from amalgam_edge.methods.refinement.probe import Probe
 from amalgam_edge.methods.refinement.shares import label_shares, with_shares
-from amalgam_edge.methods.supervision import (
-    Supervision,
-    certainty,
-    energy,
-    from_labels,
-    margin,
-    mix_targets,
-    soft_weights,
-)
+from amalgam_edge.methods.supervision import Supervision, energy, from_labels, margin, mix_targets, soft_weights
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.numerics import linear
 from amalgam_edge.numerics.components import principal_components
-from amalgam_edge.scoring.scores import TeacherScores
+from amalgam_edge.scoring.scores import TeacherScores, certainty
 
 Variant = Callable[[Evidence, np.ndarray], Supervision]  # of the evidence, and of gold labels, which references read
 

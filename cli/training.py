@@ -1,4 +1,4 @@
-"""``python -m amalgam_edge.training``: a build by processes that ``torchrun`` or ``accelerate launch`` starts."""
+"""``python -m amalgam_edge.cli.training``: a build by processes that ``torchrun`` or ``accelerate launch`` starts."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def command(recipe_file: str | None, output: str | None, overwrite: bool, resume
 
     \b
     Examples:
-      torchrun --nproc-per-node 2 -m amalgam_edge.training recipe.yaml
-      accelerate launch -m amalgam_edge.training recipe.yaml --output student/
+      torchrun --nproc-per-node 2 -m amalgam_edge.cli.training recipe.yaml
+      accelerate launch -m amalgam_edge.cli.training recipe.yaml --output student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     launching = load_training_part("amalgam_edge.building.processes", "training a student")
     pipeline = load_training_part("amalgam_edge.building.pipeline", "building a student")
@@ -40,7 +40,7 @@ def command(recipe_file: str | None, output: str | None, overwrite: bool, resume
         launching.run_launched(job, resume=resume)
         return
     if recipe_file is None:
-        raise AmalgamError("no recipe given: name one, as in torchrun -m amalgam_edge.training recipe.yaml")
+        raise AmalgamError("no recipe given: name one, as in torchrun -m amalgam_edge.cli.training recipe.yaml")
     recipe = read_recipe(recipe_file, {"launch": 1} | ({"output": output} if output else {}))
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     company = launching.Joined() if launching.Joined.is_called() else None
@@ -63,3 +63,7 @@ def main() -> None:
     except AmalgamError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(EXIT_MISTAKE)
+
+
+if __name__ == "__main__":
+    main()

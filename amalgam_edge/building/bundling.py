@@ -14,9 +14,9 @@ from amalgam_edge.building.cascading import Companion, add_cascade
 from amalgam_edge.building.choosing import Chosen
 from amalgam_edge.building.stages import Lesson, Texts
 from amalgam_edge.exporters.selection.bundle_writer import write_manifest
+from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods.supervision import certainty
 from amalgam_edge.metrics import accuracy as evaluation
 from amalgam_edge.metrics.calibration import Reliability, reliability
 from amalgam_edge.models.teacher import Teacher
@@ -27,7 +27,7 @@ from amalgam_edge.reports.model_card import render_model_card
 from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT, TOKENIZER
 from amalgam_edge.runtime.cascade import CascadeModel
 from amalgam_edge.runtime.text_model import TextModel
-from amalgam_edge.scoring.score import predict_texts
+from amalgam_edge.scoring.scores import certainty
 
 
 @dataclass(frozen=True)

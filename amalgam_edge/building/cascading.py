@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from amalgam_edge.building import stages
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.static_export import export_quantized
+from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.methods import weighted_divergence
 from amalgam_edge.methods.supervision import from_targets
@@ -35,7 +36,6 @@ from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, confidence, is_sure
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
-from amalgam_edge.scoring.score import predict_texts
 from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
 
 FOLDS = 3

@@ -93,7 +93,7 @@ class Launched(Company):
         threads = threads_of_each(recipe.threads or torch.get_num_threads(), self._n)
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"),
-            *("--nproc-per-node", str(self._n), "-m", "amalgam_edge.training", "--job", str(folder / _JOB)),
+            *("--nproc-per-node", str(self._n), "-m", "amalgam_edge.cli.training", "--job", str(folder / _JOB)),
             *(["--resume"] if resume else []),
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}

@@ -18,6 +18,7 @@ from amalgam_edge.building.budget import Budget
 from amalgam_edge.corpus.reading import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError, MissingExtraError
 from amalgam_edge.exporters.selection.trimming import trim_through_gate
+from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import METHODS, Evidence, Method, MethodSettings, Objective, Shapes, Told
@@ -35,15 +36,7 @@ from amalgam_edge.runtime.model_types import STATIC
 from amalgam_edge.scoring.backends import Backend, resolve_backend
 from amalgam_edge.scoring.features import FEATURES, feature_key, store_features
 from amalgam_edge.scoring.hidden_states import HiddenStates, HiddenStore, hidden_key, store_hidden
-from amalgam_edge.scoring.score import (
-    PROBE_TEXTS,
-    Opened,
-    ScoringSettings,
-    open_runners,
-    predict_texts,
-    score_corpus,
-    score_key,
-)
+from amalgam_edge.scoring.score import PROBE_TEXTS, Opened, ScoringSettings, open_runners, score_corpus, score_key
 from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.scoring.summary import scored_by_all

@@ -9,8 +9,9 @@ from amalgam_edge.methods.muka_loss import weighted_divergence
 from amalgam_edge.methods.refinement.annotators import answers, log_evidence
 from amalgam_edge.methods.refinement.probe import Probe
 from amalgam_edge.methods.refinement.shares import label_shares, with_shares
-from amalgam_edge.methods.supervision import Supervision, certainty, energy, margin, mix_targets
+from amalgam_edge.methods.supervision import Supervision, energy, margin, mix_targets
 from amalgam_edge.metrics.uncertainty import softmax
+from amalgam_edge.scoring.scores import certainty
 
 _SMALLEST_PROBABILITY = 1e-4
 _LOGITS_TEMPERATURE = 2.0

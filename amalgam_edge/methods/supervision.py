@@ -13,7 +13,7 @@ import numpy as np
 
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.metrics.uncertainty import softmax
-from amalgam_edge.scoring.scores import TeacherScores
+from amalgam_edge.scoring.scores import TeacherScores, certainty
 
 MARGIN_FLOOR = 1e-6
 
@@ -43,11 +43,6 @@ class Supervision:
         for array in (self.target, self.weight):
             content.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         return content.hexdigest()
-
-
-def certainty(scores: Sequence[TeacherScores]) -> np.ndarray:
-    """s_i(x) = 1 − u_i(x): how far each teacher is to be trusted on each text, ``(n_texts, n_teachers)``."""
-    return np.stack([1.0 - teacher.uncertainty for teacher in scores], axis=1)
 
 
 def soft_weights(certainties: np.ndarray, score_temperature: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from amalgam_edge.methods.supervision import certainty, margin
+from amalgam_edge.methods.supervision import margin
 from amalgam_edge.metrics.calibration import Reliability
 from amalgam_edge.reports import plots
 from amalgam_edge.reports.pages import html_table, page, section
@@ -22,7 +22,7 @@ from amalgam_edge.reports.tables import (
     precision_table,
     teacher_table,
 )
-from amalgam_edge.scoring.scores import TeacherScores
+from amalgam_edge.scoring.scores import TeacherScores, certainty
 
 
 @dataclass(frozen=True)

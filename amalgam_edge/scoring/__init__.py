@@ -1,1 +1,4 @@
-"""Running teachers over a corpus, with dropout off and on, and keeping what they said."""
+"""What each teacher says of each text under Monte-Carlo dropout, and how sure it is; kept on disk in shards.
+
+In: teachers and a corpus. Out: :class:`~amalgam_edge.scoring.scores.TeacherScores` in resumable stores.
+"""

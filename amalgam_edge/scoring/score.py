@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from amalgam_edge.corpus.reading import Corpus
 from amalgam_edge.dropout.masks import DROPOUT_OFF, Masks
@@ -262,22 +261,6 @@ class _Sheet:
             if first == 0:
                 self._logits[batch.rows] = answered[-1]
                 self._advance(len(batch.rows))
-
-
-def predict_texts(
-    runner: TeacherRunner,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    *,
-    max_length: int,
-    batch_tokens: int = ScoringSettings.batch_tokens,
-) -> np.ndarray:
-    """Logits with dropout off, ``(n_texts, n_classes)``, in the order of ``texts``."""
-    logits = np.empty((len(texts), runner.n_classes), dtype=np.float32)
-    encoded = encode(texts, tokenizer, max_length)
-    for batch in batches_by_length(encoded, pad_token_id=tokenizer.pad_token_id, batch_tokens=batch_tokens):
-        logits[batch.rows] = runner.run(batch.input_ids, batch.attention_mask, [DROPOUT_OFF])[0]
-    return logits
 
 
 def _probe(teacher: Teacher, runner: TeacherRunner, texts: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TypedDict
 
@@ -140,6 +141,11 @@ class ScoreSummary:
     mean_uncertainty: float
     picked_share: float
     n_failed: int = 0
+
+
+def certainty(scores: Sequence[TeacherScores]) -> np.ndarray:
+    """s_i(x) = 1 − u_i(x): how far each teacher is to be trusted on each text, ``(n_texts, n_teachers)``."""
+    return np.stack([1.0 - teacher.uncertainty for teacher in scores], axis=1)
 
 
 ARRAYS = tuple(field.name for field in fields(TeacherScores) if field.name != "teacher")

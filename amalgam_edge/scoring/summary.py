@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from amalgam_edge.methods.supervision import certainty
-from amalgam_edge.scoring.scores import ScoreSummary, TeacherScores
+from amalgam_edge.scoring.scores import ScoreSummary, TeacherScores, certainty
 from amalgam_edge.scoring.store import ScoreStore
 
 

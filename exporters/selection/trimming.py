@@ -10,9 +10,9 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.exporters.selection.fidelity import Fidelity, compare
+from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
-from amalgam_edge.scoring.score import predict_texts
 
 LADDER = (0, 2000, 4000, 8000, 16000)  # tokens from the first that stay unused; vocabularies begin with the common ones
 

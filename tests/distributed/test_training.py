@@ -150,7 +150,7 @@ def test_a_build_that_launches_two_processes_comes_to_the_same_bundle(alone, inv
 
 
 def test_processes_that_torchrun_started_come_to_the_same_bundle(alone, tmp_path):
-    started = torchrun("-m", "amalgam_edge.training", alone / "recipe.yaml", "--output", tmp_path / "student")
+    started = torchrun("-m", "amalgam_edge.cli.training", alone / "recipe.yaml", "--output", tmp_path / "student")
     assert_same_bundle(tmp_path / "student", alone)
     assert started.stdout.count("bundle: ") == 1  # the first one alone speaks
     assert started.stderr.count("reading texts") == 1

@@ -5,7 +5,7 @@ import pytest
 
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import supervision
-from amalgam_edge.scoring.scores import TeacherScores
+from amalgam_edge.scoring.scores import TeacherScores, certainty
 
 
 def scores_of(teacher, probabilities, mean_probabilities=None):
@@ -34,7 +34,7 @@ def scores():
 
 def test_certainty_is_one_less_the_normalised_entropy_of_the_mean(scores):
     expected = [[1 - u(0.8, 0.2), 1 - u(0.3, 0.3, 0.4)], [1 - u(0.5, 0.5), 1 - u(0.05, 0.05, 0.9)]]
-    np.testing.assert_allclose(supervision.certainty(scores), expected, atol=1e-6)
+    np.testing.assert_allclose(certainty(scores), expected, atol=1e-6)
 
 
 def test_soft_weights_by_hand():

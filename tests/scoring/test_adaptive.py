@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from amalgam_edge.corpus.reading import read_corpus
-from amalgam_edge.methods.supervision import certainty
 from amalgam_edge.models.teacher import load_teacher
 from amalgam_edge.scoring.backends import Backend
 from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_key, score_texts
-from amalgam_edge.scoring.scores import ARRAYS
+from amalgam_edge.scoring.scores import ARRAYS, certainty
 from amalgam_edge.scoring.store import ScoreStore
 from tests.support import tiny
 

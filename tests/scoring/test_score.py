@@ -12,9 +12,10 @@ from amalgam_edge.building.stages import Texts, cached_stores, named_stores, onl
 from amalgam_edge.dropout.masks import DROPOUT_OFF
 from amalgam_edge.dropout.sites import LiveDropout
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.recipe.recipe import Recipe
-from amalgam_edge.scoring.score import ScoringSettings, predict_texts, score_corpus, score_key, score_texts
+from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_key, score_texts
 from amalgam_edge.scoring.scores import ARRAYS
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.scoring.summary import scored_by_all, summarise

@@ -1,0 +1,28 @@
+"""A model's answers to texts, dropout off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from amalgam_edge.dropout.masks import DROPOUT_OFF
+from amalgam_edge.inference.batches import batches_by_length, encode
+from amalgam_edge.inference.runner import TeacherRunner
+
+
+def predict_texts(
+    runner: TeacherRunner,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_tokens: int = 1024,
+) -> np.ndarray:
+    """Logits with dropout off, ``(n_texts, n_classes)``, in the order of ``texts``."""
+    logits = np.empty((len(texts), runner.n_classes), dtype=np.float32)
+    encoded = encode(texts, tokenizer, max_length)
+    for batch in batches_by_length(encoded, pad_token_id=tokenizer.pad_token_id, batch_tokens=batch_tokens):
+        logits[batch.rows] = runner.run(batch.input_ids, batch.attention_mask, [DROPOUT_OFF])[0]
+    return logits
