@@ -1,28 +1,67 @@
-"""amalgam-edge: merge fine-tuned text classifiers into one small ONNX model, without labels."""
+"""amalgam-edge: merge fine-tuned text classifiers into one small ONNX model, without labels.
+
+The names below are the library. Each is imported when it is first used, so that ``import amalgam_edge`` is instant and
+loads neither torch nor onnxruntime.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amalgam_edge.runtime import EdgeClassifier as EdgeClassifier
+    from amalgam_edge.api import build as build
+    from amalgam_edge.api import evaluate as evaluate
+    from amalgam_edge.api import export_teacher as export_teacher
+    from amalgam_edge.api import optimize as optimize
+    from amalgam_edge.api import score as score
+    from amalgam_edge.errors import AmalgamError as AmalgamError
+    from amalgam_edge.recipe.recipe import Recipe as Recipe
+    from amalgam_edge.runtime.bundle import Bundle as Bundle
+    from amalgam_edge.runtime.classifier import EdgeClassifier as EdgeClassifier
+    from amalgam_edge.runtime.classifier import Prediction as Prediction
 
     __version__: str
 
-__all__ = ["EdgeClassifier", "__version__"]
+_EXPORTS = {
+    "AmalgamError": "amalgam_edge.errors",
+    "Bundle": "amalgam_edge.runtime.bundle",
+    "EdgeClassifier": "amalgam_edge.runtime.classifier",
+    "Prediction": "amalgam_edge.runtime.classifier",
+    "Recipe": "amalgam_edge.recipe.recipe",
+    "build": "amalgam_edge.api",
+    "evaluate": "amalgam_edge.api",
+    "export_teacher": "amalgam_edge.api",
+    "optimize": "amalgam_edge.api",
+    "score": "amalgam_edge.api",
+}
+
+__all__ = [
+    "AmalgamError",
+    "Bundle",
+    "EdgeClassifier",
+    "Prediction",
+    "Recipe",
+    "__version__",
+    "build",
+    "evaluate",
+    "export_teacher",
+    "optimize",
+    "score",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the runtime, and look up the version, when first asked for: ``import amalgam_edge`` stays instant."""
-    if name == "EdgeClassifier":
-        from amalgam_edge.runtime import EdgeClassifier
-
-        return EdgeClassifier
+    """Import an exported name, or look up the version, when it is first asked for."""
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version  # 30 ms, which no answer needs
+        from amalgam_edge.environment import own_version
 
-        try:
-            return version("amalgam-edge")
-        except PackageNotFoundError:  # a source tree that was never installed
-            return "0"
+        return own_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The exported names, for completion in editors and notebooks."""
+    return sorted({*globals(), *__all__})

@@ -38,6 +38,11 @@ def package_versions() -> dict[str, str | None]:
     return {name: _version(name) for name in _PACKAGES}
 
 
+def own_version() -> str:
+    """Version of amalgam-edge; 0 in a source tree that was never installed."""
+    return _version("amalgam-edge") or "0"
+
+
 def installed_versions() -> dict[str, str]:
     """Python's version and those of the packages that are installed."""
     found = {name: number for name, number in package_versions().items() if number is not None}

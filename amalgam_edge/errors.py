@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AmalgamError(Exception):
     """A mistake that the user can mend: one line that says what, where and what to do.
@@ -17,6 +20,25 @@ class MissingExtraError(AmalgamError):
     def __init__(self, feature: str, extra: str, cause: ImportError) -> None:
         missing = cause.name or str(cause)
         super().__init__(f'{feature} needs {missing}: pip install "amalgam-edge[{extra}]"')
+
+
+@contextmanager
+def needs_extra(extra: str, feature: str) -> Iterator[None]:
+    """While entered, a package that is not installed is a mistake of the user, who is told the extra to install.
+
+    Args:
+        extra: Name of the extra, as in ``pip install "amalgam-edge[train]"``.
+        feature: What needs it, for the message.
+
+    Raises:
+        MissingExtraError: An import failed because a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("amalgam_edge"):
+            raise
+        raise MissingExtraError(feature, extra, error) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[int], None]
@@ -15,17 +15,11 @@ class Progress(Protocol):
     def begin(self, n_steps: int) -> None:
         """Say how many steps there will be."""
 
-    def step(self, title: str, total: int | None = None, unit: str = "") -> _Step:
+    def step(self, title: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Advance]:
         """Open the next step; what it yields is called with the number of units just finished."""
 
     def say(self, message: str) -> None:
         """Show a line that stays."""
-
-
-class _Step(Protocol):
-    def __enter__(self) -> Advance: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class Silent:

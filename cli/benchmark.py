@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 import click
 
-from amalgam_edge.cli.extras import load_training_part, quiet_libraries
+from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.errors import needs_extra
 
 
 @click.command("benchmark", context_settings={"max_content_width": 110})
@@ -39,17 +40,20 @@ def command(
       amalgam-edge benchmark student/ --against all --threads 1
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    edge_benchmark = load_training_part("amalgam_edge.evaluation.edge_benchmark", "comparing with other runtimes")
-    from amalgam_edge.cli.progress import ConsoleProgress
-    from amalgam_edge.corpus.reading import read_corpus
-    from amalgam_edge.evaluation.peers import PEERS
-    from amalgam_edge.reports.tables import benchmark_table
-    from amalgam_edge.runtime import Bundle
+    from amalgam_edge.runtime.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    with needs_extra("train", "comparing with other runtimes"):
+        from amalgam_edge.console_progress import ConsoleProgress
+        from amalgam_edge.corpus.reading import read_corpus
+        from amalgam_edge.evaluation import edge_benchmark
+        from amalgam_edge.evaluation.peers import PEERS
+        from amalgam_edge.reports.tables import benchmark_table
 
     peers = list(PEERS) if against == "all" else [name.strip() for name in against.split(",") if name.strip()]
     texts = list(read_corpus(corpus).texts[:max_texts]) if corpus else []
     cells = edge_benchmark.benchmark(
-        Bundle.open(bundle),
+        opened,
         peers,
         ConsoleProgress(),
         corpus=texts,

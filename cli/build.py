@@ -7,21 +7,15 @@ from typing import Any
 
 import click
 
-from amalgam_edge.cli.extras import load_training_part, quiet_libraries
-from amalgam_edge.errors import MissingExtraError
-
-try:
-    from amalgam_edge.cli.recipe_options import given, recipe_options
-    from amalgam_edge.recipe.recipe import Recipe
-except ModuleNotFoundError as error:  # the Recipe needs pydantic, which the edge alone does not have
-    raise MissingExtraError("building a student", "train", error) from error
-
-EXIT_GATE = 3
+from amalgam_edge.cli.exit_codes import LIMIT_MISSED
+from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.recipe_options import RecipeCommand, given, with_recipe_options
+from amalgam_edge.recipe.recipe import Recipe
 
 
-@click.command("build", context_settings={"max_content_width": 110})
+@click.command("build", cls=RecipeCommand, context_settings={"max_content_width": 110})
 @click.option("--recipe", "recipe_file", metavar="FILE", help="YAML recipe; options given beside it win over it.")
-@recipe_options()
+@with_recipe_options()
 @click.option("--overwrite", is_flag=True, help="Replace the bundle that stands in the output folder.")
 @click.option("--resume", is_flag=True, help="Go on with a build that was cut off.")
 def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: Any) -> None:
@@ -46,13 +40,11 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
       amalgam-edge build --recipe student/recipe.yaml --launch 2 --output student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    pipeline = load_training_part("amalgam_edge.building.pipeline", "building a student")
-    from amalgam_edge.cli.progress import ConsoleProgress
-    from amalgam_edge.recipe.recipe import read_recipe
+    from amalgam_edge.api import build
+    from amalgam_edge.recipe.reading import read_recipe
 
     recipe = read_recipe(recipe_file, given(fields))
-    manifest = pipeline.build(recipe, ConsoleProgress(), overwrite=overwrite, resume=resume)
-    show(recipe, manifest)
+    show(recipe, build(recipe=recipe, overwrite=overwrite, resume=resume).manifest)
 
 
 def show(recipe: Recipe, manifest: dict[str, Any]) -> None:
@@ -69,7 +61,7 @@ def show(recipe: Recipe, manifest: dict[str, Any]) -> None:
     from amalgam_edge.runtime.bundle import REPORT
 
     click.echo(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
-    if recipe.budget:
+    if recipe.export.budget:
         click.echo(f"\n{front_table(manifest).to_text()}\n{front_line(manifest)}")
     if line := cascade_line(manifest):
         click.echo(f"\n{line}")
@@ -77,16 +69,17 @@ def show(recipe: Recipe, manifest: dict[str, Any]) -> None:
         click.echo(f"\n{evaluation_table(manifest).to_text()}")
     if calibration_line(manifest):
         click.echo(f"\n{calibration_line(manifest)}")
-    click.echo(f"\nbundle: {recipe.output}   report: {recipe.output.rstrip('/')}/{REPORT}")
+    folder = recipe.output.folder
+    click.echo(f"\nbundle: {folder}   report: {folder.rstrip('/')}/{REPORT}")
     click.echo(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")
     missed = []
-    if recipe.budget and not manifest["front"]["within_budget"]:
+    if recipe.export.budget and not manifest["front"]["within_budget"]:
         missed.append(f"--budget: {manifest['front']['reason']}")
-    if not recipe.budget and not manifest["gate"]["passed"]:
+    if not recipe.export.budget and not manifest["gate"]["passed"]:
         missed.append("no int8 model kept within --max-disagreement: the bundle holds fp32 only")
-    if recipe.cascade and not manifest["cascade"]["file"]:
+    if recipe.cascade.enabled and not manifest["cascade"]["file"]:
         missed.append("no threshold kept --cascade-agreement: the bundle holds no cascade")
     for message in missed:
         click.echo(message, err=True)
     if missed:
-        sys.exit(EXIT_GATE)
+        sys.exit(LIMIT_MISSED)

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from amalgam_edge.cli.extras import load_training_part, quiet_libraries
+from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.errors import needs_extra
 
 
 @click.command("evaluate", context_settings={"max_content_width": 110})
@@ -60,11 +61,10 @@ def command(
       amalgam-edge evaluate student/ --data labelled.jsonl --compare other-student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    evaluation = load_training_part("amalgam_edge.evaluation.bundle_evaluation", "reading labelled texts")
-    from amalgam_edge.runtime import Bundle
+    from amalgam_edge.api import evaluate
 
-    measured = evaluation.evaluate_bundle(
-        Bundle.open(bundle),
+    measured = evaluate(
+        bundle,
         data,
         text_column=text_column,
         label_column=label_column,
@@ -72,7 +72,7 @@ def command(
         precisions=precisions,
         threads=threads,
         abstain=abstain,
-        compare=Bundle.open(compare) if compare else None,
+        compare=compare or None,
     )
     click.echo(json.dumps(measured, indent=2) if as_json else _as_text(measured))
     if report:
@@ -95,5 +95,6 @@ def _as_text(measured: dict[str, Any]) -> str:
 def _write_report(path: Path, measured: dict[str, Any], bundle: str) -> None:
     from amalgam_edge.storage.staging import write_whole
 
-    page = load_training_part("amalgam_edge.reports.evaluation_report", "drawing a report")
-    write_whole(path, page.render_evaluation(measured, bundle))
+    with needs_extra("train", "drawing a report"):
+        from amalgam_edge.reports.evaluation_report import render_evaluation
+    write_whole(path, render_evaluation(measured, bundle))

@@ -6,18 +6,13 @@ from typing import Any
 
 import click
 
-from amalgam_edge.cli.extras import load_training_part, quiet_libraries
-from amalgam_edge.errors import MissingExtraError
-
-try:
-    from amalgam_edge.cli.recipe_options import given, recipe_options
-except ModuleNotFoundError as error:  # the Recipe needs pydantic, which the edge alone does not have
-    raise MissingExtraError("exporting a teacher", "train", error) from error
+from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.recipe_options import RecipeCommand, given, with_recipe_options
 
 
-@click.command("export-teacher", context_settings={"max_content_width": 110})
+@click.command("export-teacher", cls=RecipeCommand, context_settings={"max_content_width": 110})
 @click.argument("teacher", metavar="TEACHER")
-@recipe_options("passes", "masks", "dropout", "max_length", "precision", "output")
+@with_recipe_options("passes", "masks", "dropout", "max_length", "precision", "output")
 @click.option("--overwrite", is_flag=True, help="Replace the export that stands in the output folder.")
 def command(teacher: str, overwrite: bool, **fields: Any) -> None:
     """Write a teacher as one ONNX file whose dropout stays alive in any runtime.
@@ -32,12 +27,10 @@ def command(teacher: str, overwrite: bool, **fields: Any) -> None:
       amalgam-edge export-teacher runs/albert --dropout 0.1 --output albert-mc/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    writer = load_training_part("amalgam_edge.building.teacher_folder", "exporting a teacher")
-    from amalgam_edge.recipe.recipe import read_recipe
+    from amalgam_edge.api import export_teacher
 
-    recipe = read_recipe(None, {"teachers": [teacher], **given(fields)})
-    manifest = writer.write_teacher(recipe, overwrite=overwrite)
+    manifest = export_teacher(teacher, overwrite=overwrite, **given(fields))
     click.echo(
-        f"{recipe.output}: {len(manifest['dropout_sites'])} dropouts live, {manifest['bytes'] / 1e6:.1f} MB; "
+        f"{fields['output']}: {len(manifest['dropout_sites'])} dropouts live, {manifest['bytes'] / 1e6:.1f} MB; "
         f"logits differ from torch's by at most {manifest['difference']:.1e} of the largest"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from amalgam_edge.cli.extras import load_part
+from amalgam_edge.errors import needs_extra
 from amalgam_edge.runtime.bundle import Bundle
 
 
@@ -26,7 +26,8 @@ def command(bundle: str, output: Path, overwrite: bool) -> None:
       amalgam-edge export-web student/ site/
       python -m http.server --directory site/
     """  # noqa: D301  (click reads \\b as "do not rewrap")
-    site = load_part("amalgam_edge.browser.site", "exporting a page", "serve")
+    with needs_extra("serve", "exporting a page"):
+        from amalgam_edge.browser import site
     n_bytes = site.export_site(
         Bundle.open(bundle), output, overwrite=overwrite, say=lambda line: click.echo(line, err=True)
     )

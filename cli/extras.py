@@ -1,45 +1,22 @@
-"""Loading the parts of the library that need optional packages, and keeping those packages quiet."""
+"""Keeping optional packages quiet while the command line runs."""
 
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from types import ModuleType
-
-from amalgam_edge.errors import MissingExtraError
 
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_VERBOSITY": "error",  # it tells each retry; when the last one fails, the error is ours to tell
+    "HF_HUB_VERBOSITY": "error",  # the Hub's client reports each retry; the command line reports the last failure
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "true",
 }
 
 
-def load_training_part(module: str, feature: str) -> ModuleType:
-    """Import a module of the library that needs the ``train`` extra; see :func:`load_part`."""
-    return load_part(module, feature, "train")
-
-
-def load_part(module: str, feature: str, extra: str) -> ModuleType:
-    """Import a module of the library that needs an extra.
-
-    Raises:
-        MissingExtraError: the extra is not installed.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("amalgam_edge"):
-            raise
-        raise MissingExtraError(feature, extra, error) from error
-
-
 def quiet_libraries() -> None:
-    """Switch off the bars and remarks of libraries; the command line shows its own progress.
+    """Switch off the progress bars and remarks of libraries; the command line shows its own.
 
-    They read these variables when they are imported, so nothing need be imported here.
+    Libraries read these variables when they are imported, so this comes before their imports.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)

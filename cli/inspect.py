@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from amalgam_edge.cli.extras import load_training_part
+from amalgam_edge.errors import needs_extra
 from amalgam_edge.reports.tables import (
     calibration_line,
     cascade_line,
@@ -54,8 +54,9 @@ def _is_of_scores(folder: str) -> bool:
 
 
 def _inspect_scores(folder: str, as_json: bool) -> None:
-    find_stores = load_training_part("amalgam_edge.scoring.folders", "reading scores").find_stores
-    describe = load_training_part("amalgam_edge.scoring.inspection", "reading scores").describe
+    with needs_extra("train", "reading scores"):
+        from amalgam_edge.scoring.folders import find_stores
+        from amalgam_edge.scoring.inspection import describe
     described = [describe(store) for store in find_stores(folder)]
     if as_json:
         click.echo(json.dumps(described, indent=2, ensure_ascii=False))

@@ -7,10 +7,8 @@ from importlib import import_module
 
 import click
 
-from amalgam_edge import __version__
+from amalgam_edge.cli.exit_codes import USER_MISTAKE
 from amalgam_edge.errors import AmalgamError
-
-EXIT_MISTAKE = 2
 
 # name → (module of amalgam_edge.cli, one-line help); the help stands here so that --help need not load the modules.
 _COMMANDS = {
@@ -52,7 +50,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="amalgam-edge")
+@click.version_option(package_name="amalgam-edge", prog_name="amalgam-edge")
 def cli() -> None:
     """Merge fine-tuned text classifiers into one small ONNX model that runs at the edge.
 
@@ -71,4 +69,4 @@ def main() -> None:
         cli.main(standalone_mode=True)
     except AmalgamError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(EXIT_MISTAKE)
+        sys.exit(USER_MISTAKE)

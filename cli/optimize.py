@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from amalgam_edge.cli.extras import load_training_part, quiet_libraries
-
-EXIT_BUDGET = 3
+from amalgam_edge.cli.exit_codes import LIMIT_MISSED
+from amalgam_edge.cli.extras import quiet_libraries
 
 
 @click.command("optimize", context_settings={"max_content_width": 110})
@@ -32,19 +31,15 @@ def command(bundle: str, budget: str, calibration: str | None, text_column: str 
       amalgam-edge optimize student/ --budget "size<=20MB, memory<=150MB" --calibration texts.jsonl --output small/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    optimizing = load_training_part("amalgam_edge.building.optimizing", "making models")
-    from amalgam_edge.cli.progress import ConsoleProgress
+    from amalgam_edge.api import optimize
     from amalgam_edge.reports.tables import cascade_line, front_line, front_table
-    from amalgam_edge.runtime import Bundle
 
     target = Path(output or bundle)
-    manifest = optimizing.optimize_bundle(
-        Bundle.open(bundle), budget, target, ConsoleProgress(), calibration=calibration, text_column=text_column
-    )
+    manifest = optimize(bundle, budget, output=target, calibration=calibration, text_column=text_column).manifest
     click.echo(f"\n{front_table(manifest).to_text()}\n\n{front_line(manifest)}")
     if line := cascade_line(manifest):
         click.echo(f"\n{line}")
     click.echo(f"\nbundle: {target}")
     if not manifest["front"]["within_budget"]:
         click.echo(f"--budget: {manifest['front']['reason']}", err=True)
-        sys.exit(EXIT_BUDGET)
+        sys.exit(LIMIT_MISSED)

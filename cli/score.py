@@ -6,18 +6,13 @@ from typing import Any
 
 import click
 
-from amalgam_edge.cli.extras import load_training_part, quiet_libraries
-from amalgam_edge.errors import MissingExtraError
-
-try:
-    from amalgam_edge.cli.recipe_options import given, recipe_options
-except ModuleNotFoundError as error:  # the Recipe needs pydantic, which the edge alone does not have
-    raise MissingExtraError("scoring", "train", error) from error
+from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.recipe_options import RecipeCommand, given, with_recipe_options
 
 
-@click.command("score", context_settings={"max_content_width": 110})
+@click.command("score", cls=RecipeCommand, context_settings={"max_content_width": 110})
 @click.option("--recipe", "recipe_file", metavar="FILE", help="YAML recipe; options given beside it win over it.")
-@recipe_options(
+@with_recipe_options(
     "teachers",
     "corpus",
     "text_column",
@@ -54,11 +49,10 @@ def command(recipe_file: str | None, resume: bool, **fields: Any) -> None:
       amalgam-edge score --recipe recipe.yaml --engine ray --address auto --output scores/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
-    scoring_run = load_training_part("amalgam_edge.building.scoring_run", "scoring")
-    from amalgam_edge.cli.progress import ConsoleProgress
-    from amalgam_edge.recipe.recipe import read_recipe
+    from amalgam_edge.api import score
+    from amalgam_edge.recipe.reading import read_recipe
     from amalgam_edge.reports.tables import score_table
 
     recipe = read_recipe(recipe_file, given(fields))
-    summaries = scoring_run.score(recipe, ConsoleProgress(), resume=resume)
-    click.echo(f"\n{score_table(summaries).to_text()}\n\nscores: {recipe.output}")
+    summaries = score(recipe=recipe, resume=resume)
+    click.echo(f"\n{score_table(summaries).to_text()}\n\nscores: {recipe.output.folder}")

@@ -6,10 +6,8 @@ import sys
 
 import click
 
-from amalgam_edge.cli.extras import load_training_part
-from amalgam_edge.errors import AmalgamError
-
-EXIT_WRONG = 1
+from amalgam_edge.cli.exit_codes import PROBLEM_FOUND
+from amalgam_edge.errors import AmalgamError, needs_extra
 
 
 @click.group("scores")
@@ -38,11 +36,12 @@ def verify(folder: str) -> None:
       amalgam-edge scores verify scores/
       amalgam-edge scores verify s3://bucket/scores/teacher-a
     """  # noqa: D301
-    folders = load_training_part("amalgam_edge.scoring.folders", "reading scores")
+    with needs_extra("train", "reading scores"):
+        from amalgam_edge.scoring import folders
     problems = folders.verify(folder)
     if problems:
         click.echo("\n".join(problems))
-        sys.exit(EXIT_WRONG)
+        sys.exit(PROBLEM_FOUND)
     for store in folders.find_stores(folder):
         click.echo(f"{store.folder}: {store.n_shards} shards of {store.key.n_texts} texts, all as they were written")
 
@@ -63,7 +62,9 @@ def merge(folders: tuple[str, ...], output: str) -> None:
     """  # noqa: D301
     if len(folders) < 2:
         raise AmalgamError(f"{folders[0]}: one folder is nothing to join; name two or more")
-    for store in load_training_part("amalgam_edge.scoring.folders", "reading scores").merge(folders, output):
+    with needs_extra("train", "reading scores"):
+        from amalgam_edge.scoring.folders import merge as merge_folders
+    for store in merge_folders(folders, output):
         missing = len(store.missing())
         state = f"{missing} of {store.n_shards} shards are still missing" if missing else "whole"
         click.echo(f"{store.folder}: {len(store.there())} shards, {state}")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from amalgam_edge.cli.extras import load_part
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import AmalgamError, needs_extra
 
 
 @click.command("serve")
@@ -82,7 +81,8 @@ def command(
       amalgam-edge serve debian=student/ tickets=other/ --port 9000 --watch
       amalgam-edge serve student/ --host 0.0.0.0 --api-key-file keys.txt --cors https://example.org
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    server = load_part("amalgam_edge.serving.server", "serving", "serve")
+    with needs_extra("serve", "serving"):
+        from amalgam_edge.serving import server
     from amalgam_edge.browser.libraries import get_libraries
     from amalgam_edge.serving.app import Access
     from amalgam_edge.serving.limits import Limits

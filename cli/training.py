@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import click
 
 from amalgam_edge.cli.build import show
-from amalgam_edge.cli.extras import load_training_part, quiet_libraries
-from amalgam_edge.cli.main import EXIT_MISTAKE
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.cli.exit_codes import USER_MISTAKE
+from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.errors import AmalgamError, needs_extra
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,8 +18,7 @@ from amalgam_edge.errors import AmalgamError
 @click.option("--output", help="Folder of the bundle, in the place of the recipe's.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle that stands in the output folder.")
 @click.option("--resume", is_flag=True, help="Go on with a build that was cut off.")
-@click.option("--job", type=click.Path(path_type=Path), hidden=True, help="Part of a fit that build --launch started.")
-def command(recipe_file: str | None, output: str | None, overwrite: bool, resume: bool, job: Path | None) -> None:
+def command(recipe_file: str | None, output: str | None, overwrite: bool, resume: bool) -> None:
     """Build what RECIPE says, and train its student on all processes that were started with this one.
 
     The first process does all but the training alone. Processes that are started again after one ended go on from the
@@ -31,28 +29,29 @@ def command(recipe_file: str | None, output: str | None, overwrite: bool, resume
       torchrun --nproc-per-node 2 -m amalgam_edge.cli.training recipe.yaml
       accelerate launch -m amalgam_edge.cli.training recipe.yaml --output student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    launching = load_training_part("amalgam_edge.building.processes", "training a student")
-    pipeline = load_training_part("amalgam_edge.building.pipeline", "building a student")
-    from amalgam_edge.cli.progress import ConsoleProgress
-    from amalgam_edge.recipe.recipe import read_recipe
-
-    if job is not None:
-        launching.run_launched(job, resume=resume)
-        return
     if recipe_file is None:
         raise AmalgamError("no recipe given: name one, as in torchrun -m amalgam_edge.cli.training recipe.yaml")
+    from amalgam_edge.building.checks import check_build
+    from amalgam_edge.recipe.reading import read_recipe
+
     recipe = read_recipe(recipe_file, {"launch": 1} | ({"output": output} if output else {}))
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    company = launching.Joined() if launching.Joined.is_called() else None
-    if company is None or company.rank == 0:
-        try:
-            manifest = pipeline.build(recipe, ConsoleProgress(), overwrite=overwrite, resume=resume, company=company)
-        finally:
-            if company is not None:
-                company.dismiss()
-        show(recipe, manifest)
-    else:
-        company.follow()
+    with needs_extra("train", "building a student"):
+        from amalgam_edge.building.pipeline import build_bundle
+        from amalgam_edge.building.processes import JoinedProcesses
+        from amalgam_edge.console_progress import ConsoleProgress
+
+    processes = JoinedProcesses() if JoinedProcesses.are_there() else None
+    if processes is not None and processes.rank > 0:
+        processes.follow()
+        return
+    try:
+        check_build(recipe, overwrite=overwrite, resume=resume)
+        bundle = build_bundle(recipe, ConsoleProgress(), overwrite=overwrite, resume=resume, processes=processes)
+    finally:
+        if processes is not None:
+            processes.dismiss()
+    show(recipe, bundle.manifest)
 
 
 def main() -> None:
@@ -62,7 +61,7 @@ def main() -> None:
         command.main(standalone_mode=True)
     except AmalgamError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(EXIT_MISTAKE)
+        sys.exit(USER_MISTAKE)
 
 
 if __name__ == "__main__":

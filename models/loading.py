@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.models.checkpoints import looks_like_a_folder
 
 LONGEST_SANE_LENGTH = 100_000  # tokenizers without a limit report 1e30
 _SMALLEST_VOCABULARY = 16  # transformers makes up a few special tokens where a checkpoint has no tokenizer
@@ -29,7 +30,7 @@ def load_config(checkpoint: str, **options: Any) -> PretrainedConfig:
     Raises:
         AmalgamError: there is no such model.
     """
-    if not Path(checkpoint).exists() and _looks_like_a_folder(checkpoint):
+    if not Path(checkpoint).exists() and looks_like_a_folder(checkpoint):
         raise AmalgamError(f"{checkpoint}: no such folder")
     try:
         return AutoConfig.from_pretrained(checkpoint, **options)
@@ -55,17 +56,6 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
         raise AmalgamError(f"{checkpoint}: its tokenizer has no padding token; set pad_token and save it again")
     tokenizer.padding_side = "right"
     return tokenizer
-
-
-def _looks_like_a_folder(checkpoint: str) -> bool:
-    """Whether a name that is not there was meant as a path rather than as ``owner/name`` or ``name`` of the Hub."""
-    path = Path(checkpoint)
-    return (
-        path.is_absolute()
-        or len(path.parts) > 2
-        or checkpoint.startswith(".")
-        or (len(path.parts) == 2 and path.parent.is_dir())
-    )
 
 
 def not_a_model(checkpoint: str, error: Exception) -> AmalgamError:

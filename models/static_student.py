@@ -22,11 +22,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.models.loading import load_config, load_encoder
-from amalgam_edge.models.student import TEACHER_PREFIX
 from amalgam_edge.numerics.components import principal_components
 from amalgam_edge.runtime.model_types import STATIC
 
-STATIC_PREFIX = f"{STATIC}:"
 _TOKENS_AT_ONCE = 512
 _RARE = 1e-4  # a of a / (a + p), the weight of a token with probability p (Arora et al., ICLR 2017)
 _SMALLEST_SUM = 1e-9  # of the weights of a text's tokens; less is a text without any
@@ -80,16 +78,6 @@ class StaticStudent(PreTrainedModel):
     def set_input_embeddings(self, value: torch.nn.Embedding) -> None:
         """Replace the table of token vectors."""
         self.table = value
-
-
-def is_static(student: str) -> bool:
-    """Whether ``--student`` asks for a static one."""
-    return student == STATIC or student.startswith(STATIC_PREFIX)
-
-
-def encoder_of(student: str, first_teacher: str) -> str:
-    """What a static student starts from: ``static:X`` from X, ``static`` from the first teacher."""
-    return student.removeprefix(STATIC_PREFIX) if student != STATIC else f"{TEACHER_PREFIX}{first_teacher}"
 
 
 def build_static_student(

@@ -20,22 +20,6 @@ from transformers import (
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.loading import load_config, load_encoder
 
-TEACHER_PREFIX = "teacher:"
-
-
-def resolve_student(student: str, teacher_sources: dict[str, str]) -> str:
-    """``teacher:NAME`` to that teacher's checkpoint; anything else is a checkpoint already.
-
-    Raises:
-        AmalgamError: no such teacher.
-    """
-    if not student.startswith(TEACHER_PREFIX):
-        return student
-    name = student.removeprefix(TEACHER_PREFIX)
-    if name not in teacher_sources:
-        raise AmalgamError(f"--student {student}: no teacher '{name}'; there are {', '.join(teacher_sources)}")
-    return teacher_sources[name]
-
 
 def build_student(
     checkpoint: str, labels: Sequence[str], *, layers: int | None = None, max_length: int = 128, seed: int = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig, P
 
 from amalgam_edge.dropout.sites import DropoutSite, find_sites
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.models.checkpoints import parse_teacher
 from amalgam_edge.models.loading import (
     fingerprint,
     load_config,
@@ -20,7 +20,6 @@ from amalgam_edge.models.loading import (
     not_a_model,
 )
 
-_NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
 _PROBE_TEXT = "a probe of the dropout sites"
 
 
@@ -49,23 +48,6 @@ class Teacher:
     fingerprint: str
 
 
-def parse_spec(spec: str) -> tuple[str, str]:
-    """``name=path`` or ``path`` (named by its last part) to name and source.
-
-    Raises:
-        AmalgamError: the name is all dots.
-    """
-    named = _NAMED.fullmatch(spec)
-    if named and not Path(spec).exists():
-        name, source = named[1], named[2]
-    else:
-        last = re.split(r"[/\\]", spec.rstrip("/\\"))[-1] or spec
-        name, source = re.sub(r"[^A-Za-z0-9._-]", "-", last), spec
-    if not name.strip("."):  # it will be a folder's name
-        raise AmalgamError(f"teacher '{name}': a name has letters or digits; give NAME=PATH")
-    return name, source
-
-
 def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_length: int = 128) -> list[Teacher]:
     """Load every teacher of a build.
 
@@ -79,7 +61,7 @@ def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_len
     """
     if not specs:
         raise AmalgamError("no teacher given: name at least one with --teacher PATH")
-    named = [parse_spec(spec) for spec in specs]
+    named = [parse_teacher(spec) for spec in specs]
     names = [name for name, _ in named]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

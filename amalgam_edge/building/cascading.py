@@ -13,14 +13,15 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from amalgam_edge.building import stages
+from amalgam_edge.building.data import BuildTexts, Student
+from amalgam_edge.building.inputs import tokenize
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.static_export import export_quantized
 from amalgam_edge.inference.predict import predict_texts
@@ -31,12 +32,12 @@ from amalgam_edge.metrics.accuracy import agreement
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.models.static_student import StaticStudent, static_student_of
 from amalgam_edge.progress import Advance
-from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.recipe.sections import STATIC_LEARNING_RATE, CascadeSettings, TrainingSettings
 from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, confidence, is_sure
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
-from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import SupervisedTexts, fit
 
 FOLDS = 3
 CARE = (1.0, 0.5, 0.25, 0.0)  # shares of the budget that training texts may use up; held-out texts decide
@@ -61,7 +62,7 @@ class Companion:
     logits: np.ndarray
 
 
-def require_texts(texts: stages.Texts) -> None:
+def require_texts(texts: BuildTexts) -> None:
     """Refuse a corpus that is too small to be trained on in parts.
 
     Raises:
@@ -79,10 +80,11 @@ def n_updates(settings: TrainingSettings, n_texts: int) -> int:
 
 
 def train_companion(
-    student: stages.Student,
-    texts: stages.Texts,
+    student: Student,
+    texts: BuildTexts,
     labels: Sequence[str],
-    recipe: Recipe,
+    cascade: CascadeSettings,
+    training: TrainingSettings,
     folder: Path,
     advance: Advance,
 ) -> Companion:
@@ -94,22 +96,25 @@ def train_companion(
         student: the encoder, trained; its tokenizer is shared.
         texts: the texts of the build.
         labels: the label space's names.
-        recipe: of the build.
-        folder: for checkpoints; it is thrown away.
+        cascade: Settings of the static student.
+        training: Settings of the training loop; its learning rate is that of the encoder and not used here.
+        folder: Folder of checkpoints; it is deleted afterwards.
         advance: told of updates.
     """
     untrained = static_student_of(
         student.model.base_model,
         student.tokenizer,
         labels,
-        width=recipe.static_width,
-        seed=recipe.seed,
-        device=recipe.device,
+        width=cascade.width,
+        seed=cascade.seed,
+        device=cascade.device,
     )
-    settings = stages.training_settings(recipe, static=True)
-    ids = stages.tokenize(texts.corpus, student.tokenizer).dataset.select(texts.train)["input_ids"]
+    settings = replace(training, learning_rate=STATIC_LEARNING_RATE)
+    ids = tokenize(texts.corpus, student.tokenizer).dataset.select(texts.train)["input_ids"]
     words = texts.corpus.take(texts.train)
-    answered = from_targets(softmax(_logits(student.model, student.tokenizer, words, recipe.device).astype(np.float64)))
+    answered = from_targets(
+        softmax(_logits(student.model, student.tokenizer, words, cascade.device).astype(np.float64))
+    )
     asked = np.arange(min(len(words), _MOST_TEXTS))
     logits = np.empty((len(asked), len(labels)), dtype=np.float32)
     model = untrained

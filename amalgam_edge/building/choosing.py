@@ -1,110 +1,151 @@
-"""The students of a build, each exported, quantized and measured, and the choice of the one that ships."""
+"""The students of a build: each exported and measured, and the choice of the one that ships."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amalgam_edge.building import stages
+from amalgam_edge.building.budget import Budget
 from amalgam_edge.building.candidates import CALIBRATION_TEXTS, Tried, Workshop, choose_models, try_models
-from amalgam_edge.building.stages import Lesson, Student, Trained, Variant
+from amalgam_edge.building.data import BuildTexts, Student, StudentVariant, TrainedStudent
 from amalgam_edge.exporters.static_export import ladder_of
 from amalgam_edge.exporters.student_export import export_student
-from amalgam_edge.progress import Progress
 from amalgam_edge.runtime.bundle import MODEL_FILES
 from amalgam_edge.runtime.model_types import STATIC
 
-_CANDIDATES = "candidates"
+Say = Callable[[str], None]
+
+_CANDIDATES = "candidates"  # folder inside the bundle's; gone when the choice is made
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What ships.
+class ChosenStudent:
+    """The student that ships.
 
     Attributes:
-        trained: the student.
-        variant: with as many tokens as the bundle has.
-        measured: the manifest's account of its models, see :func:`~amalgam_edge.building.candidates.choose_models`.
+        trained: The trained student.
+        variant: The student with the vocabulary that ships.
+        measured: The manifest's account of its models, see :func:`~amalgam_edge.building.candidates.choose_models`.
     """
 
-    trained: Trained
-    variant: Variant
+    trained: TrainedStudent
+    variant: StudentVariant
     measured: dict[str, Any]
 
     @property
     def student(self) -> Student:
-        """The model that was trained, and its tokenizer."""
+        """The trained model and its tokenizer."""
         return self.variant.student
 
 
-def choose_student(lesson: Lesson, students: Sequence[Trained], folder: Path, progress: Progress) -> Chosen:
-    """Make every student's models, and leave those of the one that ships in ``folder``, with its tokenizer.
+@dataclass(frozen=True)
+class ExportedVariant:
+    """A student with one choice of vocabulary, exported to a folder of its own."""
+
+    trained: TrainedStudent
+    variant: StudentVariant
+    candidate: Workshop
+
+
+def export_variants(
+    trained: TrainedStudent,
+    texts: BuildTexts,
+    max_disagreement: float,
+    folder: Path,
+    say: Say,
+    *,
+    several: bool,
+) -> list[ExportedVariant]:
+    """Export a trained student to ONNX, each vocabulary into a folder of its own.
 
     Args:
-        lesson: of the build.
-        students: one, or under a budget several.
-        folder: of the bundle.
-        progress: two steps a student.
+        trained: The student.
+        texts: The texts of the build.
+        max_disagreement: Largest share of held-out texts whose label a smaller model may change.
+        folder: Folder of the bundle.
+        say: Shows a line.
+        several: Whether there are students of other numbers of layers, from which this one's name must differ.
     """
-    budget = stages.budget_of(lesson.recipe)
-    tried: list[Tried] = []
-    origins: list[tuple[Trained, Variant]] = []
-    for trained in students:
-        of_which = f", {trained.layers} layers" if len(students) > 1 else ""
-        shops = []
-        with progress.step(f"exporting to ONNX{of_which}"):
-            for variant in trained.variants:
-                room = folder / _CANDIDATES / str(len(origins))
-                _export(variant, room)
-                title = _title(trained, variant, several=len(students) > 1)
-                shops.append(_workshop(lesson, trained, variant, room, title, progress))
-                origins.append((trained, variant))
-        with progress.step(f"quantizing and measuring{of_which}"):
-            tried += try_models(shops, every_precision=budget is not None)
-    position, measured = choose_models(tried, budget)
-    for path in tried[position].shop.folder.iterdir():
+    exported = []
+    for position, variant in enumerate(trained.variants):
+        own_folder = folder / _CANDIDATES / f"{trained.layers}-{position}"
+        _export(variant, own_folder)
+        title = _title(trained, position, several=several)
+        candidate = _candidate_folder(trained, variant, texts, max_disagreement, own_folder, title, say)
+        exported.append(ExportedVariant(trained, variant, candidate))
+    return exported
+
+
+def measure_variants(exported: Sequence[ExportedVariant], *, every_precision: bool) -> list[Tried]:
+    """Quantize and measure the exported variants of one student."""
+    return try_models([one.candidate for one in exported], every_precision=every_precision)
+
+
+def choose_student(
+    exported: Sequence[Sequence[ExportedVariant]],
+    measured: Sequence[Sequence[Tried]],
+    budget: Budget | None,
+    folder: Path,
+) -> ChosenStudent:
+    """Choose the variant that ships, and move its models and its tokenizer into the bundle's folder.
+
+    Args:
+        exported: Variants of each student.
+        measured: Measurements of each of them.
+        budget: Limits to choose by; None with one student.
+        folder: Folder of the bundle.
+    """
+    position, account = choose_models([tried for student in measured for tried in student], budget)
+    chosen = [one for student in exported for one in student][position]
+    for path in chosen.candidate.folder.iterdir():
         shutil.move(path, folder / path.name)
     shutil.rmtree(folder / _CANDIDATES)
-    return Chosen(*origins[position], measured)
+    return ChosenStudent(chosen.trained, chosen.variant, account)
 
 
-def _title(trained: Trained, variant: Variant, *, several: bool) -> str:
+def _title(trained: TrainedStudent, position: int, *, several: bool) -> str:
     """What tells a variant from the others of a build, in front of a precision's name."""
     layers = [f"{trained.layers}-layer"] if several else []
-    trimmed = ["trimmed"] if variant is not trained.variants[0] else []
+    trimmed = ["trimmed"] if position else []
     return " ".join(layers + trimmed)
 
 
-def _export(variant: Variant, room: Path) -> None:
+def _export(variant: StudentVariant, folder: Path) -> None:
     model, tokenizer = variant.student.model, variant.student.tokenizer
     model.config.architectures = [type(model).__name__]
     model.config.name_or_path = ""
-    model.config.save_pretrained(room)
+    model.config.save_pretrained(folder)
     tokenizer.name_or_path = ""
-    tokenizer.save_pretrained(room)
-    export_student(model, room / MODEL_FILES["fp32"], variant.temperature)
+    tokenizer.save_pretrained(folder)
+    export_student(model, folder / MODEL_FILES["fp32"], variant.temperature)
 
 
-def _workshop(
-    lesson: Lesson, trained: Trained, variant: Variant, room: Path, title: str, progress: Progress
+def _candidate_folder(
+    trained: TrainedStudent,
+    variant: StudentVariant,
+    texts: BuildTexts,
+    max_disagreement: float,
+    folder: Path,
+    title: str,
+    say: Say,
 ) -> Workshop:
-    texts, budget, tokenizer = lesson.texts, stages.budget_of(lesson.recipe), variant.student.tokenizer
-    all_tokens = variant is trained.variants[0]
+    tokenizer = variant.student.tokenizer
+    whole_vocabulary = variant is trained.variants[0]
     return Workshop(
-        room,
+        folder,
         max_length=tokenizer.model_max_length,
         pad_token_id=tokenizer.pad_token_id,
         texts=texts.corpus.take(texts.held_out),
         calibration=texts.corpus.take(texts.train[:CALIBRATION_TEXTS]),
-        max_disagreement=lesson.recipe.max_disagreement if budget is None else budget.limits["loss"] / 100,
-        ladder=ladder_of(room / MODEL_FILES["fp32"], variant.student.model.config.model_type == STATIC),
+        max_disagreement=max_disagreement,
+        ladder=ladder_of(folder / MODEL_FILES["fp32"], variant.student.model.config.model_type == STATIC),
         title=title,
         layers=trained.layers,
         n_tokens=variant.n_tokens,
         agreement=trained.agreement,
-        compared_with="the float model" if all_tokens else "the float model with all tokens",
-        say=lambda message: progress.say(f"{title}: {message}" if title else message),
+        compared_with="the float model" if whole_vocabulary else "the float model with all tokens",
+        say=lambda message: say(f"{title}: {message}" if title else message),
     )

@@ -31,7 +31,7 @@ def optimize_bundle(
     *,
     calibration: str | None = None,
     text_column: str | None = None,
-) -> dict[str, Any]:
+) -> Bundle:
     """Make every precision of a bundle's float model anew, measure them, and let the budget pick the default.
 
     Args:
@@ -43,7 +43,7 @@ def optimize_bundle(
         text_column: of the calibration texts.
 
     Returns:
-        The new manifest.
+        The new bundle.
 
     Raises:
         AmalgamError: the budget is not understood, the bundle has no float model, or there are no texts.
@@ -96,7 +96,7 @@ def optimize_bundle(
             (folder / REPORT).write_text(render_front(manifest), "utf-8")
             (folder / MANIFEST).unlink()
             write_manifest(folder, manifest)
-    return manifest
+    return Bundle.open(output)
 
 
 def _lost_static_model(bundle: Bundle) -> list[str]:

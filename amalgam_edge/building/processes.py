@@ -1,4 +1,4 @@
-"""Training on several processes: started for each fit, or the members of a group that something else started."""
+"""Training on several processes: started for each training run, or the members of a group that torchrun started."""
 
 from __future__ import annotations
 
@@ -17,83 +17,84 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from amalgam_edge.building import stages
-from amalgam_edge.building.stages import Lesson, Student
-from amalgam_edge.building.training_job import recipe_of, run_job, take_result, write_job
+from amalgam_edge.building.data import Student, TrainingData
+from amalgam_edge.building.process_group import GO_ON, check_shares, process_group, threads_per_process
+from amalgam_edge.building.students import prepare_training
+from amalgam_edge.building.training_job import read_training_settings, run_job, take_result, write_job
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.progress import Advance
-from amalgam_edge.recipe.recipe import Recipe
-from amalgam_edge.training.fitting import History, TrainingSettings
+from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
+from amalgam_edge.training.fitting import History
 
-ADVANCE = "advance "  # what the first process of a launched fit says of its updates, with their number
+PROGRESS_PREFIX = "advance "  # before the number of updates in what the first process writes to its standard output
 LOG = "processes.log"
 _JOB = "job"
-_GO_ON = "build again with --resume to go on from the last epoch that was finished"
-_OF_THE_GROUP = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-_PATIENCE = timedelta(minutes=30)
-_FAILED = re.compile(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
-_MISTAKE = re.compile(r"^Error: (.+)$", re.MULTILINE)
+_GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_STORE_TIMEOUT = timedelta(minutes=30)
+# torchrun's report of a process that failed, and our own error message in its log.
+_FAILED_PROCESS = re.compile(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
+_OUR_ERROR = re.compile(r"^Error: (.+)$", re.MULTILINE)
 
 
-class Company(ABC):
-    """Processes that train a student together."""
+class ProcessGroup(ABC):
+    """Processes that train a student together; each reads its share of every batch."""
 
     @abstractmethod
-    def check(self, recipe: Recipe) -> None:
-        """Refuse a recipe that they could not share, before any work is done.
+    def check(self, settings: TrainingSettings) -> None:
+        """Refuse training that the processes cannot share, before any work is done.
 
         Raises:
-            AmalgamError: it is one.
+            AmalgamError: They cannot share it.
         """
 
-    def distil(
+    def train(
         self,
         student: Student,
-        lesson: Lesson,
+        data: TrainingData,
+        method: MethodSettings,
         settings: TrainingSettings,
         folder: Path,
         advance: Advance,
         *,
         resume: bool = False,
     ) -> History:
-        """The same as :func:`amalgam_edge.building.stages.distil`, by all of them.
+        """Train a student as :func:`amalgam_edge.building.students.train` does, by all processes together.
 
         Raises:
-            AmalgamError: one of the processes failed.
+            AmalgamError: One of the processes failed.
         """
-        stages.prepare(student, lesson, settings, folder, resume=resume)
-        write_job(folder / _JOB, student, lesson)
-        self._fit(folder, lesson.recipe, advance, resume=resume)
+        prepare_training(student, data, method, settings, folder, resume=resume)
+        write_job(folder / _JOB, student, data, method, settings)
+        self._run(folder, settings, advance, resume=resume)
         return take_result(folder / _JOB, student)
 
     @abstractmethod
-    def _fit(self, folder: Path, recipe: Recipe, advance: Advance, *, resume: bool) -> None:
-        """Do the job in a folder."""
+    def _run(self, folder: Path, settings: TrainingSettings, advance: Advance, *, resume: bool) -> None:
+        """Do the job that was written to a folder."""
 
 
-class Launched(Company):
-    """Processes on this machine that ``torchrun`` starts for each fit; they are gone after it.
+class LaunchedProcesses(ProcessGroup):
+    """Processes on this machine that ``torchrun`` starts for each training run; they end with it.
 
     Args:
-        n_processes: how many.
+        n_processes: Number of processes.
     """
 
     def __init__(self, n_processes: int) -> None:
         self._n = n_processes
 
-    def check(self, recipe: Recipe) -> None:
-        """Refuse a recipe that they could not share."""
-        check_shares(recipe, self._n, self._n)
+    def check(self, settings: TrainingSettings) -> None:
+        """Refuse training that the processes cannot share."""
+        check_shares(settings, self._n, self._n)
 
-    def _fit(self, folder: Path, recipe: Recipe, advance: Advance, *, resume: bool) -> None:
-        threads = threads_of_each(recipe.threads or torch.get_num_threads(), self._n)
+    def _run(self, folder: Path, settings: TrainingSettings, advance: Advance, *, resume: bool) -> None:
+        threads = threads_per_process(settings.threads or torch.get_num_threads(), self._n)
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"),
-            *("--nproc-per-node", str(self._n), "-m", "amalgam_edge.cli.training", "--job", str(folder / _JOB)),
+            *("--nproc-per-node", str(self._n), "-m", "amalgam_edge.building.launched_process", str(folder / _JOB)),
             *(["--resume"] if resume else []),
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -106,177 +107,100 @@ class Launched(Company):
             assert process.stdout is not None  # noqa: S101  (it is a pipe)
             try:
                 for line in process.stdout:
-                    if line.startswith(ADVANCE):
-                        advance(int(line.removeprefix(ADVANCE)))
+                    if line.startswith(PROGRESS_PREFIX):
+                        advance(int(line.removeprefix(PROGRESS_PREFIX)))
             except BaseException:
-                process.terminate()  # it ends the others
+                process.terminate()  # torchrun ends the processes that it started
                 raise
         if process.returncode:
-            raise AmalgamError(self._told((folder / LOG).read_text("utf-8", errors="replace"), folder / LOG))
+            raise AmalgamError(self._explain((folder / LOG).read_text("utf-8", errors="replace"), folder / LOG))
 
-    def _told(self, log: str, path: Path) -> str:
-        """What a log says of a failure, in one line; of several failures the one that the others followed from."""
-        failed = [(int(rank), int(status)) for rank, status in _FAILED.findall(log)]
+    def _explain(self, log: str, path: Path) -> str:
+        """What a log says of a failure, in one line; of several failures the one that caused the others."""
+        failed = [(int(rank), int(status)) for rank, status in _FAILED_PROCESS.findall(log)]
         killed = [(rank, -status) for rank, status in failed if status < 0 and -status != signal.SIGTERM]
-        if not killed and (mistake := _MISTAKE.search(log)):
-            return mistake[1]
-        who = "one of them failed"
+        if not killed and (error := _OUR_ERROR.search(log)):
+            return error[1]
+        what = "one of them failed"
         if killed:
-            who = "process {} was ended by signal {}".format(*killed[0])
+            what = "process {} was ended by signal {}".format(*killed[0])
         elif failed:
-            who = "process {} failed with exit status {}".format(*failed[0])
-        return f"training on {self._n} processes: {who} (see {path}); {_GO_ON}"
+            what = "process {} failed with exit status {}".format(*failed[0])
+        return f"training on {self._n} processes: {what} (see {path}); {GO_ON}"
 
 
-class Joined(Company):
+class JoinedProcesses(ProcessGroup):
     """This process and the others that ``torchrun`` or ``accelerate launch`` started with it.
 
-    The first one builds, and calls the others to each fit; between fits it is alone, and they wait.
+    The first process builds, and calls the others to each training run. Between runs it works alone and they wait.
     """
 
     def __init__(self) -> None:
-        self._environment = {name: os.environ.pop(name) for name in _OF_THE_GROUP if name in os.environ}
+        self._environment = {name: os.environ.pop(name) for name in _GROUP_VARIABLES if name in os.environ}
         self.rank = int(self._environment["RANK"])
         self._size = int(self._environment["WORLD_SIZE"])
         self._size_here = int(self._environment.get("LOCAL_WORLD_SIZE", self._size))
         os.environ.update(self._environment)
-        self._store = next(rendezvous("env://", timeout=_PATIENCE))[0]
-        self._leave()
-        self._n_fits = 0
-        if self.rank == 0 and os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun's, for processes that share cores
+        self._store = next(rendezvous("env://", timeout=_STORE_TIMEOUT))[0]
+        self._hide_group()
+        self._n_runs = 0
+        if self.rank == 0 and os.environ.get("OMP_NUM_THREADS") == "1":  # set by torchrun, for processes sharing cores
             torch.set_num_threads(os.cpu_count() or 1)
 
     @staticmethod
-    def is_called() -> bool:
+    def are_there() -> bool:
         """Whether this process was started as one of several."""
         return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
-    def check(self, recipe: Recipe) -> None:
-        """Refuse a recipe that they could not share."""
-        check_shares(recipe, self._size, self._size_here)
+    def check(self, settings: TrainingSettings) -> None:
+        """Refuse training that the processes cannot share."""
+        check_shares(settings, self._size, self._size_here)
 
     def follow(self) -> None:
-        """Take part in each fit that the first process calls to, until it lets the others go."""
-        while (called := self._wait()) is not None:
-            self._run(Path(called["folder"]), lambda count: None, resume=called["resume"])
+        """Take part in each training run that the first process calls to, until it dismisses the others."""
+        while (call := self._wait_for_call()) is not None:
+            self._run_together(Path(call["folder"]), lambda count: None, resume=call["resume"])
 
     def dismiss(self) -> None:
-        """Let the others go."""
+        """Let the other processes end."""
         self._call(None)
 
-    def _fit(self, folder: Path, recipe: Recipe, advance: Advance, *, resume: bool) -> None:
+    def _run(self, folder: Path, settings: TrainingSettings, advance: Advance, *, resume: bool) -> None:
         self._call({"folder": str(folder.absolute()), "resume": resume})
-        self._run(folder, advance, resume=resume)
+        self._run_together(folder, advance, resume=resume)
 
-    def _call(self, to: dict[str, object] | None) -> None:
-        self._store.set(f"fit-{self._n_fits}", json.dumps(to))
+    def _call(self, run: dict[str, object] | None) -> None:
+        self._store.set(f"fit-{self._n_runs}", json.dumps(run))
 
-    def _wait(self) -> dict[str, Any] | None:
-        key = f"fit-{self._n_fits}"
+    def _wait_for_call(self) -> dict[str, Any] | None:
+        key = f"fit-{self._n_runs}"
         while True:
             try:
-                self._store.wait([key], _PATIENCE)
+                self._store.wait([key], _STORE_TIMEOUT)
             except dist.DistStoreError:  # teachers are still scoring
                 continue
-            called: dict[str, Any] | None = json.loads(self._store.get(key))
-            return called
+            call: dict[str, Any] | None = json.loads(self._store.get(key))
+            return call
 
-    def _run(self, folder: Path, advance: Advance, *, resume: bool) -> None:
-        with self._together(recipe_of(folder / _JOB)):
+    def _run_together(self, folder: Path, advance: Advance, *, resume: bool) -> None:
+        with self._group(read_training_settings(folder / _JOB)):
             run_job(folder / _JOB, folder, advance, resume=resume)
 
     @contextmanager
-    def _together(self, recipe: Recipe) -> Iterator[None]:
+    def _group(self, settings: TrainingSettings) -> Iterator[None]:
         os.environ.update(self._environment)
         threads = torch.get_num_threads()
-        store = PrefixStore(f"group-{self._n_fits}", self._store)
-        self._n_fits += 1
+        store = PrefixStore(f"group-{self._n_runs}", self._store)
+        self._n_runs += 1
         try:
-            with process_group(recipe, store, self.rank, self._size):
-                torch.set_num_threads(threads_of_each(recipe.threads or os.cpu_count() or 1, self._size_here))
+            with process_group(settings, store, self.rank, self._size):
+                torch.set_num_threads(threads_per_process(settings.threads or os.cpu_count() or 1, self._size_here))
                 yield
         finally:
             torch.set_num_threads(threads)
-            self._leave()
+            self._hide_group()
 
-    def _leave(self) -> None:
-        """Hide the group from libraries, which else would wait for the others in every fit."""
-        for name in _OF_THE_GROUP:
+    def _hide_group(self) -> None:
+        """Hide the group from libraries, which otherwise wait for the other processes in all they do."""
+        for name in _GROUP_VARIABLES:
             os.environ.pop(name, None)
-
-
-def run_launched(job: Path, *, resume: bool) -> None:
-    """What each process of a launched fit does.
-
-    Raises:
-        AmalgamError: a mistake in the recipe, or another process ended.
-    """
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    with process_group(recipe_of(job), None, rank, size):
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        run_job(job, job.parent, _say_advance, resume=resume)
-
-
-def _say_advance(count: int) -> None:
-    sys.stdout.write(f"{ADVANCE}{count}\n")
-    sys.stdout.flush()
-
-
-@contextmanager
-def process_group(recipe: Recipe, store: Store | None, rank: int, size: int) -> Iterator[None]:
-    """A group of processes while entered: by NCCL where the recipe's device is a GPU, by gloo elsewhere.
-
-    Args:
-        recipe: of the build.
-        store: by which they find each other; None for the one that the environment names.
-        rank: which of them this is.
-        size: how many they are.
-
-    Raises:
-        AmalgamError: another process ended.
-    """
-    on_cuda = recipe.device != "cpu" and torch.cuda.is_available()
-    if on_cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else accelerate chooses
-    dist.init_process_group("nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=size)
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
-            raise
-        raise AmalgamError(f"training on {size} processes: another process ended; {_GO_ON}") from error
-    finally:
-        dist.destroy_process_group()
-
-
-def check_shares(recipe: Recipe, size: int, size_here: int) -> None:
-    """Refuse a recipe whose training some processes cannot share.
-
-    Args:
-        recipe: of the build.
-        size: how many processes there are.
-        size_here: how many of them are on this machine.
-
-    Raises:
-        AmalgamError: its batches cannot be shared evenly, or there is not a GPU for each process.
-    """
-    if recipe.batch_size % size:
-        nearest = max(1, round(recipe.batch_size / size)) * size
-        raise AmalgamError(
-            f"--batch-size {recipe.batch_size}: {size} processes cannot share it evenly; use {nearest}, or other "
-            "processes"
-        )
-    if resolve_device(recipe.device).type != "cuda":
-        return
-    if ":" in recipe.device:
-        raise AmalgamError(f"--device {recipe.device}: {size} processes take a GPU each; use --device cuda")
-    if size_here > torch.cuda.device_count():
-        raise AmalgamError(
-            f"{size_here} processes but {torch.cuda.device_count()} GPU(s) here; start one a GPU, or use --device cpu"
-        )
-
-
-def threads_of_each(threads: int, size: int) -> int:
-    """Threads of each of ``size`` processes that share ``threads`` evenly, at least one."""
-    return max(1, threads // size)

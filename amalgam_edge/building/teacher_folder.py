@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from amalgam_edge import environment
-from amalgam_edge.dropout.masks import Masks, round_length
-from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.selection.bundle_writer import check_output, write_manifest
+from amalgam_edge.dropout.masks import round_length
+from amalgam_edge.exporters.selection.bundle_writer import write_manifest
 from amalgam_edge.exporters.teacher_export import export_teacher
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.recipe.sections import ScoringSettings
 from amalgam_edge.runtime.bundle import TEACHER_KIND
-from amalgam_edge.scoring.score import ScoringSettings
+from amalgam_edge.scoring.adaptive import balanced_over
 from amalgam_edge.storage.staging import staged
 
 MODEL = "model.onnx"
@@ -44,14 +44,14 @@ Classes: {classes}.
 """
 
 
-def write_teacher(recipe: Recipe, *, overwrite: bool) -> dict[str, Any]:
+def write_teacher(recipe: Recipe) -> dict[str, Any]:
     """Export a recipe's one teacher into its output folder, whole or not at all; see :func:`export_teacher`.
 
-    The exported teacher's passes are those that scoring with the same recipe runs.
+    The exported teacher's passes are those that scoring with the same recipe runs. The recipe has passed
+    :func:`~amalgam_edge.building.checks.check_teacher_export`.
 
     Args:
         recipe: what to export; what it says of texts and students is ignored.
-        overwrite: replace an export that stands there.
 
     Returns:
         The folder's manifest.
@@ -59,33 +59,32 @@ def write_teacher(recipe: Recipe, *, overwrite: bool) -> dict[str, Any]:
     Raises:
         AmalgamError: there is no such teacher, it has no dropout, it cannot be exported, or the folder is taken.
     """
-    if not recipe.output:
-        raise AmalgamError("no output given: name one with --output")
-    output = Path(recipe.output)
-    check_output(output, overwrite=overwrite, kind=TEACHER_KIND)
-    (teacher,) = load_teachers(recipe.teachers, dropout=recipe.dropout, max_length=recipe.max_length)
-    settings = ScoringSettings(passes=recipe.passes, max_passes=recipe.max_passes)
+    output = Path(recipe.output.folder)
+    (teacher,) = load_teachers(
+        recipe.teachers.sources, dropout=recipe.teachers.dropout, max_length=recipe.teachers.max_length
+    )
+    settings = recipe.scoring
     with staged(output) as folder:
         difference = export_teacher(
             teacher,
             folder / MODEL,
-            passes=settings.balanced_over,
-            masks=recipe.masks,
-            half=recipe.precision == "fp16",
+            passes=balanced_over(settings),
+            masks=settings.masks,
+            half=settings.precision == "fp16",
         )
         teacher.model.config.name_or_path = teacher.tokenizer.name_or_path = ""
         teacher.model.config.save_pretrained(folder)
         teacher.tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(_readme(teacher, settings, recipe.masks), "utf-8")
+        (folder / "README.md").write_text(_readme(teacher, settings), "utf-8")
         manifest = {
             "kind": TEACHER_KIND,
             "name": teacher.name,
             "fingerprint": teacher.fingerprint,
             "classes": list(teacher.class_names),
             "max_length": teacher.max_length,
-            "round": round_length(settings.balanced_over, recipe.masks),
-            "masks": recipe.masks,
-            "precision": recipe.precision,
+            "round": round_length(balanced_over(settings), settings.masks),
+            "masks": settings.masks,
+            "precision": settings.precision,
             "dropout_sites": [{"number": s.number, "module": s.module, "p": s.p} for s in teacher.sites],
             "difference": difference,
             "bytes": sum(file.stat().st_size for file in folder.glob(f"{MODEL}*")),
@@ -95,8 +94,8 @@ def write_teacher(recipe: Recipe, *, overwrite: bool) -> dict[str, Any]:
     return manifest
 
 
-def _readme(teacher: Teacher, settings: ScoringSettings, masks: Masks) -> str:
-    length = round_length(settings.balanced_over, masks)
+def _readme(teacher: Teacher, settings: ScoringSettings) -> str:
+    length = round_length(balanced_over(settings), settings.masks)
     return _README.format(
         name=teacher.name,
         model=MODEL,

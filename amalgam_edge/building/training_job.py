@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_model, save_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from amalgam_edge.building import stages
-from amalgam_edge.building.stages import Lesson, Student
+from amalgam_edge.building.data import Student, TrainingData
+from amalgam_edge.building.students import objective_of
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import Told
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.static_student import StaticStudent
 from amalgam_edge.progress import Advance
-from amalgam_edge.recipe.recipe import Recipe, read_recipe
+from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
 from amalgam_edge.runtime.model_types import STATIC
 from amalgam_edge.scoring.hidden_states import HiddenStates
 from amalgam_edge.storage.files import reason
@@ -31,12 +31,14 @@ from amalgam_edge.training.fitting import History, SupervisedTexts, fit
 from amalgam_edge.training.sharing import process_rank
 
 TRAIN, HELD_OUT = "train", "held-out"
-_RECIPE, _TOLD, _STUDENT, _TOKENS = "recipe.yaml", "told.json", "student", "tokens"
+_SETTINGS, _SIGNALS, _STUDENT, _TOKENS = "settings.json", "signals.json", "student", "tokens"
 _FITTED, _HISTORY = "fitted.safetensors", "history.json"
 
 
-def write_job(folder: Path, student: Student, lesson: Lesson) -> None:
-    """Write what fitting a student to a lesson takes. Hidden states of teachers are named and not copied.
+def write_job(
+    folder: Path, student: Student, data: TrainingData, method: MethodSettings, training: TrainingSettings
+) -> None:
+    """Write what fitting a student to a data takes. Hidden states of teachers are named and not copied.
 
     Raises:
         AmalgamError: there is no room, or no right, to write it.
@@ -45,24 +47,25 @@ def write_job(folder: Path, student: Student, lesson: Lesson) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for result in (_FITTED, _HISTORY):
             (folder / result).unlink(missing_ok=True)
-        write_whole(folder / _RECIPE, lesson.recipe.to_yaml())
+        settings = {"method": asdict(method), "training": asdict(training)}
+        write_whole(folder / _SETTINGS, json.dumps(settings))
         student.model.save_pretrained(folder / _STUDENT)
         student.tokenizer.save_pretrained(folder / _STUDENT)
-        for name, rows in ((TRAIN, lesson.texts.train), (HELD_OUT, lesson.texts.held_out)):
-            _write_texts(folder / name, lesson, rows)
+        for name, rows in ((TRAIN, data.texts.train), (HELD_OUT, data.texts.held_out)):
+            _write_texts(folder / name, data, rows)
         told = {
-            "labels": asdict(lesson.labels),
-            "n_logits": len(lesson.told.logits),
-            "hidden": [_described(part) for part in lesson.told.hidden],
+            "labels": asdict(data.labels),
+            "n_logits": len(data.signals.logits),
+            "hidden": [_described(part) for part in data.signals.hidden],
         }
-        write_whole(folder / _TOLD, json.dumps(told))
+        write_whole(folder / _SIGNALS, json.dumps(told))
     except OSError as error:
         raise AmalgamError(f"{folder}: cannot be written ({reason(error)})") from error
 
 
 def read_texts(folder: Path, name: str) -> SupervisedTexts:
     """The texts of a job, :data:`TRAIN` or :data:`HELD_OUT`; their arrays are mapped into memory and not read."""
-    told = json.loads((folder / _TOLD).read_text("utf-8"))
+    told = json.loads((folder / _SIGNALS).read_text("utf-8"))
     own = folder / name
     rows = _mapped(own / "rows.npy")
     hidden = tuple(HiddenStates.mapped(map(Path, part["files"]), part["shard_size"]) for part in told["hidden"])
@@ -85,17 +88,18 @@ def run_job(folder: Path, checkpoints: Path, advance: Advance, *, resume: bool) 
         advance: told of updates by the first process.
         resume: go on from the last checkpoint.
     """
-    recipe = recipe_of(folder)
+    method = MethodSettings(**_read_settings(folder)["method"])
+    training = read_training_settings(folder)
     student = _read_student(folder / _STUDENT)
     train, held_out = (read_texts(folder, name) for name in (TRAIN, HELD_OUT))
-    labels = LabelSpace(**json.loads((folder / _TOLD).read_text("utf-8"))["labels"])
+    labels = LabelSpace(**json.loads((folder / _SIGNALS).read_text("utf-8"))["labels"])
     history = fit(
         student.model,
         student.tokenizer,
         train,
         held_out,
-        stages.objective(recipe, labels, student, train.told),
-        stages.training_settings(recipe),
+        objective_of(method, training.seed, labels, student, train.told),
+        training,
         folder=checkpoints,
         advance=advance,
         resume=resume,
@@ -113,17 +117,22 @@ def take_result(folder: Path, student: Student) -> History:
     return history
 
 
-def recipe_of(folder: Path) -> Recipe:
-    """The recipe that a job is of."""
-    return read_recipe(folder / _RECIPE, {})
+def read_training_settings(folder: Path) -> TrainingSettings:
+    """The settings of the training loop of a job."""
+    return TrainingSettings(**_read_settings(folder)["training"])
 
 
-def _write_texts(folder: Path, lesson: Lesson, rows: np.ndarray) -> None:
+def _read_settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((folder / _SETTINGS).read_text("utf-8"))
+    return settings
+
+
+def _write_texts(folder: Path, data: TrainingData, rows: np.ndarray) -> None:
     folder.mkdir(exist_ok=True)
-    lesson.tokenized.dataset.select(rows).save_to_disk(str(folder / _TOKENS))
-    own = lesson.supervision.take(rows)
+    data.tokenized.dataset.select(rows).save_to_disk(str(folder / _TOKENS))
+    own = data.supervision.take(rows)
     arrays = {"rows": rows, "target": own.target, "weight": own.weight, "picked": own.picked}
-    arrays |= {f"logits-{k}": np.asarray(part)[rows] for k, part in enumerate(lesson.told.logits)}
+    arrays |= {f"logits-{k}": np.asarray(part)[rows] for k, part in enumerate(data.signals.logits)}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from amalgam_edge.inference.padding import pad_batch
 
+CPU_BATCH_TOKENS = 1024  # tokens in one batch; larger batches leave the caches of a CPU
 _RUNS_TO_A_BATCH = 16  # a run of one token costs a sixteenth of a run of a full batch, or so
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from amalgam_edge.dropout.masks import DROPOUT_OFF
-from amalgam_edge.inference.batches import batches_by_length, encode
+from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, batches_by_length, encode
 from amalgam_edge.inference.runner import TeacherRunner
 
 
@@ -18,7 +18,7 @@ def predict_texts(
     texts: Sequence[str],
     *,
     max_length: int,
-    batch_tokens: int = 1024,
+    batch_tokens: int = CPU_BATCH_TOKENS,
 ) -> np.ndarray:
     """Logits with dropout off, ``(n_texts, n_classes)``, in the order of ``texts``."""
     logits = np.empty((len(texts), runner.n_classes), dtype=np.float32)

@@ -4,9 +4,10 @@ from dataclasses import asdict
 from typing import Any
 
 from amalgam_edge.methods import cfl, dfa, muka_hard, muka_soft, refined, uhc, vanilla_kd
-from amalgam_edge.methods.method import Evidence, Method, MethodSettings
+from amalgam_edge.methods.method import Evidence, Method
 from amalgam_edge.methods.muka_loss import weighted_divergence
 from amalgam_edge.methods.objective import Batch, Objective, Shapes, Told
+from amalgam_edge.recipe.sections import MethodSettings
 
 METHODS: dict[str, Method] = {
     method.name: method

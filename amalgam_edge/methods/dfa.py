@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from amalgam_edge.methods import vanilla_kd
-from amalgam_edge.methods.method import Method, MethodSettings
+from amalgam_edge.methods.method import Method
 from amalgam_edge.methods.objective import Batch, Objective, Shapes
+from amalgam_edge.recipe.sections import MethodSettings
 
 
 class FeatureAmalgamation(Objective):

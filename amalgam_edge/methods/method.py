@@ -11,30 +11,8 @@ import torch
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods.objective import Objective, Shapes
 from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.recipe.sections import MethodSettings
 from amalgam_edge.scoring.scores import TeacherScores
-
-
-@dataclass(frozen=True)
-class MethodSettings:
-    """The parameters that methods may read.
-
-    Attributes:
-        reweight: weight each text by the margin between its two most certain teachers.
-        score_temperature: τ of the softmax over teachers' scores.
-        refinement_rounds: how often weights are refined.
-        distillation_temperature: T of distillation on logits.
-        feature_weight: of the term that draws the student's hidden state to the teachers'.
-        reconstruction_weight: of the term that keeps the teachers' hidden states recoverable.
-        common_width: entries of the space that the hidden states share.
-    """
-
-    reweight: bool = True
-    score_temperature: float = 0.2
-    refinement_rounds: int = 4
-    distillation_temperature: float = 2.0
-    feature_weight: float = 1.0
-    reconstruction_weight: float = 1.0
-    common_width: int = 128
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from amalgam_edge.methods.method import Evidence, Method, MethodSettings
+from amalgam_edge.methods.method import Evidence, Method
 from amalgam_edge.methods.muka_loss import weighted_divergence
 from amalgam_edge.methods.supervision import Supervision, from_weights, hard_weights
+from amalgam_edge.recipe.sections import MethodSettings
 from amalgam_edge.scoring.scores import certainty
 
 

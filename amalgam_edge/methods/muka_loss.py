@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from amalgam_edge.methods.method import MethodSettings
+from amalgam_edge.recipe.sections import MethodSettings
 
 
 def weighted_divergence(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from amalgam_edge.methods.method import Evidence, Method, MethodSettings
+from amalgam_edge.methods.method import Evidence, Method
 from amalgam_edge.methods.muka_loss import weighted_divergence
 from amalgam_edge.methods.refinement.annotators import answers, log_evidence
 from amalgam_edge.methods.refinement.probe import Probe
 from amalgam_edge.methods.refinement.shares import label_shares, with_shares
 from amalgam_edge.methods.supervision import Supervision, energy, margin, mix_targets
 from amalgam_edge.metrics.uncertainty import softmax
+from amalgam_edge.recipe.sections import MethodSettings
 from amalgam_edge.scoring.scores import certainty
 
 _SMALLEST_PROBABILITY = 1e-4

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from amalgam_edge.methods.method import Evidence, Method, MethodSettings
+from amalgam_edge.methods.method import Evidence, Method
 from amalgam_edge.methods.muka_loss import weighted_divergence
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.uncertainty import softmax
+from amalgam_edge.recipe.sections import MethodSettings
 
 
 def supervise(evidence: Evidence, settings: MethodSettings) -> Supervision:

@@ -1,4 +1,5 @@
-"""Everything that one build needs, validated.
+"""What a build is asked to do: one frozen object with a section for each stage, validated.
 
-In: YAML or keyword arguments. Out: a frozen Recipe.
+In: YAML, options of the command line, or keyword arguments. Out: a :class:`~amalgam_edge.recipe.recipe.Recipe`, whose
+sections are handed to the stages one by one.
 """

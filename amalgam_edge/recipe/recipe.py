@@ -1,245 +1,208 @@
-"""Everything that one build needs, validated; YAML in, resolved YAML out."""
+"""Everything that one build needs, in sections, validated and frozen."""
 
 from __future__ import annotations
 
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-from amalgam_edge.errors import AmalgamError
-from amalgam_edge.labels import Renames
+from amalgam_edge.errors import AmalgamError, MissingExtraError
+from amalgam_edge.recipe.options import Option, options_of
+from amalgam_edge.recipe.sections import (
+    CascadeSettings,
+    ComputeSettings,
+    CorpusSettings,
+    EvaluationSettings,
+    ExportSettings,
+    MethodSettings,
+    OutputSettings,
+    ScoringSettings,
+    StudentSettings,
+    TeacherSettings,
+    TrainingSettings,
+)
 from amalgam_edge.storage.fingerprints import of_mapping
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
-_NOT_OF_THE_RESULT = frozenset(
-    {
-        "output",
-        "work",
-        "device",
-        "backend",
-        "threads",
-        "batch_tokens",
-        "report_to",
-        "engine",
-        "address",
-        "workers",
-        "launch",
-    }
-)
+    from amalgam_edge.recipe.fields import RecipeFields
+
+SECTIONS: dict[str, type] = {
+    "teachers": TeacherSettings,
+    "corpus": CorpusSettings,
+    "scoring": ScoringSettings,
+    "compute": ComputeSettings,
+    "method": MethodSettings,
+    "student": StudentSettings,
+    "cascade": CascadeSettings,
+    "training": TrainingSettings,
+    "export": ExportSettings,
+    "evaluation": EvaluationSettings,
+    "output": OutputSettings,
+}
 
 
-class Recipe(BaseModel):
-    """One build. Every field is an option of ``amalgam-edge build`` under the same name."""
+@dataclass(frozen=True, init=False)
+class Recipe:
+    """One build. Keyword arguments are named as in a recipe's YAML and on the command line.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    >>> recipe = Recipe(teachers=["runs/teacher-a", "runs/teacher-b"], corpus="texts.jsonl", passes=20)
+    >>> recipe.scoring.passes, recipe.training.epochs
+    (20, 5)
 
-    teachers: list[str] = Field(default=[], description="A fine-tuned classifier: folder or Hub name, or NAME=PATH.")
-    corpus: str = Field(default="", description="Unlabeled texts: a file, a folder, or hf://datasets/NAME.")
-    text_column: str | None = Field(default=None, description="Column that holds the text.  [default: text]")
-    split: str = Field(default="train", description="Split of a Hub data set.")
-    labels: str | None = Field(default=None, description="YAML file that renames and merges labels per teacher.")
+    Raises:
+        AmalgamError: A setting that does not exist, or a value out of its range.
 
-    passes: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
-        default=10, description="Dropout passes of each teacher over each text, or auto: as many as the choice takes."
-    )
-    max_passes: Annotated[int, Field(ge=2)] = Field(default=10, description="The most passes that auto spends.")
-    masks: Literal["systematic", "independent"] = Field(
-        default="systematic", description="Dropout masks: balanced over the passes, or drawn anew for each."
-    )
-    dropout: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
-        default=None, description="Dropout probability for teachers that have none."
-    )
-    max_length: Annotated[int, Field(ge=4)] = Field(default=128, description="Longest text in tokens.")
-    backend: Literal["auto", "onnxruntime", "torch"] = Field(
-        default="auto", description="What runs teachers; auto: torch on CUDA, else onnxruntime where it is installed."
-    )
-    precision: Literal["fp32", "fp16"] = Field(default="fp32", description="Of the teachers; fp16 needs a GPU.")
-    threads: Count | None = Field(
-        default=None, description="Threads that teachers compute with.  [default: one a core]"
-    )
-    engine: Literal["local", "ray"] = Field(
-        default="local", description="What scores the corpus: this process, or workers on a Ray cluster."
-    )
-    address: str | None = Field(
-        default=None,
-        description="Of the Ray cluster, or auto: the one that runs here.  [default: start one on this machine]",
-    )
-    workers: Count | None = Field(
-        default=None, description="Of the Ray engine.  [default: one a GPU, else one for --threads cores, which are 1]"
-    )
-    batch_tokens: Count | None = Field(
-        default=None,
-        description="Tokens that a teacher reads at once, padding included.  [default: 1024 on a CPU, 16384 on a GPU]",
-    )
+    Attributes:
+        teachers: The teachers, and how their labels are merged.
+        corpus: The unlabeled texts.
+        scoring: What scores depend on.
+        compute: Where teachers run.
+        method: How scores become supervision.
+        student: The model that is trained.
+        cascade: The static student in front of the encoder.
+        training: How the student is trained.
+        export: What ships, and how good it must be.
+        evaluation: Labelled texts to measure on.
+        output: Where results go.
+    """
 
-    method: str = Field(
-        default="refined", description='How teachers become supervision; "amalgam-edge methods" lists them.'
-    )
-    reweight: bool = Field(
-        default=True, description="Weight each text by the margin between its two surest teachers: muka."
-    )
-    score_temperature: Positive = Field(default=0.2, description="Temperature of the softmax over teachers' scores.")
-    refinement_rounds: Annotated[int, Field(ge=0)] = Field(
-        default=4, description="Rounds that correct the teachers' weights: refined."
-    )
-    distillation_temperature: Positive = Field(
-        default=2.0, description="Temperature of distillation on logits: vanilla-kd, uhc, cfl, dfa."
-    )
-    feature_weight: Weight = Field(
-        default=1.0, description="Weight of drawing the student's hidden state to the teachers': cfl, dfa."
-    )
-    reconstruction_weight: Weight = Field(
-        default=1.0, description="Weight of keeping the teachers' hidden states recoverable: cfl, dfa."
-    )
-    common_width: Count = Field(default=128, description="Entries of the space that hidden states share: cfl.")
+    teachers: TeacherSettings
+    corpus: CorpusSettings
+    scoring: ScoringSettings
+    compute: ComputeSettings
+    method: MethodSettings
+    student: StudentSettings
+    cascade: CascadeSettings
+    training: TrainingSettings
+    export: ExportSettings
+    evaluation: EvaluationSettings
+    output: OutputSettings
 
-    student: str = Field(
-        default="",
-        description="Encoder to start from: folder, Hub name, or teacher:NAME; or static, static:ENCODER: no layers.",
-    )
-    student_layers: Count | Annotated[list[Count], Field(min_length=1)] | None = Field(
-        default=None, description="Keep this many layers of it; several, as in 3,6, for --budget.  [default: all]"
-    )
-    static_width: Count = Field(
-        default=64, description="Entries of a static student's token vectors, at most those of its encoder."
-    )
-    cascade: bool = Field(
-        default=False, description="Train a static student beside the encoder that answers where it is sure."
-    )
-    cascade_agreement: Share = Field(
-        default=0.99, description="Share of texts on which the cascade must answer as the encoder alone."
-    )
-    epochs: Count = Field(default=5, description="Passes of training over the corpus.")
-    batch_size: Count = Field(default=32, description="Texts an update, over all processes.")
-    learning_rate: Positive | None = Field(
-        default=None,
-        description="Peak learning rate; 2e-5 suits encoders of 12 layers.  [default: 0.0001, static 0.01]",
-    )
-    warmup_ratio: Share = Field(default=0.1, description="Share of the updates spent warming up.")
-    weight_decay: Weight = Field(default=0.01, description="Weight decay of AdamW.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Seed of masks, head and shuffling.")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
-    report_to: str = Field(default="none", description="Logger of the training loop (tensorboard, wandb, …).")
-    launch: Count = Field(default=1, description="Processes that train the student, sharing each batch.")
+    def __init__(self, **fields: Unpack[RecipeFields]) -> None:
+        values = {name: _normalised(name, value) for name, value in fields.items()}
+        for name in values:
+            _require_known(name)
+        for section in SECTIONS:
+            object.__setattr__(self, section, _validated(section, values))
 
-    held_out: Count = Field(
-        default=500, description="Texts held out for the quality gate, at most a fifth of the corpus."
-    )
-    max_disagreement: Share = Field(
-        default=0.01, description="Share of held-out texts whose label int8 may change before it is refused."
-    )
-    budget: str | None = Field(
-        default=None,
-        description='What the model may cost, e.g. "size<=20MB, latency<=2ms, loss<=1%, memory<=150MB"; '
-        "more precisions are then tried.",
-    )
-    trim_vocabulary: bool = Field(
-        default=False,
-        description="Leave out the tokens that the corpus does not use, as far as held-out texts and the budget allow.",
-    )
-    calibrate: bool = Field(
-        default=True, description="Fit a temperature to held-out supervision, so that scores are probabilities."
-    )
-    abstain: Share = Field(default=0.0, description="Give no label where the score is below this; kept in the bundle.")
-    evaluate: str | None = Field(default=None, description="Labelled texts to measure teachers and student on.")
-    evaluate_split: str = Field(default="test", description="Split of a Hub data set, for --evaluate.")
-    label_column: str = Field(default="label", description="Column that holds the gold label, for --evaluate.")
+    def replace(self, **fields: Unpack[RecipeFields]) -> Recipe:
+        """The same recipe with some settings changed."""
+        return Recipe(**{**self.as_dict(), **fields})  # type: ignore[typeddict-item]
 
-    include_torch: bool = Field(default=False, description="Put the torch student (safetensors) into the bundle too.")
-    output: str = Field(default="", description="Folder of the bundle.")
-    work: str | None = Field(
-        default=None, description="Folder for scores and checkpoints, kept for later builds.  [default: OUTPUT.work]"
-    )
-
-    @field_validator("teachers", mode="before")
-    @classmethod
-    def _one_teacher_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
-    @field_validator("student_layers", mode="before")
-    @classmethod
-    def _commas_are_between_counts(cls, value: Any) -> Any:
-        return value.split(",") if isinstance(value, str) else value
-
-    @field_validator("student_layers", mode="after")
-    @classmethod
-    def _one_count_stands_alone(cls, value: Any) -> Any:
-        return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-    @property
-    def layer_counts(self) -> list[int | None]:
-        """How many layers each student keeps; None stands for all."""
-        return [*self.student_layers] if isinstance(self.student_layers, list) else [self.student_layers]
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting by its name, as plain JSON values: lists in the place of tuples."""
+        return {
+            option.name: _plain(getattr(getattr(self, option.section), option.attribute))
+            for option in recipe_options().values()
+        }
 
     @property
     def work_folder(self) -> Path:
-        """Where scores and checkpoints are kept."""
-        return Path(self.work) if self.work else Path(f"{self.output.rstrip('/')}.work")
+        """Folder of scores and checkpoints."""
+        return Path(self.output.work) if self.output.work else Path(f"{self.output.folder.rstrip('/')}.work")
 
     def fingerprint(self) -> str:
-        """SHA-256 of what the result depends on; where it is put and what computes it are left out."""
-        unused = _NOT_OF_THE_RESULT if self.passes == "auto" else _NOT_OF_THE_RESULT | {"max_passes"}
-        return of_mapping({k: v for k, v in self.model_dump().items() if k not in unused})
+        """SHA-256 of all settings that the result may depend on.
+
+        The cap on passes counts only where the number of passes is adaptive.
+        """
+        values = self.as_dict()
+        for option in recipe_options().values():
+            if not option.affects_result or (option.name == "max_passes" and self.scoring.passes != "auto"):
+                del values[option.name]
+        return of_mapping(values)
 
     def to_yaml(self) -> str:
-        """The resolved recipe, every default written out."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+        """The recipe with every default written out, a comment above each section."""
+        import yaml
+
+        values, parts = self.as_dict(), []
+        for section, settings in SECTIONS.items():
+            names = [option.name for option in recipe_options().values() if option.section == section]
+            content = yaml.safe_dump({name: values[name] for name in names}, sort_keys=False, allow_unicode=True)
+            parts.append(f"# {settings.__doc__}\n{content}")
+        return "\n".join(parts)
 
 
-def read_recipe(path: str | Path | None, overrides: dict[str, Any]) -> Recipe:
-    """Read a recipe and let ``overrides`` (field → value) win over it.
+@cache
+def recipe_options() -> dict[str, Option]:
+    """Every setting of a recipe by its name; one that several sections share belongs to the first of them."""
+    options: dict[str, Option] = {}
+    for section, settings in SECTIONS.items():
+        for option in options_of(section, settings):
+            options.setdefault(option.name, option)
+    return options
 
-    Raises:
-        AmalgamError: the file is missing, no YAML mapping, or has a field that is unknown or out of range.
-    """
-    content = read_yaml_mapping(path, "recipe") if path else {}
+
+def _require_known(name: str) -> None:
+    if name in recipe_options():
+        return
+    similar = difflib.get_close_matches(name, recipe_options(), n=1)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    raise InvalidSettingError(name, f"there is no such setting{hint}")
+
+
+def _normalised(name: str, value: Any) -> Any:
+    """Spellings that people use: a path object for its text, one teacher or layers with commas for a list."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if name == "teachers" and isinstance(value, str):
+        return [value]
+    if name == "teachers" and isinstance(value, (list, tuple)):
+        return [os.fspath(teacher) if isinstance(teacher, os.PathLike) else teacher for teacher in value]
+    if name == "student_layers":
+        value = value.split(",") if isinstance(value, str) else value
+        single = isinstance(value, (list, tuple)) and len(value) == 1 and not isinstance(value[0], (list, tuple))
+        return value[0] if single else value
+    return value
+
+
+def _validated(section: str, values: Mapping[str, Any]) -> Any:
+    """A section with the given values, converted and checked."""
+    settings = SECTIONS[section]
+    names = {option.name: option.attribute for option in options_of(section, settings) if option.name in values}
+    if not names:
+        return settings()
     try:
-        return Recipe.model_validate({**content, **overrides})
+        from pydantic import ValidationError
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("a recipe", "train", error) from error
+    try:
+        return _adapter(settings).validate_python({attribute: values[name] for name, attribute in names.items()})
     except ValidationError as error:
-        errors = error.errors()
-        field = str(errors[0]["loc"][0])
-        # Of a field that may be of several kinds, the error that got the furthest tells the most.
-        first = max((one for one in errors if one["loc"][0] == errors[0]["loc"][0]), key=lambda one: len(one["loc"]))
-        where = f"{path}: " if path and field not in overrides else ""
-        raise AmalgamError(f"{where}{field}: {first['msg']} (got {first['input']!r})") from error
+        attributes = {attribute: name for name, attribute in names.items()}
+        field = error.errors()[0]["loc"][0]
+        # Where a setting may be of several types, the error with the longest path says the most.
+        errors = [one for one in error.errors() if one["loc"][0] == field]
+        clearest = max(errors, key=lambda one: len(one["loc"]))
+        raise InvalidSettingError(attributes[str(field)], f"{clearest['msg']} (got {clearest['input']!r})") from error
 
 
-def read_renames(path: str | Path | None) -> Renames:
-    """Read a labels file: teacher (or ``*``) → {its class: name in the union}.
+class InvalidSettingError(AmalgamError):
+    """A setting that does not exist, or whose value is of the wrong type or out of range.
 
-    Raises:
-        AmalgamError: the file is missing or of another form.
+    Args:
+        name: Name of the setting.
+        reason: What is wrong with it.
     """
-    if path is None:
-        return {}
-    content = read_yaml_mapping(path, "labels file")
-    for teacher, names in content.items():
-        if not isinstance(names, dict):
-            raise AmalgamError(f"{path}: under '{teacher}' a mapping is expected, each class to its name in the union")
-        for word in (teacher, *names, *names.values()):
-            if isinstance(word, bool) or not isinstance(word, (str, int)):
-                raise AmalgamError(f"{path}: under '{teacher}', {word!r} is no name; put it in quotes")
-    return {str(t): {str(old): str(new) for old, new in names.items()} for t, names in content.items()}
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        super().__init__(f"{name}: {reason}")
 
 
-def read_yaml_mapping(path: str | Path, what: str) -> dict[str, Any]:
-    """Read a YAML mapping, safely.
+@cache
+def _adapter(settings: type) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
 
-    Raises:
-        AmalgamError: the file is missing or holds something else.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise AmalgamError(f"{path}: no such {what}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AmalgamError(f"{path}: not a YAML {what} ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise AmalgamError(f"{path}: a {what} is a YAML mapping, this is a {type(content).__name__}")
-    return content
+    return TypeAdapter(settings)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

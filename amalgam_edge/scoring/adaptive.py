@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from amalgam_edge.metrics import uncertainty
+from amalgam_edge.recipe.sections import ScoringSettings
 
 ROUND = 10  # passes over which masks are balanced: about 1 / p for the usual p of 0.1
 FIRST_PASSES = 2
@@ -25,6 +26,11 @@ Z = 0.75
 _SECOND_PASSES = 5  # and then by whole rounds
 _PRIOR_PASSES = 4
 _BINS = 8
+
+
+def balanced_over(settings: ScoringSettings) -> int:
+    """The number of passes in a round, over which systematic masks are balanced."""
+    return min(settings.most_passes, ROUND)
 
 
 def next_passes(pass_logits: Sequence[np.ndarray], passes: np.ndarray, most: int) -> np.ndarray:

@@ -12,13 +12,13 @@ import torch
 
 from amalgam_edge.environment import CUDA_DEVICE, CUDA_PROVIDER, execution_providers
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.inference.batches import CPU_BATCH_TOKENS
 from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.inference.runner import TeacherRunner
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.models.teacher import Teacher
-from amalgam_edge.scoring.score import ScoringSettings
-
-BackendName = Literal["auto", "onnxruntime", "torch"]
+from amalgam_edge.recipe.sections import BackendName, ScoringSettings
+from amalgam_edge.scoring.adaptive import balanced_over
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Backend:
     @property
     def batch_tokens(self) -> int:
         """Tokens that run together best: on a CPU what its caches hold, on a GPU enough to keep it busy."""
-        return ScoringSettings.batch_tokens if self.device == "cpu" else 16 * ScoringSettings.batch_tokens
+        return CPU_BATCH_TOKENS if self.device == "cpu" else 16 * CPU_BATCH_TOKENS
 
     def open(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
         """Make a teacher ready to be scored with.
@@ -58,7 +58,7 @@ class Backend:
             teacher.model,
             teacher.sites,
             seed=settings.seed,
-            passes=settings.balanced_over,
+            passes=balanced_over(settings),
             masks=settings.masks,
             device=self.device,
             half=settings.precision == "fp16",
@@ -73,7 +73,7 @@ class Backend:
             export_teacher(
                 teacher,
                 model,
-                passes=settings.balanced_over,
+                passes=balanced_over(settings),
                 masks=settings.masks,
                 half=settings.precision == "fp16",
             )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.corpus.reading import Corpus
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.inference.batches import encode
+from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, encode
 from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.inference.vectors import text_vectors
 from amalgam_edge.models.loading import fingerprint
@@ -63,7 +63,10 @@ def store_features(
 
 
 def text_features(
-    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_tokens: int = 1024
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    batch_tokens: int = CPU_BATCH_TOKENS,
 ) -> np.ndarray:
     """The mean of the last layer's states over a text's tokens, ``(n_texts, width)`` of float32.
 

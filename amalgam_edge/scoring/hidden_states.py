@@ -10,7 +10,7 @@ import numpy as np
 
 from amalgam_edge.corpus.reading import Corpus
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.inference.batches import encode
+from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, encode
 from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.inference.vectors import text_vectors
 from amalgam_edge.models.head import hidden_state
@@ -143,7 +143,7 @@ def fill(
         advance(len(rows))
 
 
-def hidden_states(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 1024) -> np.ndarray:
+def hidden_states(teacher: Teacher, texts: Sequence[str], batch_tokens: int = CPU_BATCH_TOKENS) -> np.ndarray:
     """Hidden states with dropout off, ``(n_texts, width)`` of float32, in the order of ``texts``.
 
     Raises:

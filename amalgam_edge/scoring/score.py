@@ -3,62 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from amalgam_edge.corpus.reading import Corpus
-from amalgam_edge.dropout.masks import DROPOUT_OFF, Masks
+from amalgam_edge.dropout.masks import DROPOUT_OFF
 from amalgam_edge.errors import AmalgamError, first_line
-from amalgam_edge.inference.batches import batches_by_length, encode
+from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, batches_by_length, encode
 from amalgam_edge.inference.runner import TeacherRunner, prove_dropout_alive
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
-from amalgam_edge.scoring.adaptive import FIRST_PASSES, ROUND, next_passes
+from amalgam_edge.recipe.sections import ScoringSettings
+from amalgam_edge.scoring.adaptive import FIRST_PASSES, next_passes
 from amalgam_edge.scoring.isolation import score_isolating
 from amalgam_edge.scoring.scores import Failure, TeacherScores
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 
-Passes = int | Literal["auto"]
-Precision = Literal["fp32", "fp16"]
 OpenRunner = Callable[[Teacher], TeacherRunner]
 Answer = tuple[TeacherScores, dict[int, str]]  # one teacher's scores, and the rows that it could not score: why
 
 PROBE_TEXTS = 4
-
-
-@dataclass(frozen=True)
-class ScoringSettings:
-    """What a text's score depends on besides the teacher and the text, and how the work is cut.
-
-    Attributes:
-        passes: of each text; ``auto`` spends them where the choice between teachers is open, up to ``max_passes``.
-        max_passes: the cap of ``auto``.
-        seed: of the masks.
-        masks: ``systematic`` or ``independent``.
-        dropout: the probability put where a teacher has zero; None for none.
-        precision: ``fp32``, or ``fp16`` on a GPU.
-        batch_tokens: tokens that run together; scores do not depend on it.
-    """
-
-    passes: Passes = 10
-    max_passes: int = 10
-    seed: int = 0
-    masks: Masks = "systematic"
-    dropout: float | None = None
-    precision: Precision = "fp32"
-    batch_tokens: int = 1024
-
-    @property
-    def most_passes(self) -> int:
-        """More than which no text gets."""
-        return self.max_passes if self.passes == "auto" else self.passes
-
-    @property
-    def balanced_over(self) -> int:
-        """The passes of a round, over which systematic masks are balanced."""
-        return min(self.most_passes, ROUND)
 
 
 def score_key(teacher: Teacher, teachers: Sequence[Teacher], corpus: Corpus, settings: ScoringSettings) -> ScoreKey:
@@ -235,7 +200,7 @@ class _Sheet:
         self._teacher = teacher
         self._runner = runner
         self._encoded = encode(texts, teacher.tokenizer, teacher.max_length)
-        self._batch_tokens = settings.batch_tokens
+        self._batch_tokens = settings.batch_tokens or CPU_BATCH_TOKENS
         self._advance = advance
         self.passes = np.zeros(len(texts), dtype=np.int64)
         self._logits = np.zeros((len(texts), runner.n_classes), dtype=np.float32)

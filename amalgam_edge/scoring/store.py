@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from amalgam_edge import __version__
+from amalgam_edge.environment import own_version
 from amalgam_edge.scoring.scores import ARRAYS, Failure, TeacherScores
 from amalgam_edge.scoring.shards import MANIFEST, ScoreKey, ShardStore
 from amalgam_edge.storage import files
@@ -164,7 +164,7 @@ class ScoreStore(ShardStore):
 
     def _lineage(self, scores: TeacherScores) -> dict[str, Any]:
         return {
-            "version": __version__,
+            "version": own_version(),
             "key": self.key.as_dict(),
             "key_fingerprint": self.key.fingerprint,
             **self.made_by,

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from amalgam_edge import __version__
+from amalgam_edge.environment import own_version
 from amalgam_edge.serving import hugging_face
 from amalgam_edge.serving.answering import answer_of, body_of, check_texts, model_of
 from amalgam_edge.serving.guard import HEALTH_PATHS, App, Guard
@@ -51,7 +51,7 @@ def create_app(models: Models, limits: Limits, metrics: Metrics, access: Access)
     app = FastAPI(
         title="amalgam-edge",
         redirect_slashes=False,
-        version=__version__,
+        version=own_version(),
         description="Text classifiers, by the protocol of Hugging Face and by the Open Inference Protocol.",
     )
     app.openapi = partial(_description, app, models)  # type: ignore[method-assign]
@@ -169,7 +169,7 @@ def _add_accounts(app: FastAPI, models: Models, limits: Limits, metrics: Metrics
     async def read_info() -> dict[str, Any]:
         """What is served, and the limits."""
         return {
-            "version": __version__,
+            "version": own_version(),
             "models": [_account(models, name) for name in models.names],
             "limits": {name: getattr(limits, name) for name in limits.__dataclass_fields__},
         }

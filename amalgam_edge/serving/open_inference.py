@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, HTTPException, Request, Response
 
-from amalgam_edge import __version__
+from amalgam_edge.environment import own_version
 from amalgam_edge.serving.answering import answer_of, body_of, check_texts, model_of
 from amalgam_edge.serving.batching import Answer
 from amalgam_edge.serving.limits import Limits
@@ -73,7 +73,7 @@ def open_inference_router(models: Models, limits: Limits, errors: dict[int | str
     @router.get("")
     async def server_metadata() -> dict[str, Any]:
         """What the server is."""
-        return {"name": "amalgam-edge", "version": __version__, "extensions": ["binary_tensor_data"]}
+        return {"name": "amalgam-edge", "version": own_version(), "extensions": ["binary_tensor_data"]}
 
     @router.get("/health/live")
     async def live() -> dict[str, bool]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +28,11 @@ from amalgam_edge.methods import Batch, Objective, Told
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.head import hidden_state
 from amalgam_edge.progress import Advance
+from amalgam_edge.recipe.sections import TrainingSettings
 from amalgam_edge.training.sharing import JoinShare, Shares, n_processes, process_rank, whole_batch
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 History = list[dict[str, float]]
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How the student is fitted.
-
-    Attributes:
-        epochs: passes over the texts.
-        batch_size: texts an update, over all processes.
-        learning_rate: the peak, after a linear warm-up and before a linear decay.
-        warmup_ratio: share of the updates spent warming up.
-        weight_decay: of AdamW.
-        seed: of shuffling and of the student's own dropout.
-        device: ``auto``, ``cpu``, ``cuda``.
-        report_to: transformers' name of a logger (``tensorboard``, ``wandb`` …) or ``none``.
-    """
-
-    epochs: int = 5
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    warmup_ratio: float = 0.1
-    weight_decay: float = 0.01
-    seed: int = 0
-    device: str = "auto"
-    report_to: str = "none"
-
-    def n_updates(self, n_texts: int) -> int:
-        """How many updates a run over ``n_texts`` takes."""
-        return self.epochs * math.ceil(n_texts / self.batch_size)
 
 
 def check_logger(name: str) -> None:
@@ -160,7 +131,7 @@ def fit(
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=share,
         per_device_eval_batch_size=share,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.peak_learning_rate(),
         lr_scheduler_type="linear",
         warmup_steps=math.ceil(settings.warmup_ratio * n_updates),
         weight_decay=settings.weight_decay,

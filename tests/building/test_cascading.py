@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from amalgam_edge.building import cascading, stages
+from amalgam_edge.building import cascading
 from amalgam_edge.building.cascading import (
     CARE,
     FEWER,
@@ -21,6 +21,8 @@ from amalgam_edge.building.cascading import (
     renew_cascade,
     require_texts,
 )
+from amalgam_edge.building.data import Student
+from amalgam_edge.building.inputs import read_texts
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.static_student import StaticConfig, StaticStudent
 from amalgam_edge.recipe.recipe import Recipe
@@ -82,7 +84,7 @@ def test_it_is_distilled_from_the_encoders_answers_and_asked_about_what_it_did_n
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(tiny.TEXTS), "utf-8")
     recipe = Recipe(corpus=str(corpus), static_width=4, device="cpu")
-    texts = stages.read_texts(recipe)
+    texts = read_texts(recipe.corpus, recipe.evaluation)
     model = AutoModelForSequenceClassification.from_pretrained(classifier_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(classifier_folder)
     seen = []
@@ -94,8 +96,10 @@ def test_it_is_distilled_from_the_encoders_answers_and_asked_about_what_it_did_n
             student.classifier.bias.fill_(float(len(seen)))
 
     monkeypatch.setattr(cascading, "fit", note)
-    student = stages.Student(model, tokenizer)
-    found = cascading.train_companion(student, texts, ["a", "b", "c"], recipe, tmp_path / "work", lambda _: None)
+    student = Student(model, tokenizer)
+    found = cascading.train_companion(
+        student, texts, ["a", "b", "c"], recipe.cascade, recipe.training, tmp_path / "work", lambda _: None
+    )
 
     words = [texts.corpus.texts[int(row)] for row in texts.train]
     answers = {}

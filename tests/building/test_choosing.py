@@ -7,10 +7,15 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from amalgam_edge.building import candidates as optimizing
-from amalgam_edge.building import stages
+from amalgam_edge.building import students as module
 from amalgam_edge.building.budget import Budget
+from amalgam_edge.building.build_steps import _trim_student
 from amalgam_edge.building.candidates import Workshop, choose_models, try_models
+from amalgam_edge.building.checks import parse_budget
+from amalgam_edge.building.data import Student, StudentVariant, TrainedStudent
+from amalgam_edge.building.inputs import read_texts, tokenize
 from amalgam_edge.exporters.student_export import export_student
+from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
 from amalgam_edge.progress import Silent
 from amalgam_edge.recipe.recipe import Recipe
@@ -106,16 +111,23 @@ def test_the_pick_is_one_of_all_and_its_account_that_of_its_vocabulary(tried):
 
 
 @pytest.fixture
-def lesson(tmp_path):
+def data(tmp_path):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(tiny.TEXTS), "utf-8")
 
-    def made(student, **settings):
-        recipe = Recipe(corpus=str(corpus), trim_vocabulary=True, **settings)
-        texts = stages.read_texts(recipe)
-        return SimpleNamespace(recipe=recipe, texts=texts, tokenized=stages.tokenize(texts.corpus, student.tokenizer))
+    def make(student):
+        recipe = Recipe(corpus=str(corpus))
+        texts = read_texts(recipe.corpus, recipe.evaluation)
+        return SimpleNamespace(texts=texts, tokenized=tokenize(texts.corpus, student.tokenizer))
 
-    return made
+    return make
+
+
+def trimmed_under(student, data, **settings):
+    """The variants that trimming makes of a student under some settings of export."""
+    export = Recipe(trim_vocabulary=True, **settings).export
+    trained = TrainedStudent(None, [], 1.0, [StudentVariant(student)])
+    return _trim_student(trained, data(student), parse_budget(export), export, Silent().say).variants
 
 
 @pytest.mark.parametrize(
@@ -127,38 +139,38 @@ def lesson(tmp_path):
     ],
 )
 def test_under_a_budget_trimming_leaves_half_of_the_loss_to_quantization(
-    students, lesson, monkeypatch, settings, allowed
+    students, data, monkeypatch, settings, allowed
 ):
     asked = []
 
-    def note(student, texts, tokenized, budget, progress):
-        asked.append(budget)
+    def note(student, data, allowed, say):
+        asked.append(allowed)
         return student, {"n_tokens": 1}
 
-    monkeypatch.setattr(stages, "trim_vocabulary", note)
-    student = stages.Student(*students[""])
-    variants = stages.trimmed_variants(student, lesson(student, **settings), Silent())
+    monkeypatch.setattr(module, "trim_vocabulary", note)
+    student = Student(*students[""])
+    variants = trimmed_under(student, data, **settings)
     assert asked == [pytest.approx(allowed)]
     assert [variant.vocabulary is None for variant in variants] == ([True, False] if "budget" in settings else [False])
 
 
 @pytest.mark.parametrize("settings", [{}, {"budget": "size<=1MB"}])
-def test_where_nothing_can_be_left_out_there_is_one_student(students, lesson, monkeypatch, settings):
-    monkeypatch.setattr(stages, "trim_through_gate", lambda *arguments, **options: None)
-    student = stages.Student(*students[""])
-    variants = stages.trimmed_variants(student, lesson(student, **settings), Silent())
-    assert variants == [stages.Variant(student)]
+def test_where_nothing_can_be_left_out_there_is_one_student(students, data, monkeypatch, settings):
+    monkeypatch.setattr(module, "trim_through_gate", lambda *arguments, **options: None)
+    student = Student(*students[""])
+    variants = trimmed_under(student, data, **settings)
+    assert variants == [StudentVariant(student)]
     assert variants[0].n_tokens == len(student.tokenizer)
 
 
-def test_the_agreement_with_supervision_is_a_share_of_held_out_texts(students, lesson):
-    student = stages.Student(*students[""])
-    texts = lesson(student).texts
+def test_the_agreement_with_supervision_is_a_share_of_held_out_texts(students, data):
+    student = Student(*students[""])
+    texts = data(student).texts
     answers = np.array(labels_of(*students[""], list(texts.corpus.texts)))
     target = np.eye(3)[answers]
     wrong = texts.held_out[:1]
     target[wrong] = target[wrong][:, [1, 2, 0]]
     target[texts.train] = target[texts.train][:, [1, 2, 0]]  # no training text counts
-    supervision = stages.Supervision(target, np.ones(len(target)), np.zeros(len(target)))
+    supervision = Supervision(target, np.ones(len(target)), np.zeros(len(target)))
     expected = 1 - 1 / len(texts.held_out)
-    assert stages.agreement_with_supervision(student, texts, supervision) == pytest.approx(expected)
+    assert module.agreement_with_supervision(student, texts, supervision) == pytest.approx(expected)

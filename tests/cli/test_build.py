@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,12 +11,14 @@ import scipy.special
 import yaml
 
 from amalgam_edge.building import pipeline
+from amalgam_edge.building.inputs import read_texts
+from amalgam_edge.building.students import calibrate_student
 from amalgam_edge.cli.main import cli
 from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.fidelity import Fidelity
-from amalgam_edge.methods import Told
 from amalgam_edge.progress import Silent
-from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.recipe.recipe import Recipe, recipe_options
+from amalgam_edge.recipe.sections import MethodSettings
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 from tests.support.interrupted import assert_same_model, training_dies_in_the_second_epoch
 
@@ -106,7 +107,8 @@ def test_the_evaluation_is_that_of_the_shipped_model(built, inputs):
 def test_the_recorded_agreement_is_that_of_the_two_models_that_ship(built):
     """The held-out texts are those of the recipe's split; both models answer them again here."""
     manifest = manifest_of(built.bundle)
-    texts = pipeline.stages.read_texts(Recipe(**manifest["recipe"]))
+    recipe = Recipe(**manifest["recipe"])
+    texts = read_texts(recipe.corpus, recipe.evaluation)
     held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
     labels = {
         precision: [
@@ -118,22 +120,18 @@ def test_the_recorded_agreement_is_that_of_the_two_models_that_ship(built):
     assert manifest["precisions"]["int8"]["fidelity"]["agreement"] == pytest.approx(same)
 
 
-def of_the_build(built):
-    """An untrained student of a build, and the lesson that it was made from."""
+def training_data_of(built):
+    """An untrained student of a build, and the data that it was trained on."""
     recipe = Recipe(**manifest_of(built.bundle)["recipe"])
-    texts = pipeline.stages.read_texts(recipe)
-    teachers, labels, (student,) = pipeline.stages.load_models(recipe)
-    scores = [store.read() for store in pipeline.stages.cached_stores(recipe, teachers, texts.corpus)]
-    supervision = pipeline.stages.supervise(recipe, teachers, texts, labels, scores, Silent())
-    tokenized = pipeline.stages.tokenize(texts.corpus, student.tokenizer)
-    return student, pipeline.stages.Lesson(recipe, texts, tokenized, labels, scores, supervision, Told())
+    models, data = pipeline.prepare_training_data(recipe, Silent())
+    return models.students[0], data
 
 
 def test_the_shipped_model_is_calibrated_on_held_out_supervision(built):
     """No other temperature brings the float model's answers nearer to what the teachers say of held-out texts."""
-    _, lesson = of_the_build(built)
-    texts = lesson.texts
-    held_out = lesson.supervision.take(texts.held_out)
+    _, data = training_data_of(built)
+    texts = data.texts
+    held_out = data.supervision.take(texts.held_out)
     exact = EdgeClassifier.from_pretrained(built.bundle, precision="fp32")
     logits = exact.logits([texts.corpus.texts[int(row)] for row in texts.held_out]).astype(float)
 
@@ -150,12 +148,11 @@ def test_the_shipped_model_is_calibrated_on_held_out_supervision(built):
 
 
 def test_calibration_looks_behind_the_temperature_of_vanilla_kd(built):
-    student, lesson = of_the_build(built)
+    student, data = training_data_of(built)
     fitted = []
     for temperature in (1.0, 8.0):
-        update = {"method": "vanilla-kd", "distillation_temperature": temperature}
-        other = replace(lesson, recipe=lesson.recipe.model_copy(update=update))
-        fitted.append(pipeline.stages.calibrate_student(student, other))
+        method = MethodSettings("vanilla-kd", distillation_temperature=temperature)
+        fitted.append(calibrate_student(student, data, method))
     assert fitted[0] == fitted[1]
 
 
@@ -212,7 +209,7 @@ def test_no_checkpoint_is_left_in_the_work_folder(built):
 def test_the_resolved_recipe_gives_the_same_supervision_and_the_same_labels(built, invoke, inputs, tmp_path):
     again = tmp_path / "again"
     recipe = built.bundle / "recipe.yaml"
-    assert set(yaml.safe_load(recipe.read_text("utf-8"))) == set(Recipe.model_fields)
+    assert set(yaml.safe_load(recipe.read_text("utf-8"))) == set(recipe_options())
     result = invoke("build", "--recipe", recipe, "--output", again, "--work", tmp_path / "fresh")
     assert result.exit_code == 0, result.output
     first, second = manifest_of(built.bundle), manifest_of(again)
@@ -348,7 +345,7 @@ def test_a_full_output_folder_is_kept_unless_told(built, mistake, invoke, build_
 
 def test_every_field_of_the_recipe_is_an_option_of_build():
     options = {parameter.name for parameter in cli.get_command(None, "build").params}
-    assert options == set(Recipe.model_fields) | {"recipe_file", "overwrite", "resume"}
+    assert options == set(recipe_options()) | {"recipe_file", "overwrite", "resume"}
 
 
 def test_generic_labels_are_kept_apart_and_said_so_and_can_be_named(invoke, inputs, make_classifier, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from amalgam_edge.building import candidates as optimizing
-from amalgam_edge.building import pipeline
+from amalgam_edge.building import pipeline, students
 from amalgam_edge.progress import Silent
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
@@ -99,10 +99,8 @@ def test_the_agreement_is_that_of_the_float_student_with_held_out_supervision(se
     """Where all tokens stayed, the bundle's own float model tells; where not, it lost no more than it says."""
     manifest = manifest_of(several.bundle)
     recipe = Recipe(**manifest["recipe"])
-    texts = pipeline.stages.read_texts(recipe)
-    teachers, labels, _ = pipeline.stages.load_models(recipe)
-    scores = [store.read() for store in pipeline.stages.cached_stores(recipe, teachers, texts.corpus)]
-    supervision = pipeline.stages.supervise(recipe, teachers, texts, labels, scores, Silent())
+    data = pipeline.prepare_training_data(recipe, Silent())[1]
+    texts, supervision = data.texts, data.supervision
     likeliest = supervision.target[texts.held_out].argmax(axis=1)
     exact = EdgeClassifier.from_pretrained(several.bundle, precision="fp32", cascade=False)
     answered = exact.logits([texts.corpus.texts[int(row)] for row in texts.held_out]).argmax(axis=1)
@@ -133,7 +131,7 @@ def test_progress_report_and_work_folder_of_several_students(several, options):
 def test_a_killed_build_goes_on_with_the_student_that_it_was_at(invoke, options, tmp_path, monkeypatch):
     output = tmp_path / "student"
     command = [*options.build, "--budget", ANY, "--seed", "3", "--output", output]
-    real = pipeline.stages.fit
+    real = students.fit
     told = {}
 
     def watched(*arguments, folder, advance, die, **more):
@@ -145,13 +143,13 @@ def test_a_killed_build_goes_on_with_the_student_that_it_was_at(invoke, options,
 
         return real(*arguments, folder=folder, advance=watch, **more)
 
-    monkeypatch.setattr(pipeline.stages, "fit", lambda *a, **k: watched(*a, die=True, **k))
+    monkeypatch.setattr(students, "fit", lambda *a, **k: watched(*a, die=True, **k))
     assert invoke(*command).exit_code != 0
     assert not output.exists()
     assert set(told) == {"1-layers", "2-layers"}
     updates = sum(told.pop("1-layers"))
     told.clear()
-    monkeypatch.setattr(pipeline.stages, "fit", lambda *a, **k: watched(*a, die=False, **k))
+    monkeypatch.setattr(students, "fit", lambda *a, **k: watched(*a, die=False, **k))
     result = invoke(*command, "--resume")
     assert result.exit_code == 0, result.output
     assert told["1-layers"] == [updates]  # all at once: it was trained already

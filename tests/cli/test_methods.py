@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from amalgam_edge.building import stages
+from amalgam_edge.building.inputs import load_label_space, new_student
+from amalgam_edge.building.students import objective_of
 from amalgam_edge.errors import MissingExtraError
 from amalgam_edge.methods import METHODS, MethodSettings, Objective, Told
 from amalgam_edge.recipe.recipe import Recipe
@@ -55,10 +56,6 @@ def test_methods_without_the_extra_say_what_to_install(invoke, monkeypatch):
     assert 'pip install "amalgam-edge[train]"' in str(result.exception)
 
 
-def test_the_options_of_build_have_the_defaults_that_are_listed():
-    assert {name: getattr(Recipe(), name) for name in vars(MethodSettings())} == vars(MethodSettings())
-
-
 def test_what_a_recipe_says_reaches_the_method():
     changed = {
         "reweight": False,
@@ -68,7 +65,7 @@ def test_what_a_recipe_says_reaches_the_method():
         "reconstruction_weight": 4.0,
         "common_width": 9,
     }
-    assert stages.method_of(Recipe(method="cfl", **changed)) == (METHODS["cfl"], MethodSettings(**changed))
+    assert Recipe(method="cfl", **changed).method == MethodSettings("cfl", **changed)
 
 
 @pytest.fixture(scope="module")
@@ -177,15 +174,16 @@ def test_mistakes_are_told_in_one_line_before_any_work(mistake, inputs, build_op
 @pytest.fixture
 def models(inputs):
     recipe = Recipe(teachers=[str(inputs.a), str(inputs.b)], student=str(inputs.student), method="dfa", seed=3)
-    return recipe, *stages.load_models(recipe)
+    teachers, labels = load_label_space(recipe.teachers)
+    return recipe.method, labels, new_student(recipe.student, teachers, labels, None)
 
 
 def test_an_objective_begins_as_the_seed_has_it_and_draws_from_nobodys_randomness(models):
-    recipe, _, labels, (student,) = models
+    method, labels, student = models
     told = Told(hidden=(np.zeros((2, 3)), np.zeros((2, 5))))
 
     def begun(seed):
-        return stages.objective(recipe.model_copy(update={"seed": seed}), labels, student, told)
+        return objective_of(method, seed, labels, student, told)
 
     torch.manual_seed(11)
     expected = torch.rand(3)

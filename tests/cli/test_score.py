@@ -424,7 +424,7 @@ MOMENTS = [
 # Imports once, and then is forked for each line that it reads: what is killed ten times need not import ten times.
 FORKS = """
 import json, os, sys
-import amalgam_edge.cli.score, amalgam_edge.building.scoring_run, transformers.models.auto.modeling_auto
+import amalgam_edge.cli.score, amalgam_edge.building.scoring, transformers.models.auto.modeling_auto
 from amalgam_edge.cli.main import main
 
 for line in sys.stdin.buffer.raw:

@@ -73,18 +73,16 @@ def test_a_static_bundle_answers_and_is_measured_as_others_are(static, inputs, i
 
 
 def test_the_learning_rate_follows_the_kind_of_student():
-    from amalgam_edge.building import stages
+    from amalgam_edge.building.pipeline import resolved_training
     from amalgam_edge.recipe.recipe import Recipe
 
     rates = {
-        student: stages.training_settings(Recipe(student=student)).learning_rate
+        student: resolved_training(Recipe(student=student)).learning_rate
         for student in ("some/encoder", "static", "static:teacher:a")
     }
     assert rates == {"some/encoder": 1e-4, "static": 1e-2, "static:teacher:a": 1e-2}
     given = Recipe(student="static", learning_rate=0.5)
-    assert stages.training_settings(given).learning_rate == 0.5
-    beside = Recipe(student="some/encoder", learning_rate=0.5)
-    assert stages.training_settings(beside, static=True).learning_rate == 1e-2
+    assert resolved_training(given).learning_rate == 0.5
 
 
 def test_a_cascade_is_in_the_bundle_and_told_everywhere(cascaded, invoke):
@@ -101,11 +99,12 @@ def test_a_cascade_is_in_the_bundle_and_told_everywhere(cascaded, invoke):
 
 
 def test_the_recorded_agreement_and_share_are_those_of_the_bundle(cascaded):
-    from amalgam_edge.building import stages
+    from amalgam_edge.building.inputs import read_texts
     from amalgam_edge.recipe.recipe import Recipe
 
     manifest = manifest_of(cascaded.bundle)
-    texts = stages.read_texts(Recipe(**manifest["recipe"]))
+    recipe = Recipe(**manifest["recipe"])
+    texts = read_texts(recipe.corpus, recipe.evaluation)
     held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
     labels = [
         [answer.label for answer in EdgeClassifier.from_pretrained(cascaded.bundle, cascade=cascade)(held_out)]
@@ -186,11 +185,12 @@ def quick(monkeypatch):
 
 
 def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, invoke, tmp_path, quick):
-    from amalgam_edge.building import stages
+    from amalgam_edge.building.inputs import read_texts
     from amalgam_edge.recipe.recipe import Recipe
 
     small = tmp_path / "small"
-    texts = stages.read_texts(Recipe(**manifest_of(cascaded.bundle)["recipe"]))
+    recipe = Recipe(**manifest_of(cascaded.bundle)["recipe"])
+    texts = read_texts(recipe.corpus, recipe.evaluation)
     result = invoke("optimize", cascaded.bundle, "--budget", "size<=100MB, loss<=100%", "--output", small)
     assert result.exit_code == 0, result.output
     before, after = manifest_of(cascaded.bundle)["cascade"], manifest_of(small)["cascade"]

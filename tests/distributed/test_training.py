@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file
 
-from amalgam_edge.building.stages import Lesson, Student, Texts, Tokenized
+from amalgam_edge.building.data import BuildTexts, Student, TokenizedCorpus, TrainingData
 from amalgam_edge.building.training_job import TRAIN, read_texts, write_job
 from amalgam_edge.cli.main import cli
 from amalgam_edge.errors import AmalgamError
@@ -76,23 +76,24 @@ def test_two_processes_make_the_steps_of_one(both, method):
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-def a_lesson(folder):
+def training_data(folder):
     """Ten texts of which six are trained on, three labels, a teacher's logits, and hidden states in a file."""
     rng = np.random.default_rng(0)
     np.save(folder / "hidden.npy", rng.normal(size=(10, 3)).astype(np.float16))
     dataset = datasets.Dataset.from_dict({"input_ids": [[2, *range(9, 10 + k), 3] for k in range(10)]})
     train, held_out = np.array([0, 2, 3, 5, 8, 9]), np.array([1, 4, 6, 7])
     target, weight = rng.dirichlet(np.ones(3), size=10).astype(np.float32), rng.random(10, dtype=np.float32)
-    lesson = Lesson(
-        recipe=Recipe(student="s"),
-        texts=Texts(None, train, held_out, None),
-        tokenized=Tokenized(dataset, 0),
+    data = TrainingData(
+        texts=BuildTexts(None, train, held_out, None),
+        tokenized=TokenizedCorpus(dataset, 0),
         labels=LabelSpace.union({"t": ["a", "b", "c"]}),
         scores=(),
         supervision=Supervision(target, weight, np.full(10, -1)),
-        told=Told((rng.normal(size=(10, 3)).astype(np.float32),), (HiddenStates.mapped([folder / "hidden.npy"], 16),)),
+        signals=Told(
+            (rng.normal(size=(10, 3)).astype(np.float32),), (HiddenStates.mapped([folder / "hidden.npy"], 16),)
+        ),
     )
-    return lesson, folder / "hidden.npy"
+    return data, folder / "hidden.npy"
 
 
 @pytest.fixture(scope="module")
@@ -159,20 +160,20 @@ def test_processes_that_torchrun_started_come_to_the_same_bundle(alone, tmp_path
 
 def test_what_a_process_reads_is_mapped_and_not_in_its_memory(tmp_path, random_classifier, tokenizer):
     """Of target, weight, and what teachers say; rows and tokens are those of the corpus' training texts."""
-    lesson, hidden = a_lesson(tmp_path)
+    data, hidden = training_data(tmp_path)
     student = Student(random_classifier(("a", "b", "c"), layers=1), tokenizer)
-    write_job(tmp_path / "job", student, lesson)
+    write_job(tmp_path / "job", student, data, Recipe().method, Recipe().training)
     texts = read_texts(tmp_path / "job", TRAIN)
     told = [*texts.told.logits, *(part.source.shards[0] for part in texts.told.hidden)]
     for array in (texts.supervision.target, texts.supervision.weight, *told):
         assert isinstance(array, np.memmap)
     assert [Path(part.source.shards[0].filename) for part in texts.told.hidden] == [hidden]  # where it was
     assert datasets.load_from_disk(str(tmp_path / "job" / TRAIN / "tokens")).cache_files
-    for k, row in enumerate(lesson.texts.train):
-        assert texts[k]["input_ids"] == lesson.tokenized.dataset[int(row)]["input_ids"]
-        np.testing.assert_array_equal(texts[k]["target"], lesson.supervision.target[row])
-        np.testing.assert_array_equal(texts[k]["weight"], lesson.supervision.weight[row])
-        for name, parts in (("teacher_logits", lesson.told.logits), ("teacher_hidden", lesson.told.hidden)):
+    for k, row in enumerate(data.texts.train):
+        assert texts[k]["input_ids"] == data.tokenized.dataset[int(row)]["input_ids"]
+        np.testing.assert_array_equal(texts[k]["target"], data.supervision.target[row])
+        np.testing.assert_array_equal(texts[k]["weight"], data.supervision.weight[row])
+        for name, parts in (("teacher_logits", data.signals.logits), ("teacher_hidden", data.signals.hidden)):
             for found, expected in zip(texts[k][name], parts, strict=True):
                 np.testing.assert_array_equal(found, expected[int(row)])
 

@@ -1,6 +1,5 @@
 import dataclasses
 import hashlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,13 +7,15 @@ import scipy.special
 import scipy.stats
 import torch
 
-from amalgam_edge.building.stages import Texts, cached_stores, named_stores, only_scored, tokenize
+from amalgam_edge.building.data import BuildTexts
+from amalgam_edge.building.inputs import drop_unscored, tokenize
 from amalgam_edge.dropout.masks import DROPOUT_OFF
 from amalgam_edge.dropout.sites import LiveDropout
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.scoring.run import cached_stores, named_stores
 from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_key, score_texts
 from amalgam_edge.scoring.scores import ARRAYS
 from amalgam_edge.scoring.store import ScoreStore
@@ -289,7 +290,9 @@ def test_other_teachers_and_the_cap_count_where_passes_are_shared_out(teacher, o
 def test_stores_of_a_build_lie_apart_where_scores_differ(teacher, other, corpus, tmp_path):
     def folders(**changes):
         recipe = Recipe(**{"output": str(tmp_path / "out"), "passes": 4, **changes})
-        return tuple(store.folder for store in cached_stores(recipe, [teacher, other], corpus))
+        return tuple(
+            store.folder for store in cached_stores(recipe.work_folder, [teacher, other], corpus, recipe.scoring)
+        )
 
     same = [folders(), folders(batch_tokens=7, device="cuda", backend="torch", threads=3, epochs=9)]
     apart = [folders(passes=5), folders(seed=1), folders(dropout=0.3), folders(masks="independent")]
@@ -299,7 +302,7 @@ def test_stores_of_a_build_lie_apart_where_scores_differ(teacher, other, corpus,
 
 
 def test_stores_for_people_are_named_by_their_teachers(teacher, other, corpus, tmp_path):
-    stores = named_stores(Recipe(output=str(tmp_path)), [teacher, other], corpus)
+    stores = named_stores(str(tmp_path), [teacher, other], corpus, ScoringSettings())
     assert [store.folder for store in stores] == [tmp_path / "t", tmp_path / "other"]
 
 
@@ -415,12 +418,11 @@ def test_a_build_is_of_the_texts_that_every_teacher_scored(teacher, corpus):
     rows = np.setdiff1d(np.arange(len(corpus)), [2, 5])
     holed = [whole.take(rows).among(len(corpus), rows), dataclasses.replace(whole, teacher="u")]
     train, held_out = corpus.split(3)
-    texts = Texts(corpus, train, held_out, None)
+    texts = BuildTexts(corpus, train, held_out, None)
     tokenized = tokenize(corpus, teacher.tokenizer)
     said = []
-    progress = SimpleNamespace(say=said.append)
-    recipe = Recipe(output="out", held_out=3)
-    left, tokens, (first, second) = only_scored(recipe, texts, tokenized, holed, progress)
+    work_folder = Recipe(output="out").work_folder
+    left, tokens, (first, second) = drop_unscored(texts, tokenized, holed, 3, work_folder, said.append)
     assert list(left.corpus.texts) == [corpus.texts[row] for row in rows]
     assert left.corpus.fingerprint == hashlib.sha256(corpus.digests[rows].tobytes()).hexdigest()
     assert sorted([*left.train, *left.held_out]) == list(range(len(rows)))
@@ -432,7 +434,7 @@ def test_a_build_is_of_the_texts_that_every_teacher_scored(teacher, corpus):
         f"2 of {len(corpus)} texts could not be scored by every teacher (t 2, u 0) and are left out; "
         "the failures folders in out.work/scores tell why"
     ]
-    assert only_scored(recipe, texts, tokenized, [whole], progress)[0] is texts
+    assert drop_unscored(texts, tokenized, [whole], 3, work_folder, said.append)[0] is texts
     few = [whole.take(rows[:1]).among(len(corpus), rows[:1])]
     with pytest.raises(AmalgamError, match="at least two are needed"):
-        only_scored(recipe, texts, tokenized, few, progress)
+        drop_unscored(texts, tokenized, few, 3, work_folder, said.append)

@@ -11,13 +11,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from amalgam_edge.building import pipeline
+from amalgam_edge.building import students
 
 
 @contextmanager
 def training_dies_in_the_second_epoch() -> Iterator[None]:
     """While entered, training is interrupted after its third update."""
-    real = pipeline.stages.fit
+    real = students.fit
 
     def dying(*arguments: Any, advance: Callable[[int], None], **options: Any) -> Any:
         done = []
@@ -31,7 +31,7 @@ def training_dies_in_the_second_epoch() -> Iterator[None]:
         return real(*arguments, advance=watch, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.stages, "fit", dying)
+        patch.setattr(students, "fit", dying)
         yield
 
 

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from amalgam_edge.cli import progress as module
-from amalgam_edge.cli.progress import ConsoleProgress
+from amalgam_edge import console_progress as module
+from amalgam_edge.console_progress import ConsoleProgress
 
 
 @pytest.fixture

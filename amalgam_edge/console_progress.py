@@ -1,24 +1,34 @@
-"""Progress on standard error: bars on a terminal, lines elsewhere."""
+"""Progress that people see: bars in a terminal or a notebook, lines in a log."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from time import monotonic
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from amalgam_edge.progress import Advance, Progress, Silent
 
-from amalgam_edge.progress import Advance
+# None: as it suits the place where it is shown; True: the same; False: nothing; or an object of one's own.
+ProgressChoice = Progress | bool | None
 
 _SECONDS_BETWEEN_LINES = 20.0
+
+
+def resolve_progress(choice: ProgressChoice) -> Progress:
+    """What is told of progress: a :class:`ConsoleProgress`, nobody, or the object given."""
+    if choice is False:
+        return Silent()
+    return ConsoleProgress() if choice is None or choice is True else choice
 
 
 class ConsoleProgress:
     """Shows which step of how many, how much of it, its rate and the time left."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+
         self._console = Console(stderr=True, highlight=False)
         self._n_steps = 0
         self._step = 0
@@ -38,20 +48,30 @@ class ConsoleProgress:
         self._step += 1
         head = f"[{self._step}/{self._n_steps}] {title}" if self._n_steps else title
         meter = _Meter(total, unit)
-        if self._console.is_terminal:
+        if self._shows_bars:
             with self._bar(head, total, meter) as advance:
                 yield advance
         else:
             self.say(head)
             yield lambda count: self._line(meter, count)
-        self.say(f"{head}: {meter.summary()}" if self._console.is_terminal else f"    {meter.summary()}")
+        self.say(f"{head}: {meter.summary()}" if self._shows_bars else f"    {meter.summary()}")
+
+    @property
+    def _shows_bars(self) -> bool:
+        """Whether bars can be drawn: in a terminal, and in a notebook that has ipywidgets."""
+        if self._console.is_jupyter:
+            return find_spec("ipywidgets") is not None
+        return self._console.is_terminal
 
     @contextmanager
     def _bar(self, head: str, total: int | None, meter: _Meter) -> Iterator[Advance]:
+        from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+
         columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
         if total:
             columns += [BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[rate]}", markup=False)]
-        with Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True) as bar:
+        with Bars(*columns, TimeElapsedColumn(), console=self._console, transient=True) as bar:
             task = bar.add_task(head, total=total, rate="")
 
             def advance(count: int) -> None:

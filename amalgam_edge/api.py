@@ -1,0 +1,228 @@
+"""The library's functions, which the command line calls too.
+
+Arguments are checked before anything heavy is imported, so a mistake answers at once. Progress is shown as it suits the
+place: bars in a terminal or a notebook, lines in a log; ``progress=False`` is silent. A mistake raises
+:class:`~amalgam_edge.errors.AmalgamError` with one line that says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from amalgam_edge.console_progress import ProgressChoice, resolve_progress
+from amalgam_edge.errors import needs_extra
+from amalgam_edge.recipe.reading import read_recipe
+from amalgam_edge.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from amalgam_edge.recipe.fields import RecipeFields
+    from amalgam_edge.runtime.bundle import Bundle
+    from amalgam_edge.scoring.scores import ScoreSummary
+
+
+def build(
+    *,
+    recipe: Recipe | str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: ProgressChoice = None,
+    **settings: Unpack[RecipeFields],
+) -> Bundle:
+    """Merge teachers into one quantized student, without labels.
+
+    >>> bundle = build(  # doctest: +SKIP
+    ...     teachers=["runs/teacher-a", "runs/teacher-b"],
+    ...     corpus="unlabeled.jsonl",
+    ...     student="sentence-transformers/all-MiniLM-L6-v2",
+    ...     output="student/",
+    ... )
+
+    Args:
+        recipe: A recipe, or the path of its YAML file; None starts from the defaults.
+        overwrite: Replace a bundle that is in the output folder.
+        resume: Go on with a build that was interrupted.
+        progress: None shows progress as it suits the place, False shows nothing.
+        settings: Settings that replace those of the recipe, see :class:`~amalgam_edge.recipe.fields.RecipeFields`.
+
+    Returns:
+        The bundle in the output folder; its manifest says what was measured.
+
+    Raises:
+        AmalgamError: A mistake in the settings or in what they name; nothing is left in the output folder.
+    """
+    from amalgam_edge.building.checks import check_build
+
+    resolved = _resolve(recipe, settings)
+    check_build(resolved, overwrite=overwrite, resume=resume)
+    with needs_extra("train", "building a student"):
+        from amalgam_edge.building.pipeline import build_bundle
+
+        shown = resolve_progress(progress)
+    return build_bundle(resolved, shown, overwrite=overwrite, resume=resume)
+
+
+def score(
+    *,
+    recipe: Recipe | str | Path | None = None,
+    resume: bool = False,
+    progress: ProgressChoice = None,
+    **settings: Unpack[RecipeFields],
+) -> list[ScoreSummary]:
+    """Score texts with teachers under Monte-Carlo dropout, and write the scores to the output folder.
+
+    Args:
+        recipe: A recipe, or the path of its YAML file; what it says of students is not used.
+        resume: Go on with a run that was interrupted.
+        progress: None shows progress as it suits the place, False shows nothing.
+        settings: Settings that replace those of the recipe.
+
+    Returns:
+        A summary of each teacher's scores.
+
+    Raises:
+        AmalgamError: A mistake in the settings or in what they name; nothing that was scored is lost.
+    """
+    from amalgam_edge.building.checks import check_scoring
+
+    resolved = _resolve(recipe, settings)
+    check_scoring(resolved)
+    with needs_extra("train", "scoring"):
+        from amalgam_edge.building.scoring import score_texts
+
+        shown = resolve_progress(progress)
+    return score_texts(resolved, shown, resume=resume)
+
+
+def evaluate(
+    bundle: Bundle | str | Path,
+    data: str | Path,
+    *,
+    text_column: str | None = None,
+    label_column: str = "label",
+    split: str = "test",
+    precisions: Sequence[str] = (),
+    threads: int | None = None,
+    abstain: float | None = None,
+    compare: Bundle | str | Path | None = None,
+) -> dict[str, Any]:
+    """Measure a bundle on labelled texts.
+
+    Args:
+        bundle: A bundle, or its folder.
+        data: Labelled texts in any form that a corpus may have.
+        text_column: Column that holds the text; ``text``, or the only column of strings, where it is None.
+        label_column: Column that holds the true label.
+        split: Split to read of a data set from the Hub.
+        precisions: Precisions to measure; all where none is named.
+        threads: CPU threads to compute with; one per core where it is None.
+        abstain: Give no label below this score; the bundle's own threshold where it is None.
+        compare: Another bundle to measure on the same texts.
+
+    Returns:
+        Accuracy, macro-F1 and the quality of scores of each precision.
+
+    Raises:
+        AmalgamError: The data cannot be read or has labels that the bundle does not know; a bundle is damaged.
+    """
+    from amalgam_edge.building.checks import check_source
+
+    opened, other = _open(bundle), None if compare is None else _open(compare)
+    check_source(str(data))
+    with needs_extra("train", "reading labelled texts"):
+        from amalgam_edge.evaluation.bundle_evaluation import evaluate_bundle
+    return evaluate_bundle(
+        opened,
+        str(data),
+        text_column=text_column,
+        label_column=label_column,
+        split=split,
+        precisions=precisions,
+        threads=threads,
+        abstain=abstain,
+        compare=other,
+    )
+
+
+def optimize(
+    bundle: Bundle | str | Path,
+    budget: str,
+    *,
+    output: str | Path | None = None,
+    calibration: str | Path | None = None,
+    text_column: str | None = None,
+    progress: ProgressChoice = None,
+) -> Bundle:
+    """Make a bundle's models anew, measure them on this machine, and let a budget choose the one that runs.
+
+    Args:
+        bundle: A bundle, or its folder.
+        budget: Limits, such as ``"size<=20MB, latency<=2ms, loss<=1%, memory<=150MB"``.
+        output: Folder of the new bundle; the old one is replaced where it is None.
+        calibration: Texts to measure on; the corpus that the bundle was built from where it is None.
+        text_column: Column of ``calibration`` that holds the text.
+        progress: None shows progress as it suits the place, False shows nothing.
+
+    Returns:
+        The new bundle; its manifest says what was measured and why the choice was made.
+
+    Raises:
+        AmalgamError: The budget is not understood, the bundle has no float model, or there are no texts.
+    """
+    from amalgam_edge.building.budget import Budget
+    from amalgam_edge.building.checks import check_source
+
+    Budget.parse(budget)
+    opened = _open(bundle)
+    if calibration is not None:
+        check_source(str(calibration))
+    with needs_extra("train", "making models"):
+        from amalgam_edge.building.optimizing import optimize_bundle
+
+        shown = resolve_progress(progress)
+    return optimize_bundle(
+        opened,
+        budget,
+        Path(output or opened.folder),
+        shown,
+        calibration=None if calibration is None else str(calibration),
+        text_column=text_column,
+    )
+
+
+def export_teacher(
+    teacher: str | Path, *, overwrite: bool = False, **settings: Unpack[RecipeFields]
+) -> Mapping[str, Any]:
+    """Write a teacher as one ONNX file whose dropout stays alive in any runtime.
+
+    Args:
+        teacher: A folder, a Hub name, or ``NAME=PATH``.
+        overwrite: Replace an export that is in the output folder.
+        settings: Settings of a recipe; ``output`` must be one of them.
+
+    Returns:
+        The manifest of the export.
+
+    Raises:
+        AmalgamError: There is no such teacher, it has no dropout, it cannot be exported, or the folder is taken.
+    """
+    from amalgam_edge.building.checks import check_teacher_export
+
+    resolved = _resolve(None, {**settings, "teachers": [str(teacher)]})
+    check_teacher_export(resolved, overwrite=overwrite)
+    with needs_extra("train", "exporting a teacher"):
+        from amalgam_edge.building.teacher_folder import write_teacher
+    return write_teacher(resolved)
+
+
+def _resolve(recipe: Recipe | str | Path | None, settings: Mapping[str, Any]) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe.replace(**settings) if settings else recipe
+    return read_recipe(recipe, settings)
+
+
+def _open(bundle: Bundle | str | Path) -> Bundle:
+    from amalgam_edge.runtime.bundle import Bundle
+
+    return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)

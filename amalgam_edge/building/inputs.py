@@ -1,0 +1,180 @@
+"""The inputs of a build: texts, teachers, students before training, tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from amalgam_edge.building.data import BuildTexts, Models, Student, TokenizedCorpus
+from amalgam_edge.corpus.reading import TEXT, Corpus, read_corpus
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.models.checkpoints import encoder_of, resolve_student
+from amalgam_edge.models.static_student import build_static_student
+from amalgam_edge.models.student import build_student, n_layers
+from amalgam_edge.models.teacher import Teacher, load_teachers
+from amalgam_edge.recipe.reading import read_renames
+from amalgam_edge.recipe.sections import CorpusSettings, EvaluationSettings, StudentSettings, TeacherSettings
+from amalgam_edge.runtime.model_types import STATIC
+from amalgam_edge.scoring.scores import TeacherScores
+from amalgam_edge.scoring.summary import scored_by_all
+
+Say = Callable[[str], None]
+
+
+def read_texts(corpus_settings: CorpusSettings, evaluation_settings: EvaluationSettings) -> BuildTexts:
+    """Read the corpus, split it, and read the labelled texts.
+
+    Raises:
+        AmalgamError: Either cannot be read, or the corpus is too small to hold any of it out.
+    """
+    source = corpus_settings.source
+    corpus = read_corpus(source, text_column=corpus_settings.text_column, split=corpus_settings.split)
+    if len(corpus) < 2:
+        raise AmalgamError(f"{source}: one text is too few; at least two are needed, and hundreds are wise")
+    train, held_out = corpus.split(corpus_settings.held_out)
+    labelled = None
+    if evaluation_settings.source:
+        labelled = read_corpus(
+            evaluation_settings.source,
+            text_column=evaluation_settings.text_column,
+            label_column=evaluation_settings.label_column,
+            split=evaluation_settings.split,
+            drop_duplicates=False,
+        )
+    return BuildTexts(corpus, train, held_out, labelled)
+
+
+def load_models(
+    teacher_settings: TeacherSettings, student_settings: StudentSettings, texts: BuildTexts, say: Say
+) -> Models:
+    """Load the teachers, merge their labels, make a student for each number of layers, and tokenize the corpus.
+
+    Raises:
+        AmalgamError: A model cannot be loaded, or a true label is none of the teachers'.
+    """
+    teachers, labels = load_label_space(teacher_settings)
+    students = [new_student(student_settings, teachers, labels, layers) for layers in student_settings.layer_counts]
+    gold = labels.encode(texts.labelled.labels) if texts.labelled else None
+    tokenizer = students[0].tokenizer
+    tokenized = tokenize(texts.corpus, tokenizer)
+    _describe_corpus(texts.corpus, tokenized.n_truncated, tokenizer.model_max_length, say)
+    for warning in labels.warnings:
+        say(f"warning: {warning}")
+    return Models(teachers, labels, students, gold, tokenized)
+
+
+def load_label_space(settings: TeacherSettings) -> tuple[list[Teacher], LabelSpace]:
+    """Load the teachers and merge their labels.
+
+    Raises:
+        AmalgamError: A teacher cannot be loaded, or the labels cannot be merged as asked.
+    """
+    teachers = load_teachers(settings.sources, dropout=settings.dropout, max_length=settings.max_length)
+    names = {teacher.name: teacher.class_names for teacher in teachers}
+    return teachers, LabelSpace.union(names, read_renames(settings.labels))
+
+
+def new_student(
+    settings: StudentSettings, teachers: Sequence[Teacher], labels: LabelSpace, layers: int | None
+) -> Student:
+    """A student before any training; equal settings give the same weights.
+
+    Args:
+        settings: The student's settings.
+        teachers: Teachers, whose encoder the student may start from.
+        labels: The label space that it answers with.
+        layers: Number of layers to keep; None for all, and for a static student.
+
+    Raises:
+        AmalgamError: The encoder cannot be loaded, or has fewer layers.
+    """
+    checkpoint = student_checkpoint(settings, teachers)
+    shared = {"max_length": settings.max_length, "seed": settings.seed}
+    if settings.is_static:
+        made = build_static_student(
+            checkpoint, labels.names, width=settings.static_width, device=settings.device, **shared
+        )
+    else:
+        made = build_student(checkpoint, labels.names, layers=layers, **shared)
+    return Student(*made)
+
+
+def student_checkpoint(settings: StudentSettings, teachers: Sequence[Teacher]) -> str:
+    """Folder or Hub name of the encoder that the student starts from.
+
+    Raises:
+        AmalgamError: It is that of a teacher who is not there.
+    """
+    encoder = encoder_of(settings.encoder, teachers[0].name) if settings.is_static else settings.encoder
+    return resolve_student(encoder, {teacher.name: teacher.source for teacher in teachers})
+
+
+def layers_of(student: Student) -> int | None:
+    """Number of layers of a student; None for a static one."""
+    config = student.model.config
+    return None if config.model_type == STATIC else n_layers(config)
+
+
+def tokenize(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> TokenizedCorpus:
+    """The corpus as token ids, cut to the tokenizer's ``model_max_length``."""
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        encoded = tokenizer(batch[TEXT], truncation=True)
+        return {
+            "input_ids": encoded["input_ids"],
+            "truncated": [bool(encoding.overflowing) for encoding in encoded.encodings],
+        }
+
+    dataset = corpus.dataset.map(encode, batched=True, remove_columns=corpus.dataset.column_names)
+    n_truncated = int(np.sum(dataset.with_format("numpy")["truncated"][:]))
+    return TokenizedCorpus(dataset.select_columns(["input_ids"]), n_truncated)
+
+
+def drop_unscored(
+    texts: BuildTexts,
+    tokenized: TokenizedCorpus,
+    scores: Sequence[TeacherScores],
+    held_out: int,
+    work_folder: Path,
+    say: Say,
+) -> tuple[BuildTexts, TokenizedCorpus, list[TeacherScores]]:
+    """Leave out the texts that a teacher could not score, and say how many these are.
+
+    Args:
+        texts: The texts of the build.
+        tokenized: The corpus as token ids.
+        scores: Scores of each teacher.
+        held_out: Number of texts to hold out of those that are left.
+        work_folder: Folder of the scores, named in messages.
+        say: Shows a line.
+
+    Raises:
+        AmalgamError: Fewer than two texts are left.
+    """
+    rows = scored_by_all(scores)
+    n_failed = len(texts.corpus) - len(rows)
+    if n_failed == 0:
+        return texts, tokenized, list(scores)
+    by_teacher = ", ".join(f"{teacher.teacher} {np.sum(~teacher.scored)}" for teacher in scores)
+    message = f"{n_failed} of {len(texts.corpus)} texts could not be scored by every teacher ({by_teacher})"
+    where = f"the failures folders in {work_folder / 'scores'} tell why"
+    if len(rows) < 2:
+        raise AmalgamError(f"{message}; at least two are needed: {where}")
+    say(f"{message} and are left out; {where}")
+    corpus = texts.corpus.select(rows)
+    train, kept_out = corpus.split(held_out)
+    remaining = replace(texts, corpus=corpus, train=train, held_out=kept_out, n_failed=n_failed)
+    dataset = tokenized.dataset.select(rows)
+    return remaining, replace(tokenized, dataset=dataset), [teacher.take(rows) for teacher in scores]
+
+
+def _describe_corpus(corpus: Corpus, n_truncated: int, max_length: int, say: Say) -> None:
+    left_out = f"{corpus.n_duplicate} duplicates and {corpus.n_blank} blank texts left out"
+    cut = f"; {n_truncated} longer than {max_length} tokens are cut" if n_truncated else ""
+    say(f"corpus: {len(corpus)} texts ({left_out}){cut}")

@@ -1,0 +1,198 @@
+"""Training a student, trimming its vocabulary, and calibrating it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from amalgam_edge.building.data import BuildTexts, Student, StudentVariant, TrainingData
+from amalgam_edge.building.supervising import method_named
+from amalgam_edge.exporters.selection.trimming import trim_through_gate
+from amalgam_edge.inference.predict import predict_texts
+from amalgam_edge.inference.torch_runner import TorchRunner
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.methods import Evidence, Objective, Shapes, Told
+from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.metrics.accuracy import accuracy
+from amalgam_edge.metrics.calibration import Calibration, calibrate
+from amalgam_edge.models.head import last_layer
+from amalgam_edge.progress import Advance
+from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
+from amalgam_edge.training.fitting import History, LossFunction, SupervisedTexts, fit
+from amalgam_edge.training.head_start import start_head
+
+Say = Callable[[str], None]
+
+
+def train(
+    student: Student,
+    data: TrainingData,
+    method: MethodSettings,
+    settings: TrainingSettings,
+    folder: Path,
+    advance: Advance,
+    *,
+    resume: bool = False,
+) -> History:
+    """Train a student on the supervision of the corpus' training rows, its head first.
+
+    Args:
+        student: The student, changed in place.
+        data: What it is trained on.
+        method: The method, whose loss or objective is used.
+        settings: Settings of the training loop.
+        folder: Folder of checkpoints.
+        advance: Called with the number of updates just made.
+        resume: Go on from the last checkpoint, where there is one.
+
+    Returns:
+        The training curve.
+    """
+    prepare_training(student, data, method, settings, folder, resume=resume)
+    train_texts, held_out = (
+        SupervisedTexts(
+            data.tokenized.dataset.select(rows)["input_ids"], data.supervision.take(rows), data.signals.take(rows)
+        )
+        for rows in (data.texts.train, data.texts.held_out)
+    )
+    loss = objective_of(method, settings.seed, data.labels, student, data.signals)
+    return fit(
+        student.model,
+        student.tokenizer,
+        train_texts,
+        held_out,
+        loss,
+        settings,
+        folder=folder,
+        advance=advance,
+        resume=resume,
+    )
+
+
+def prepare_training(
+    student: Student,
+    data: TrainingData,
+    method: MethodSettings,
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    resume: bool,
+) -> None:
+    """What comes before training: the folder is emptied, unless training resumes, and the student's head is started.
+
+    See :func:`amalgam_edge.training.head_start.start_head`.
+    """
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    start_head(
+        student.model,
+        data.tokenized.dataset.select(data.texts.train)["input_ids"],
+        data.supervision.take(data.texts.train),
+        loss_of(method),
+        pad_token_id=student.tokenizer.pad_token_id,
+        device=settings.device,
+    )
+
+
+def loss_of(settings: MethodSettings) -> LossFunction:
+    """The loss of the method, with its parameters bound."""
+    method = method_named(settings.name)
+    return lambda logits, target, weight: method.loss(logits, target, weight, settings)
+
+
+def objective_of(
+    settings: MethodSettings, seed: int, labels: LabelSpace, student: Student, signals: Told
+) -> LossFunction | Objective:
+    """What the student is trained under: the method's loss, or its objective, made for these teachers and this student.
+
+    The initial weights of an objective depend on the seed alone.
+    """
+    method = method_named(settings.name)
+    if method.objective is None:
+        return loss_of(settings)
+    shapes = Shapes(
+        columns=tuple(labels.columns.values()),
+        teacher_widths=tuple(len(part[0]) for part in signals.hidden),
+        student_width=last_layer(student.model).in_features,
+    )
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return method.objective(shapes, settings)
+
+
+def agreement_with_supervision(student: Student, texts: BuildTexts, supervision: Supervision) -> float:
+    """Share of held-out texts on which a student names the likeliest label of their supervision."""
+    held_out = supervision.take(texts.held_out)
+    return accuracy(held_out.target.argmax(axis=1), held_out_logits(student, texts).argmax(axis=1))
+
+
+def trimmed_variants(
+    student: Student, data: TrainingData, allowed: float, say: Say, *, keep_whole: bool
+) -> list[StudentVariant]:
+    """A trained student without the tokens that the training texts do not use; not calibrated.
+
+    Args:
+        student: The trained student.
+        data: What it was trained on.
+        allowed: Largest share of held-out texts whose label may change.
+        say: Shows a line.
+        keep_whole: Whether the student with its whole vocabulary comes first too.
+
+    Returns:
+        The trimmed student, or the student as it was where held-out texts do not allow trimming.
+    """
+    trimmed = StudentVariant(*trim_vocabulary(student, data, allowed, say))
+    return [StudentVariant(student), trimmed] if keep_whole and trimmed.vocabulary else [trimmed]
+
+
+def trim_vocabulary(
+    student: Student, data: TrainingData, allowed: float, say: Say
+) -> tuple[Student, dict[str, Any] | None]:
+    """The student without the tokens that the training texts do not use, and the manifest's account of it.
+
+    Where held-out texts do not allow it, it is the student as it was, and None.
+    """
+    used = {token for ids in data.tokenized.dataset.select(data.texts.train)["input_ids"] for token in ids}
+    held_out = data.texts.corpus.take(data.texts.held_out)
+    trimmed = trim_through_gate(student.model, student.tokenizer, used, held_out, budget=allowed, say=say)
+    if trimmed is None:
+        say("the whole vocabulary stays")
+        return student, None
+    account = {"n_tokens": trimmed.n_tokens, "n_before": trimmed.n_before, "fidelity": asdict(trimmed.fidelity)}
+    return Student(trimmed.model, trimmed.tokenizer), account
+
+
+def calibrated(variant: StudentVariant, data: TrainingData, method: MethodSettings) -> StudentVariant:
+    """The same student with a temperature fitted to held-out supervision."""
+    return replace(variant, calibration=calibrate_student(variant.student, data, method))
+
+
+def calibrate_student(student: Student, data: TrainingData, settings: MethodSettings) -> Calibration:
+    """Fit a student's temperature to the supervision of the held-out texts.
+
+    Supervision that a method softens by a temperature of its own is computed without it.
+    """
+    supervision = data.supervision
+    method = method_named(settings.name)
+    if "distillation_temperature" in method.parameters:
+        unsoftened = replace(settings, distillation_temperature=1.0)
+        supervision = method.supervise(Evidence(data.scores, data.labels), unsoftened)
+    held_out = supervision.take(data.texts.held_out)
+    return calibrate(held_out_logits(student, data.texts), held_out.target, held_out.weight)
+
+
+def held_out_logits(student: Student, texts: BuildTexts) -> np.ndarray:
+    """Logits of a student on the held-out texts, ``(n_held_out, n_labels)``."""
+    return predict_texts(
+        TorchRunner(student.model, sites=(), device="cpu"),
+        student.tokenizer,
+        texts.corpus.take(texts.held_out),
+        max_length=student.tokenizer.model_max_length,
+    )

@@ -1,0 +1,72 @@
+"""Recipes and label names, read from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amalgam_edge.errors import AmalgamError, MissingExtraError
+from amalgam_edge.labels import Renames
+from amalgam_edge.recipe.recipe import InvalidSettingError, Recipe
+
+
+def read_recipe(path: str | Path | None, overrides: Mapping[str, Any]) -> Recipe:
+    """Read a recipe; ``overrides`` (setting → value) replace what the file says.
+
+    Args:
+        path: YAML file; None for the defaults.
+        overrides: Settings of the command line or of keyword arguments.
+
+    Raises:
+        AmalgamError: The file is missing, is no YAML mapping, or has a setting that is unknown or out of range.
+    """
+    content = read_yaml_mapping(path, "recipe") if path else {}
+    try:
+        return Recipe(**{str(name): value for name, value in {**content, **overrides}.items()})
+    except InvalidSettingError as error:
+        where = f"{path}: " if path and error.name not in overrides else ""
+        raise AmalgamError(f"{where}{error}") from error
+
+
+def read_renames(path: str | Path | None) -> Renames:
+    """Read a labels file: teacher (or ``*`` for all) → {its class: name in the merged labels}.
+
+    Raises:
+        AmalgamError: The file is missing or of another form.
+    """
+    if path is None:
+        return {}
+    content = read_yaml_mapping(path, "labels file")
+    for teacher, names in content.items():
+        if not isinstance(names, dict):
+            raise AmalgamError(f"{path}: under '{teacher}' a mapping is expected, each class to its name in the union")
+        for word in (teacher, *names, *names.values()):
+            if isinstance(word, bool) or not isinstance(word, (str, int)):
+                raise AmalgamError(f"{path}: under '{teacher}', {word!r} is no name; put it in quotes")
+    return {str(t): {str(old): str(new) for old, new in names.items()} for t, names in content.items()}
+
+
+def read_yaml_mapping(path: str | Path, what: str) -> dict[Any, Any]:
+    """Read a YAML mapping, safely.
+
+    Args:
+        path: The file.
+        what: What the file is, for error messages.
+
+    Raises:
+        AmalgamError: The file is missing or holds something else.
+    """
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"reading a {what}", "train", error) from error
+    try:
+        content = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise AmalgamError(f"{path}: no such {what}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AmalgamError(f"{path}: not a YAML {what} ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise AmalgamError(f"{path}: a {what} is a YAML mapping, this is a {type(content).__name__}")
+    return content
