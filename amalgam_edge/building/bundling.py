@@ -133,8 +133,10 @@ def _evaluate(
         logits["cascade"] = CascadeModel(encoder, folder / cascade["file"], cascade["threshold"]).run(texts)[0]
     student = {
         name: {
-            **evaluation.measure(gold, answered.argmax(axis=1), len(made.labels))[0],
-            **(evaluation.measure_answered(gold, answered, abstain) if abstain else {}),
+            **evaluation.accuracy_and_macro_f1(
+                evaluation.confusion_matrix(gold, answered.argmax(axis=1), len(made.labels))
+            ),
+            **(evaluation.answered_share_and_accuracy(gold, answered, abstain) if abstain else {}),
         }
         for name, answered in logits.items()
     }

@@ -21,7 +21,8 @@ from amalgam_edge.exporters.selection.trimming import trim_through_gate
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import METHODS, Evidence, Method, MethodSettings, Objective, Shapes, Told
+from amalgam_edge.methods import METHODS, Method, MethodInputs, MethodSettings, Shapes, TeacherSignals
+from amalgam_edge.methods.objectives import Objective
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.metrics.calibration import Calibration, calibrate
@@ -41,8 +42,10 @@ from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.scoring.summary import scored_by_all
 from amalgam_edge.storage import files
-from amalgam_edge.training.fitting import History, LossFunction, SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import History, TrainingSettings, fit
 from amalgam_edge.training.head_start import start_head
+from amalgam_edge.training.supervised_texts import SupervisedTexts
+from amalgam_edge.training.trainers import LossFunction
 
 # Measured on 1,631 short texts under MUKA-soft, with which weights are small: accuracy 57.9 % at 2e-3, 67.1 % at 5e-3,
 # 70.5 % at 1e-2, 69.2 % at 2e-2.
@@ -109,7 +112,7 @@ class Lesson:
     labels: LabelSpace
     scores: Sequence[TeacherScores]
     supervision: Supervision
-    told: Told
+    told: TeacherSignals
 
 
 @dataclass(frozen=True)
@@ -407,7 +410,7 @@ def supervise(
     """
     method, settings = method_of(recipe)
     features = student_features(recipe, teachers, texts.corpus, progress) if method.reads_features else None
-    return method.supervise(Evidence(scores, labels, features), settings)
+    return method.supervise(MethodInputs(scores, labels, features), settings)
 
 
 def student_features(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus, progress: Progress) -> np.ndarray:
@@ -433,16 +436,16 @@ def _student_checkpoint(recipe: Recipe, teachers: Sequence[Teacher]) -> str:
 
 def tell(
     recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus, scores: Sequence[TeacherScores], progress: Progress
-) -> Told:
+) -> TeacherSignals:
     """What the recipe's objective may read of each teacher; nothing, where the method has a plain loss.
 
     Hidden states, for an objective that reads them, are those of the work folder; what it lacks is computed.
     """
     method, _ = method_of(recipe)
     if method.objective is None:
-        return Told()
+        return TeacherSignals()
     logits = tuple(teacher.logits for teacher in scores)
-    return Told(logits, _hidden_states(recipe, teachers, corpus, progress) if method.reads_hidden else ())
+    return TeacherSignals(logits, _hidden_states(recipe, teachers, corpus, progress) if method.reads_hidden else ())
 
 
 def _hidden_states(
@@ -458,7 +461,7 @@ def _hidden_states(
     return tuple(store.read() for store in stores)
 
 
-def objective(recipe: Recipe, labels: LabelSpace, student: Student, told: Told) -> LossFunction | Objective:
+def objective(recipe: Recipe, labels: LabelSpace, student: Student, told: TeacherSignals) -> LossFunction | Objective:
     """What the student is trained under: the method's loss, or its objective, made for these teachers and this student.
 
     Initial weights of an objective are the recipe's seed's alone.
@@ -604,7 +607,7 @@ def calibrate_student(student: Student, lesson: Lesson) -> Calibration:
     method, settings = method_of(lesson.recipe)
     if "distillation_temperature" in method.parameters:
         unsoftened = replace(settings, distillation_temperature=1.0)
-        supervision = method.supervise(Evidence(lesson.scores, lesson.labels), unsoftened)
+        supervision = method.supervise(MethodInputs(lesson.scores, lesson.labels), unsoftened)
     held_out = supervision.take(lesson.texts.held_out)
     return calibrate(_held_out_logits(student, lesson.texts), held_out.target, held_out.weight)
 

@@ -18,7 +18,7 @@ from amalgam_edge.building import stages
 from amalgam_edge.building.stages import Lesson, Student
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import Told
+from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.static_student import StaticStudent
 from amalgam_edge.progress import Advance
@@ -27,8 +27,9 @@ from amalgam_edge.runtime.model_types import STATIC
 from amalgam_edge.scoring.hidden_states import HiddenStates
 from amalgam_edge.storage.files import reason
 from amalgam_edge.storage.staging import write_whole
-from amalgam_edge.training.fitting import History, SupervisedTexts, fit
+from amalgam_edge.training.fitting import History, fit
 from amalgam_edge.training.sharing import process_rank
+from amalgam_edge.training.supervised_texts import SupervisedTexts
 
 TRAIN, HELD_OUT = "train", "held-out"
 _RECIPE, _TOLD, _STUDENT, _TOKENS = "recipe.yaml", "told.json", "student", "tokens"
@@ -69,9 +70,9 @@ def read_texts(folder: Path, name: str) -> SupervisedTexts:
     return SupervisedTexts(
         datasets.load_from_disk(str(own / _TOKENS))["input_ids"],
         Supervision(_mapped(own / "target.npy"), _mapped(own / "weight.npy"), _mapped(own / "picked.npy")),
-        Told(
+        TeacherSignals(
             tuple(_mapped(own / f"logits-{k}.npy") for k in range(told["n_logits"])),
-            Told(hidden=hidden).take(rows).hidden,
+            TeacherSignals(hidden=hidden).take(rows).hidden,
         ),
     )
 
@@ -94,7 +95,7 @@ def run_job(folder: Path, checkpoints: Path, advance: Advance, *, resume: bool) 
         student.tokenizer,
         train,
         held_out,
-        stages.objective(recipe, labels, student, train.told),
+        stages.objective(recipe, labels, student, train.signals),
         stages.training_settings(recipe),
         folder=checkpoints,
         advance=advance,

@@ -15,7 +15,7 @@ from amalgam_edge.building import pipeline
 from amalgam_edge.cli.main import cli
 from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.fidelity import Fidelity
-from amalgam_edge.methods import Told
+from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.progress import Silent
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
@@ -126,7 +126,7 @@ def of_the_build(built):
     scores = [store.read() for store in pipeline.stages.cached_stores(recipe, teachers, texts.corpus)]
     supervision = pipeline.stages.supervise(recipe, teachers, texts, labels, scores, Silent())
     tokenized = pipeline.stages.tokenize(texts.corpus, student.tokenizer)
-    return student, pipeline.stages.Lesson(recipe, texts, tokenized, labels, scores, supervision, Told())
+    return student, pipeline.stages.Lesson(recipe, texts, tokenized, labels, scores, supervision, TeacherSignals())
 
 
 def test_the_shipped_model_is_calibrated_on_held_out_supervision(built):

@@ -21,7 +21,7 @@ from amalgam_edge.building.training_job import TRAIN, read_texts, write_job
 from amalgam_edge.cli.main import cli
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import Told
+from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.scoring.hidden_states import HiddenStates
@@ -90,7 +90,9 @@ def a_lesson(folder):
         labels=LabelSpace.union({"t": ["a", "b", "c"]}),
         scores=(),
         supervision=Supervision(target, weight, np.full(10, -1)),
-        told=Told((rng.normal(size=(10, 3)).astype(np.float32),), (HiddenStates.mapped([folder / "hidden.npy"], 16),)),
+        told=TeacherSignals(
+            (rng.normal(size=(10, 3)).astype(np.float32),), (HiddenStates.mapped([folder / "hidden.npy"], 16),)
+        ),
     )
     return lesson, folder / "hidden.npy"
 
@@ -163,10 +165,10 @@ def test_what_a_process_reads_is_mapped_and_not_in_its_memory(tmp_path, random_c
     student = Student(random_classifier(("a", "b", "c"), layers=1), tokenizer)
     write_job(tmp_path / "job", student, lesson)
     texts = read_texts(tmp_path / "job", TRAIN)
-    told = [*texts.told.logits, *(part.source.shards[0] for part in texts.told.hidden)]
+    told = [*texts.signals.logits, *(part.source.shards[0] for part in texts.signals.hidden)]
     for array in (texts.supervision.target, texts.supervision.weight, *told):
         assert isinstance(array, np.memmap)
-    assert [Path(part.source.shards[0].filename) for part in texts.told.hidden] == [hidden]  # where it was
+    assert [Path(part.source.shards[0].filename) for part in texts.signals.hidden] == [hidden]  # where it was
     assert datasets.load_from_disk(str(tmp_path / "job" / TRAIN / "tokens")).cache_files
     for k, row in enumerate(lesson.texts.train):
         assert texts[k]["input_ids"] == lesson.tokenized.dataset[int(row)]["input_ids"]
