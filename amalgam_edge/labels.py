@@ -1,4 +1,4 @@
-"""The union of several teachers' label sets."""
+"""The label space: the union of several teachers' label sets."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Renames = Mapping[str, Mapping[str, str]]
 class LabelSpace:
     """The ordered union of the teachers' labels.
 
-    Labels stand in the order in which the teachers first name them. Two teachers that use the same real name mean
-    the same class. Generic names (``LABEL_3``, ``3``) mean nothing outside their teacher, so they are kept apart by
-    the teacher's name.
+    Labels are in the order in which the teachers first name them. Classes of two teachers with the same name are the
+    same label. Generic names (``LABEL_3``, ``3``) mean nothing outside their teacher, so the teacher's name is put in
+    front of them, and they stay different labels.
 
     Attributes:
-        names: the labels of the union, ``(n_labels,)``.
-        columns: per teacher, the position in ``names`` of each of its classes, ``(n_classes,)``.
-        original_names: per teacher, its classes under the names that it came with.
-        warnings: what a user should know about how the names were merged.
+        names: The names of all labels, ``(n_labels,)``.
+        columns: For each teacher, the position of each of its classes in ``names``, ``(n_classes,)``.
+        original_names: For each teacher, the original names of its classes, ``(n_classes,)``.
+        warnings: Warnings for the user about how names were merged, one line each.
     """
 
     names: tuple[str, ...]
@@ -38,15 +38,16 @@ class LabelSpace:
 
     @classmethod
     def union(cls, teachers: Mapping[str, Sequence[str]], renames: Renames | None = None) -> LabelSpace:
-        """Merge the classes of each teacher (name → class names in order of class id).
+        """Merge the classes of all teachers.
 
         Args:
-            teachers: at least one teacher; its class names in the order of its logits.
-            renames: teacher → {class name → name in the union}; the teacher ``*`` stands for every one.
+            teachers: For each teacher, its class names in the order of its logits; at least one teacher.
+            renames: For each teacher, {class name: name in the label space}. The teacher ``*`` stands for all; a
+                rename for one teacher takes precedence.
 
         Raises:
-            AmalgamError: no teacher, a rename for an unknown teacher or class, or two classes of one teacher that
-                would become one.
+            AmalgamError: There is no teacher, a rename names an unknown teacher or class, or two classes of one teacher
+                would become the same label.
         """
         if not teachers:
             raise AmalgamError("no teacher given: name at least one with --teacher PATH")
@@ -56,20 +57,19 @@ class LabelSpace:
         columns: dict[str, tuple[int, ...]] = {}
         generic: list[str] = []
         for teacher, classes in teachers.items():
-            own = {**renames.get(EVERY_TEACHER, {}), **renames.get(teacher, {})}
-            named = [own.get(c, f"{teacher}/{c}" if _GENERIC_NAME.fullmatch(c) else c) for c in classes]
-            if any(c not in own and _GENERIC_NAME.fullmatch(c) for c in classes):
+            renamed = {**renames.get(EVERY_TEACHER, {}), **renames.get(teacher, {})}
+            names = [renamed.get(c, f"{teacher}/{c}" if _GENERIC_NAME.fullmatch(c) else c) for c in classes]
+            if any(c not in renamed and _GENERIC_NAME.fullmatch(c) for c in classes):
                 generic.append(teacher)
-            repeated = next((name for name in named if named.count(name) > 1), None)
+            repeated = next((name for name in names if names.count(name) > 1), None)
             if repeated is not None:
                 raise AmalgamError(f"two classes of teacher '{teacher}' are both called '{repeated}': rename one")
-            columns[teacher] = tuple(index.setdefault(name, len(index)) for name in named)
-        names = tuple(index)
+            columns[teacher] = tuple(index.setdefault(name, len(index)) for name in names)
         return cls(
-            names=names,
+            names=tuple(index),
             columns=columns,
             original_names={teacher: tuple(classes) for teacher, classes in teachers.items()},
-            warnings=_warnings(names, generic),
+            warnings=_warnings(tuple(index), generic),
         )
 
     def __len__(self) -> int:
@@ -77,32 +77,37 @@ class LabelSpace:
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """The teachers' names, in the order given."""
+        """The names of the teachers, in the order given."""
         return tuple(self.columns)
 
     @property
     def knowledge(self) -> np.ndarray:
-        """1 where a teacher knows a label, 0 elsewhere, ``(n_labels, n_teachers)`` of float64."""
+        """1 if a teacher has the label as a class, else 0, ``(n_labels, n_teachers)`` of float64."""
         positions = np.arange(len(self))
         return np.stack([np.isin(positions, columns) for columns in self.columns.values()], axis=1).astype(float)
 
     @property
     def groups(self) -> np.ndarray:
-        """Which group each label is of, ``(n_labels,)``: labels are of one if the same teachers know them."""
+        """The group of each label, ``(n_labels,)`` of int. Labels of a group are known by the same teachers."""
         groups: np.ndarray = np.unique(self.knowledge, axis=0, return_inverse=True)[1]
         return groups.reshape(-1)
 
     def pad(self, teacher: str, values: np.ndarray) -> np.ndarray:
-        """Spread ``(n_texts, n_classes)`` of one teacher over the union, zero elsewhere: ``(n_texts, n_labels)``."""
+        """A teacher's values in the columns of its labels, and 0 elsewhere, ``(n_texts, n_labels)``.
+
+        Args:
+            teacher: The name of the teacher.
+            values: One value per text and class, ``(n_texts, n_classes)``.
+        """
         padded = np.zeros((values.shape[0], len(self)), dtype=values.dtype)
         padded[:, list(self.columns[teacher])] = values
         return padded
 
     def encode(self, labels: Sequence[str]) -> np.ndarray:
-        """Label names to positions in the union, ``(n_texts,)`` of int64.
+        """The position of each label in ``names``, ``(n_texts,)`` of int64.
 
         Raises:
-            AmalgamError: a name that no teacher knows.
+            AmalgamError: A label is none of ``names``.
         """
         index = {name: position for position, name in enumerate(self.names)}
         unknown = sorted({str(label) for label in labels if label not in index})
@@ -115,12 +120,12 @@ class LabelSpace:
         return np.array([index[label] for label in labels], dtype=np.int64)
 
     def sources(self) -> dict[str, list[dict[str, str]]]:
-        """Where each label came from: label → [{teacher, class}]."""
-        found: dict[str, list[dict[str, str]]] = {name: [] for name in self.names}
+        """For each label, the classes that it came from, as [{"teacher": …, "class": …}]."""
+        sources: dict[str, list[dict[str, str]]] = {name: [] for name in self.names}
         for teacher, columns in self.columns.items():
-            for column, original in zip(columns, self.original_names[teacher], strict=True):
-                found[self.names[column]].append({"teacher": teacher, "class": original})
-        return found
+            for column, original_name in zip(columns, self.original_names[teacher], strict=True):
+                sources[self.names[column]].append({"teacher": teacher, "class": original_name})
+        return sources
 
 
 def _check_renames(teachers: Mapping[str, Sequence[str]], renames: Renames) -> None:

@@ -22,7 +22,7 @@ from amalgam_edge.evaluation.bundle_evaluation import measure_answers
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import METHODS, Told, supervision
+from amalgam_edge.methods import METHODS, TeacherSignals, supervision
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.models.teacher import Teacher
@@ -237,7 +237,7 @@ def own_accuracy(teacher: Teacher, test: Rows) -> float | None:
 
 def lesson_of(made: Prepared, recipe: Recipe, row: str, progress: Progress) -> stages.Lesson:
     """What a student learns: what the method says, or the true labels, without the texts that bear none of them."""
-    texts, told = made.texts, Told()
+    texts, told = made.texts, TeacherSignals()
     if row.partition("@")[0] == LABELS:
         known = made.gold >= 0
         texts = replace(texts, train=texts.train[known[texts.train]], held_out=texts.held_out[known[texts.held_out]])

@@ -29,7 +29,7 @@ from amalgam_edge.building import stages
 from amalgam_edge.cli.progress import ConsoleProgress
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
-from amalgam_edge.methods import Told, supervision
+from amalgam_edge.methods import TeacherSignals, supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe, read_recipe
@@ -61,7 +61,7 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
     accuracies = {}
     training = stages.training_settings(recipe)
     for name, (how, target) in supervised.items():
-        lesson = stages.Lesson(how, texts, tokenized, labels, scores, target, Told())
+        lesson = stages.Lesson(how, texts, tokenized, labels, scores, target, TeacherSignals())
         student = stages.new_student(recipe, teachers, labels, recipe.layer_counts[0])
         folder = recipe.work_folder / f"comparison-{name.replace(' ', '-')}"
         with progress.step(f"student by {name}", training.n_updates(len(texts.train)), "updates") as advance:

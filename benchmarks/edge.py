@@ -26,7 +26,7 @@ from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.evaluation.edge_benchmark import benchmark
 from amalgam_edge.evaluation.peers import PEERS
-from amalgam_edge.metrics.timing import Cell
+from amalgam_edge.metrics.timing import WorkloadTiming
 from amalgam_edge.reports.plots import front_scatter
 from amalgam_edge.reports.tables import benchmark_table, front_line, front_table
 from amalgam_edge.runtime import Bundle
@@ -76,9 +76,9 @@ def _machine(threads: int, n_texts: int, rounds: int) -> str:
     )
 
 
-def _ratios(cells: Sequence[Cell]) -> str:
+def _ratios(cells: Sequence[WorkloadTiming]) -> str:
     """Our best precision over the best peer, cell by cell."""
-    best = {cell.name: max((cell.ratio(name) or 0, name) for name in cell.ours) for cell in cells}
+    best = {cell.name: max((cell.speedup(name) or 0, name) for name in cell.bundle_seconds) for cell in cells}
     words = [f"{name} {ratio:.2f}× ({ours.removeprefix('amalgam-edge ')})" for name, (ratio, ours) in best.items()]
     return f"Our best over the best peer: {', '.join(words)}."
 

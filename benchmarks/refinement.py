@@ -43,7 +43,7 @@ from transformers.utils import logging
 
 from amalgam_edge.building import stages
 from amalgam_edge.cli.progress import ConsoleProgress
-from amalgam_edge.methods import Evidence
+from amalgam_edge.methods import MethodInputs
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
@@ -74,14 +74,14 @@ class Known:
     """What is known of a group.
 
     Attributes:
-        evidence: of all unlabeled texts.
+        inputs: of all unlabeled texts.
         gold: their labels, ``(n_texts,)``.
         texts: the texts themselves.
         owners: label → positions of the teachers that know it.
         test: features and gold labels of the test texts.
     """
 
-    evidence: Evidence
+    inputs: MethodInputs
     gold: np.ndarray
     texts: Sequence[str]
     owners: Mapping[str, Sequence[int]]
@@ -89,10 +89,10 @@ class Known:
 
     def take(self, rows: np.ndarray) -> Known:
         """The same of a selection of the unlabeled texts."""
-        own = self.evidence
+        own = self.inputs
         scores = [teacher.take(rows) for teacher in own.scores]
-        evidence = Evidence(scores, own.labels, own.features[rows])
-        return Known(evidence, self.gold[rows], [self.texts[row] for row in rows], self.owners, self.test)
+        inputs = MethodInputs(scores, own.labels, own.features[rows])
+        return Known(inputs, self.gold[rows], [self.texts[row] for row in rows], self.owners, self.test)
 
 
 def known(made: Prepared, progress: Progress) -> Known:
@@ -102,8 +102,8 @@ def known(made: Prepared, progress: Progress) -> Known:
         stages.student_features(made.recipe, made.teachers, texts, progress)
         for texts in (made.texts.corpus, made.texts.labelled)
     )
-    evidence = Evidence(made.scores, made.labels, corpus)
-    return Known(evidence, made.gold, [*made.texts.corpus.texts], made.plan.owners(), (test, gold))
+    inputs = MethodInputs(made.scores, made.labels, corpus)
+    return Known(inputs, made.gold, [*made.texts.corpus.texts], made.plan.owners(), (test, gold))
 
 
 def with_share(texts: Sequence[str], first: np.ndarray, share: float) -> np.ndarray:
@@ -139,10 +139,10 @@ def case_of(whole: Known, name: str) -> Known:
 
 def measure(case: Known, variant: Variant) -> dict[str, Any]:
     """What a variant comes to in a case."""
-    supervised = variant(case.evidence, case.gold)
+    supervised = variant(case.inputs, case.gold)
     return {
         "n_texts": len(case.gold),
-        "teacher_selection": teacher_selection(supervised.target, case.gold, case.evidence.labels, case.owners),
+        "teacher_selection": teacher_selection(supervised.target, case.gold, case.inputs.labels, case.owners),
         "target_accuracy": accuracy(case.gold, supervised.target.argmax(axis=1)),
         **student_accuracy(case, supervised),
     }
@@ -150,7 +150,7 @@ def measure(case: Known, variant: Variant) -> dict[str, Any]:
 
 def student_accuracy(case: Known, supervised: Supervision) -> dict[str, float]:
     """On test texts, of logistic regression on the features, under a target and weights."""
-    seen, (test, gold) = case.evidence.features.astype(np.float64), case.test
+    seen, (test, gold) = case.inputs.features.astype(np.float64), case.test
     centre = seen.mean(axis=0)
     scale = size_of(seen - centre)
     target, weight = supervised.target.astype(np.float64), supervised.weight.astype(np.float64)
@@ -165,7 +165,7 @@ def student_accuracy(case: Known, supervised: Supervision) -> dict[str, float]:
 
 def of_first(gold: np.ndarray, case: Known) -> np.ndarray:
     """Whether labels are the first teacher's, ``(n_texts,)``."""
-    return np.isin(gold, next(iter(case.evidence.labels.columns.values())))
+    return np.isin(gold, next(iter(case.inputs.labels.columns.values())))
 
 
 def share_weights(first: np.ndarray, share: float) -> np.ndarray:

@@ -16,18 +16,18 @@ import numpy as np
 import torch
 
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import METHODS, Evidence, MethodSettings, refined
+from amalgam_edge.methods import METHODS, MethodInputs, MethodSettings, refined
 from amalgam_edge.methods.refinement import annotators, probe
-from amalgam_edge.methods.refinement.annotators import Answers, answers, log_evidence
+from amalgam_edge.methods.refinement.annotators import TeacherAnswers, log_likelihood_ratio, teacher_answers
 from amalgam_edge.methods.refinement.probe import Probe
-from amalgam_edge.methods.refinement.shares import label_shares, with_shares
+from amalgam_edge.methods.refinement.shares import adjust_to_shares, label_shares
 from amalgam_edge.methods.supervision import Supervision, energy, from_labels, margin, mix_targets, soft_weights
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.numerics import linear
 from amalgam_edge.numerics.components import principal_components
 from amalgam_edge.scoring.scores import TeacherScores, certainty
 
-Variant = Callable[[Evidence, np.ndarray], Supervision]  # of the evidence, and of gold labels, which references read
+Variant = Callable[[MethodInputs, np.ndarray], Supervision]  # of the inputs, and of gold labels, which references read
 
 TEMPERATURE = MethodSettings().score_temperature
 _STEPS = 25
@@ -39,10 +39,10 @@ SURENESS: dict[str, Callable[[TeacherScores], np.ndarray]] = {
     "largest logit": lambda teacher: teacher.logits.max(axis=1),
     "mutual information": lambda teacher: -teacher.mutual_information,
 }
-FIRST: dict[str, Callable[[Evidence], np.ndarray]] = {
-    "certainty and logits": lambda evidence: refined.first_weights(evidence, TEMPERATURE),
-    "certainty": lambda evidence: soft_weights(certainty(evidence.scores), TEMPERATURE),
-    "logits": lambda evidence: softmax(energy(evidence.scores, MethodSettings().distillation_temperature)),
+FIRST: dict[str, Callable[[MethodInputs], np.ndarray]] = {
+    "certainty and logits": lambda inputs: refined.initial_weights(inputs, TEMPERATURE),
+    "certainty": lambda inputs: soft_weights(certainty(inputs.scores), TEMPERATURE),
+    "logits": lambda inputs: softmax(energy(inputs.scores, MethodSettings().distillation_temperature)),
 }
 KEPT: dict[str, Callable[[LabelSpace], np.ndarray]] = {
     "of their group": lambda labels: labels.groups,
@@ -105,18 +105,18 @@ def normalised(weights: np.ndarray) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def by_weights(evidence: Evidence, weights: np.ndarray, *, reweight: bool = False) -> Supervision:
+def by_weights(inputs: MethodInputs, weights: np.ndarray, *, reweight: bool = False) -> Supervision:
     """Supervision by weights of teachers, ``(n_texts, n_teachers)``; texts by their margin if ``reweight``."""
-    target = mix_targets(evidence.scores, weights, evidence.labels)
+    target = mix_targets(inputs.scores, weights, inputs.labels)
     weight = margin(target) if reweight else np.ones(len(target))
     return Supervision(target.astype(np.float32), weight.astype(np.float32), weights.argmax(axis=1))
 
 
-def paper_log(evidence: Evidence, smallest: float) -> np.ndarray:
+def paper_log(inputs: MethodInputs, smallest: float) -> np.ndarray:
     """Log of Σ_i exp((s_i − max s) / τ) · pad(p_i), the paper's certainty as evidence, ``(n_texts, n_labels)``."""
-    certainties = certainty(evidence.scores)
+    certainties = certainty(inputs.scores)
     loud = np.exp((certainties - certainties.max(axis=1, keepdims=True)) / TEMPERATURE)
-    return np.log(np.maximum(mix_targets(evidence.scores, loud, evidence.labels), smallest))
+    return np.log(np.maximum(mix_targets(inputs.scores, loud, inputs.labels), smallest))
 
 
 class Echoing:
@@ -127,7 +127,7 @@ class Echoing:
         self._inputs /= size_of(self._inputs)
         self._fitted: torch.Tensor | None = None
 
-    def __call__(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    def fit_predict(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Fit, and say what it gives of the same texts, ``(n_texts, n_labels)``."""
         self._fitted = fit(self._inputs, target, weight, start=self._fitted)
         return softmax(logits_of(self._fitted, self._inputs))
@@ -173,44 +173,44 @@ class Refined:
     margin_probe: bool = True
     margin_student: bool = False
 
-    def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
+    def __call__(self, inputs: MethodInputs, gold: np.ndarray) -> Supervision:
         """Supervision; gold labels are not read."""
         with (
             constants(annotators, N_BINS=self.bins, LABEL_STRENGTH=self.strength),
             constants(linear, PENALTY=self.penalty),
             constants(probe, WIDTH=self.width),
         ):
-            return by_weights(evidence, self._weights(evidence), reweight=self.margin_student)
+            return by_weights(inputs, self._weights(inputs), reweight=self.margin_student)
 
-    def _weights(self, evidence: Evidence) -> np.ndarray:
+    def _weights(self, inputs: MethodInputs) -> np.ndarray:
         """As :func:`amalgam_edge.methods.refined.refine`, with what the attributes change."""
-        weights = FIRST[self.first](evidence)
-        groups = KEPT[self.kept](evidence.labels)
-        said = [self._answers(teacher, evidence.labels) for teacher in evidence.scores]
-        knows = evidence.labels.knowledge
-        paper = paper_log(evidence, np.exp(-4))
-        student = (Probe if self.crossed else Echoing)(evidence.features)
-        target = posterior = mix_targets(evidence.scores, weights, evidence.labels)
+        weights = FIRST[self.first](inputs)
+        groups = KEPT[self.kept](inputs.labels)
+        said = [self._answers(teacher, inputs.labels) for teacher in inputs.scores]
+        knows = inputs.labels.knowledge
+        paper = paper_log(inputs, np.exp(-4))
+        student = (Probe if self.crossed else Echoing)(inputs.features)
+        target = posterior = mix_targets(inputs.scores, weights, inputs.labels)
         shares = label_shares(target, groups)
         for _ in range(self.rounds):
             clear = margin(target)
-            p = student(target, clear if self.margin_probe else np.ones(len(clear)))
-            p = np.maximum(with_shares(p, shares, groups), _SMALLEST)
+            p = student.fit_predict(target, clear if self.margin_probe else np.ones(len(clear)))
+            p = np.maximum(adjust_to_shares(p, shares, groups), _SMALLEST)
             prior = np.log(np.maximum(p.mean(axis=0), _SMALLEST_PRIOR))
             counted = posterior * (clear / clear.mean())[:, None] if self.margin_counts else posterior
             posterior = softmax(
                 self.probe_power * (np.log(p) - self.prior_power * prior)
-                + self.evidence_power * sum(log_evidence(one, counted) for one in said)
+                + self.evidence_power * sum(log_likelihood_ratio(one, counted) for one in said)
                 + self.paper_power * paper
             )
             weights = normalised(posterior @ knows)
-            target = mix_targets(evidence.scores, weights, evidence.labels)
+            target = mix_targets(inputs.scores, weights, inputs.labels)
         return weights
 
-    def _answers(self, teacher: TeacherScores, labels: LabelSpace) -> Answers:
+    def _answers(self, teacher: TeacherScores, labels: LabelSpace) -> TeacherAnswers:
         values = SURENESS[self.sureness](teacher)
         edges = np.quantile(values, np.arange(1, self.bins) / self.bins)
-        return replace(answers(teacher, labels), sureness=np.searchsorted(edges, values, side="right"))
+        return replace(teacher_answers(teacher, labels), certainty_bin=np.searchsorted(edges, values, side="right"))
 
 
 def ranked(certainties: np.ndarray) -> np.ndarray:
@@ -239,14 +239,14 @@ class CertaintyTimesMass:
     scale: str
     rounds: int = 3
 
-    def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
+    def __call__(self, inputs: MethodInputs, gold: np.ndarray) -> Supervision:
         """Supervision; gold labels are not read."""
-        first = weights = soft_weights(SCALES[self.scale](certainty(evidence.scores)), TEMPERATURE)
-        student, knows = Probe(evidence.features), evidence.labels.knowledge
+        first = weights = soft_weights(SCALES[self.scale](certainty(inputs.scores)), TEMPERATURE)
+        student, knows = Probe(inputs.features), inputs.labels.knowledge
         for _ in range(self.rounds):
-            target = mix_targets(evidence.scores, weights, evidence.labels)
-            weights = normalised(np.maximum(student(target, margin(target)) @ knows, 1e-6) * first)
-        return by_weights(evidence, weights)
+            target = mix_targets(inputs.scores, weights, inputs.labels)
+            weights = normalised(np.maximum(student.fit_predict(target, margin(target)) @ knows, 1e-6) * first)
+        return by_weights(inputs, weights)
 
 
 @dataclass(frozen=True)
@@ -261,21 +261,21 @@ class CoTrained:
     rounds: int = 4
     penalty: float = 10.0
 
-    def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
+    def __call__(self, inputs: MethodInputs, gold: np.ndarray) -> Supervision:
         """Supervision; gold labels are not read."""
-        paper = paper_log(evidence, 1e-6)
-        outputs = [np.log(np.maximum(t.probabilities.astype(float), _SMALLEST)) for t in evidence.scores]
-        outputs = np.concatenate([*outputs, 3 * certainty(evidence.scores)], axis=1)
+        paper = paper_log(inputs, 1e-6)
+        outputs = [np.log(np.maximum(t.probabilities.astype(float), _SMALLEST)) for t in inputs.scores]
+        outputs = np.concatenate([*outputs, 3 * certainty(inputs.scores)], axis=1)
         outputs = (outputs - outputs.mean(axis=0)) / outputs.std()
-        student, posterior = Probe(evidence.features), softmax(paper)
+        student, posterior = Probe(inputs.features), softmax(paper)
         for turn in range(self.rounds):
             clear = margin(posterior)
-            log_p = np.log(np.maximum(student(posterior, clear), _SMALLEST))
+            log_p = np.log(np.maximum(student.fit_predict(posterior, clear), _SMALLEST))
             prior = np.log(np.maximum(posterior.mean(axis=0), _SMALLEST_PRIOR))
             posterior = softmax(
                 log_p - prior + self._stacked(outputs, paper, posterior, clear) if turn else log_p + paper
             )
-        return by_weights(evidence, normalised(posterior @ evidence.labels.knowledge))
+        return by_weights(inputs, normalised(posterior @ inputs.labels.knowledge))
 
     def _stacked(self, outputs: np.ndarray, offset: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Logits of each text by a fit to the other folds."""
@@ -299,9 +299,9 @@ class ByMethod:
 
     name: str
 
-    def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
+    def __call__(self, inputs: MethodInputs, gold: np.ndarray) -> Supervision:
         """Supervision; gold labels are not read."""
-        return METHODS[self.name].supervise(evidence, MethodSettings())
+        return METHODS[self.name].supervise(inputs, MethodSettings())
 
 
 @dataclass(frozen=True)
@@ -314,11 +314,11 @@ class Told:
 
     what: str
 
-    def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
+    def __call__(self, inputs: MethodInputs, gold: np.ndarray) -> Supervision:
         """Supervision."""
         if self.what == "label":
-            return from_labels(gold, len(evidence.labels))
-        return by_weights(evidence, normalised(evidence.labels.knowledge[gold]))
+            return from_labels(gold, len(inputs.labels))
+        return by_weights(inputs, normalised(inputs.labels.knowledge[gold]))
 
 
 PAPER, OURS = "muka-soft", "refined"

@@ -29,7 +29,8 @@ from amalgam_edge.methods import supervision, weighted_divergence
 from amalgam_edge.models.student import build_student
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
 from amalgam_edge.progress import Progress
-from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import TrainingSettings, fit
+from amalgam_edge.training.supervised_texts import SupervisedTexts
 
 Classifier = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

@@ -1,4 +1,4 @@
-"""``amalgam-edge methods``."""
+"""``amalgam-edge methods``. It runs without the training extra."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import click
 @click.command("methods", context_settings={"max_content_width": 110})
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(as_json: bool) -> None:
-    """List the methods that build --method takes: what each does, its paper, and the options that it heeds.
+    """List the methods that build --method takes: what each does, its paper, and the options that it reads.
 
     \b
     Examples:
       amalgam-edge methods
       amalgam-edge methods --json
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    from amalgam_edge.methods import catalogue
+    from amalgam_edge.methods import catalogue  # here, because --help of the command group loads no numpy
     from amalgam_edge.reports.tables import method_table
 
     methods = catalogue()

@@ -15,7 +15,7 @@ from amalgam_edge.exporters.quantization.quantization import LADDER, Quantizatio
 from amalgam_edge.exporters.rewrites.fused_kernels import fused_kernels
 from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.fidelity import Fidelity, compare
-from amalgam_edge.metrics.timing import side_by_side
+from amalgam_edge.metrics.timing import median_call_times
 from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
 from amalgam_edge.runtime.footprint import peak_megabytes
 from amalgam_edge.runtime.text_model import TextModel
@@ -127,7 +127,7 @@ def try_models(shops: Sequence[Workshop], *, every_precision: bool) -> list[Trie
     if not every_precision:
         return tried
     batch = list(shops[0].texts[:_BATCH])
-    seconds = side_by_side({name: _bind(model, batch) for name, model in models.items()}, rounds=5, seconds=0.2)
+    seconds = median_call_times({name: _bind(model, batch) for name, model in models.items()}, rounds=5, seconds=0.2)
     return [
         replace(one, candidates={name: _candidate(one, name, seconds[one.shop.name(name)]) for name in one.made})
         for one in tried

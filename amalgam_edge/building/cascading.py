@@ -37,7 +37,8 @@ from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, confidence, is_sure
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
-from amalgam_edge.training.fitting import SupervisedTexts, fit
+from amalgam_edge.training.fitting import fit
+from amalgam_edge.training.supervised_texts import SupervisedTexts
 
 FOLDS = 3
 CARE = (1.0, 0.5, 0.25, 0.0)  # shares of the budget that training texts may use up; held-out texts decide

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.corpus.reading import Corpus
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import Told
+from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.calibration import Calibration
 from amalgam_edge.models.teacher import Teacher
@@ -97,7 +97,7 @@ class TrainingData:
     labels: LabelSpace
     scores: Sequence[TeacherScores]
     supervision: Supervision
-    signals: Told
+    signals: TeacherSignals
 
 
 @dataclass(frozen=True)

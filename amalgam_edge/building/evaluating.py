@@ -60,14 +60,16 @@ def evaluate_models(
         "n_texts": len(texts),
         "student": {
             name: {
-                **accuracy.measure(gold, answered.argmax(axis=1), len(models.labels))[0],
+                **accuracy.accuracy_and_macro_f1(
+                    accuracy.confusion_matrix(gold, of_model.argmax(axis=1), len(models.labels))
+                ),
                 **(
-                    accuracy.measure_answered(gold, answered, export_settings.abstain)
+                    accuracy.answered_share_and_accuracy(gold, of_model, export_settings.abstain)
                     if export_settings.abstain
                     else {}
                 ),
             }
-            for name, answered in logits.items()
+            for name, of_model in logits.items()
         },
         "teachers": {
             teacher.name: evaluate_teacher(teacher, models.labels, texts, gold, compute_settings.device)

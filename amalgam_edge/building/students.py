@@ -17,15 +17,18 @@ from amalgam_edge.exporters.selection.trimming import trim_through_gate
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import Evidence, Objective, Shapes, Told
+from amalgam_edge.methods import MethodInputs, Shapes, TeacherSignals
+from amalgam_edge.methods.objectives import Objective
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.metrics.calibration import Calibration, calibrate
 from amalgam_edge.models.head import last_layer
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
-from amalgam_edge.training.fitting import History, LossFunction, SupervisedTexts, fit
+from amalgam_edge.training.fitting import History, fit
 from amalgam_edge.training.head_start import start_head
+from amalgam_edge.training.supervised_texts import SupervisedTexts
+from amalgam_edge.training.trainers import LossFunction
 
 Say = Callable[[str], None]
 
@@ -108,7 +111,7 @@ def loss_of(settings: MethodSettings) -> LossFunction:
 
 
 def objective_of(
-    settings: MethodSettings, seed: int, labels: LabelSpace, student: Student, signals: Told
+    settings: MethodSettings, seed: int, labels: LabelSpace, student: Student, signals: TeacherSignals
 ) -> LossFunction | Objective:
     """What the student is trained under: the method's loss, or its objective, made for these teachers and this student.
 
@@ -183,7 +186,7 @@ def calibrate_student(student: Student, data: TrainingData, settings: MethodSett
     method = method_named(settings.name)
     if "distillation_temperature" in method.parameters:
         unsoftened = replace(settings, distillation_temperature=1.0)
-        supervision = method.supervise(Evidence(data.scores, data.labels), unsoftened)
+        supervision = method.supervise(MethodInputs(data.scores, data.labels), unsoftened)
     held_out = supervision.take(data.texts.held_out)
     return calibrate(held_out_logits(student, data.texts), held_out.target, held_out.weight)
 

@@ -11,7 +11,7 @@ from amalgam_edge.building.inputs import student_checkpoint
 from amalgam_edge.corpus.reading import Corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import METHODS, Evidence, Method, Told
+from amalgam_edge.methods import METHODS, Method, MethodInputs, TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.loading import load_config, load_encoder
 from amalgam_edge.models.teacher import Teacher
@@ -44,7 +44,7 @@ def supervise(
         scores: Scores of each teacher.
         features: Vectors of the student's encoder, ``(n_texts, width)``, where the method reads them.
     """
-    return method_named(settings.name).supervise(Evidence(scores, labels, features), settings)
+    return method_named(settings.name).supervise(MethodInputs(scores, labels, features), settings)
 
 
 def student_features(
@@ -82,8 +82,10 @@ def hidden_states(
     return tuple(store.read() for store in stores)
 
 
-def teacher_signals(method: Method, scores: Sequence[TeacherScores], hidden: Sequence[HiddenStates] = ()) -> Told:
+def teacher_signals(
+    method: Method, scores: Sequence[TeacherScores], hidden: Sequence[HiddenStates] = ()
+) -> TeacherSignals:
     """What the method's objective may read of each teacher; nothing, where the method has a plain loss."""
     if method.objective is None:
-        return Told()
-    return Told(tuple(teacher.logits for teacher in scores), tuple(hidden))
+        return TeacherSignals()
+    return TeacherSignals(tuple(teacher.logits for teacher in scores), tuple(hidden))

@@ -1,9 +1,8 @@
-"""A fit as files, for processes that know nothing else of the build: texts and what is told of them are mapped."""
+"""One training run as files, for processes that know nothing else of the build. Arrays are memory-mapped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from amalgam_edge.building.data import Student, TrainingData
 from amalgam_edge.building.students import objective_of
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import Told
+from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.static_student import StaticStudent
 from amalgam_edge.progress import Advance
@@ -27,25 +26,26 @@ from amalgam_edge.runtime.model_types import STATIC
 from amalgam_edge.scoring.hidden_states import HiddenStates
 from amalgam_edge.storage.files import reason
 from amalgam_edge.storage.staging import write_whole
-from amalgam_edge.training.fitting import History, SupervisedTexts, fit
+from amalgam_edge.training.fitting import History, fit
 from amalgam_edge.training.sharing import process_rank
+from amalgam_edge.training.supervised_texts import SupervisedTexts
 
 TRAIN, HELD_OUT = "train", "held-out"
 _SETTINGS, _SIGNALS, _STUDENT, _TOKENS = "settings.json", "signals.json", "student", "tokens"
-_FITTED, _HISTORY = "fitted.safetensors", "history.json"
+_TRAINED_WEIGHTS, _HISTORY = "fitted.safetensors", "history.json"
 
 
 def write_job(
     folder: Path, student: Student, data: TrainingData, method: MethodSettings, training: TrainingSettings
 ) -> None:
-    """Write what fitting a student to a data takes. Hidden states of teachers are named and not copied.
+    """Write all that training a student takes. Files of hidden states are named and not copied.
 
     Raises:
-        AmalgamError: there is no room, or no right, to write it.
+        AmalgamError: The folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for result in (_FITTED, _HISTORY):
+        for result in (_TRAINED_WEIGHTS, _HISTORY):
             (folder / result).unlink(missing_ok=True)
         settings = {"method": asdict(method), "training": asdict(training)}
         write_whole(folder / _SETTINGS, json.dumps(settings))
@@ -53,43 +53,44 @@ def write_job(
         student.tokenizer.save_pretrained(folder / _STUDENT)
         for name, rows in ((TRAIN, data.texts.train), (HELD_OUT, data.texts.held_out)):
             _write_texts(folder / name, data, rows)
-        told = {
+        signals = {
             "labels": asdict(data.labels),
             "n_logits": len(data.signals.logits),
-            "hidden": [_described(part) for part in data.signals.hidden],
+            "hidden": [_describe_hidden_states(part) for part in data.signals.hidden],
         }
-        write_whole(folder / _SIGNALS, json.dumps(told))
+        write_whole(folder / _SIGNALS, json.dumps(signals))
     except OSError as error:
         raise AmalgamError(f"{folder}: cannot be written ({reason(error)})") from error
 
 
 def read_texts(folder: Path, name: str) -> SupervisedTexts:
     """The texts of a job, :data:`TRAIN` or :data:`HELD_OUT`; their arrays are mapped into memory and not read."""
-    told = json.loads((folder / _SIGNALS).read_text("utf-8"))
-    own = folder / name
-    rows = _mapped(own / "rows.npy")
-    hidden = tuple(HiddenStates.mapped(map(Path, part["files"]), part["shard_size"]) for part in told["hidden"])
+    described = json.loads((folder / _SIGNALS).read_text("utf-8"))
+    part = folder / name
+    rows = _map_array(part / "rows.npy")
+    hidden = tuple(
+        HiddenStates.mapped(map(Path, teacher["files"]), teacher["shard_size"]) for teacher in described["hidden"]
+    )
     return SupervisedTexts(
-        datasets.load_from_disk(str(own / _TOKENS))["input_ids"],
-        Supervision(_mapped(own / "target.npy"), _mapped(own / "weight.npy"), _mapped(own / "picked.npy")),
-        Told(
-            tuple(_mapped(own / f"logits-{k}.npy") for k in range(told["n_logits"])),
-            Told(hidden=hidden).take(rows).hidden,
+        datasets.load_from_disk(str(part / _TOKENS))["input_ids"],
+        Supervision(_map_array(part / "target.npy"), _map_array(part / "weight.npy"), _map_array(part / "picked.npy")),
+        TeacherSignals(
+            tuple(_map_array(part / f"logits-{teacher}.npy") for teacher in range(described["n_logits"])),
+            TeacherSignals(hidden=hidden).take(rows).hidden,
         ),
     )
 
 
 def run_job(folder: Path, checkpoints: Path, advance: Advance, *, resume: bool) -> None:
-    """Fit a job's student, with the other processes of the group; the first writes what came of it.
+    """Train a job's student together with the other processes of the group; the first process writes the result.
 
     Args:
-        folder: of the job.
-        checkpoints: folder for checkpoints.
-        advance: told of updates by the first process.
-        resume: go on from the last checkpoint.
+        folder: Folder of the job.
+        checkpoints: Folder of checkpoints.
+        advance: Called with the number of updates just made, by the first process.
+        resume: Go on from the last checkpoint.
     """
-    method = MethodSettings(**_read_settings(folder)["method"])
-    training = read_training_settings(folder)
+    method, training = MethodSettings(**_read_settings(folder)["method"]), read_training_settings(folder)
     student = _read_student(folder / _STUDENT)
     train, held_out = (read_texts(folder, name) for name in (TRAIN, HELD_OUT))
     labels = LabelSpace(**json.loads((folder / _SIGNALS).read_text("utf-8"))["labels"])
@@ -98,20 +99,24 @@ def run_job(folder: Path, checkpoints: Path, advance: Advance, *, resume: bool) 
         student.tokenizer,
         train,
         held_out,
-        objective_of(method, training.seed, labels, student, train.told),
+        objective_of(method, training.seed, labels, student, train.signals),
         training,
         folder=checkpoints,
         advance=advance,
         resume=resume,
     )
     if process_rank() == 0:
-        save_model(student.model, str(folder / _FITTED))
+        save_model(student.model, str(folder / _TRAINED_WEIGHTS))
         write_whole(folder / _HISTORY, json.dumps(history))
 
 
 def take_result(folder: Path, student: Student) -> History:
-    """Give a student the weights that its job came to; the training curve."""
-    load_model(student.model, str(folder / _FITTED))
+    """Give a student the weights that its job came to.
+
+    Returns:
+        The training curve.
+    """
+    load_model(student.model, str(folder / _TRAINED_WEIGHTS))
     student.model.eval()
     history: History = json.loads((folder / _HISTORY).read_text("utf-8"))
     return history
@@ -130,18 +135,18 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 def _write_texts(folder: Path, data: TrainingData, rows: np.ndarray) -> None:
     folder.mkdir(exist_ok=True)
     data.tokenized.dataset.select(rows).save_to_disk(str(folder / _TOKENS))
-    own = data.supervision.take(rows)
-    arrays = {"rows": rows, "target": own.target, "weight": own.weight, "picked": own.picked}
-    arrays |= {f"logits-{k}": np.asarray(part)[rows] for k, part in enumerate(data.signals.logits)}
+    supervision = data.supervision.take(rows)
+    arrays = {"rows": rows, "target": supervision.target, "weight": supervision.weight, "picked": supervision.picked}
+    arrays |= {f"logits-{teacher}": np.asarray(logits)[rows] for teacher, logits in enumerate(data.signals.logits)}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
 
 
-def _described(hidden: Any) -> Mapping[str, Any]:
+def _describe_hidden_states(hidden: Any) -> dict[str, Any]:
     return {"files": [str(file) for file in hidden.files], "shard_size": hidden.shard_size}
 
 
-def _mapped(file: Path) -> np.ndarray:
+def _map_array(file: Path) -> np.ndarray:
     array: np.ndarray = np.load(file, mmap_mode="r")
     return array
 

@@ -88,16 +88,18 @@ def measure_answers(
     """
     n_labels = logits.shape[1]
     predicted = logits.argmax(axis=1)
-    scores, confusion = evaluation.measure(gold, predicted, n_labels)
+    confusion = evaluation.confusion_matrix(gold, predicted, n_labels)
     reliable = reliability(logits, np.eye(n_labels)[gold])
     selective = risk_coverage(predicted == gold, softmax(logits.astype(np.float64)).max(axis=1))
     return {
-        **scores,
-        **(evaluation.measure_answered(gold, logits, abstain) if abstain else {}),
+        **evaluation.accuracy_and_macro_f1(confusion),
+        **(evaluation.answered_share_and_accuracy(gold, logits, abstain) if abstain else {}),
         "nll": evaluation.negative_log_likelihood(gold, logits),
         "ece": reliable.error,
         "aurc": selective.area,
-        "domains": {teacher: evaluation.measure_domain(confusion, own) for teacher, own in domains.items()},
+        "domains": {
+            teacher: evaluation.domain_accuracy_and_macro_f1(confusion, own) for teacher, own in domains.items()
+        },
         "confusion": confusion.tolist(),
         "reliability": {
             "confidence": reliable.confidence.tolist(),

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.evaluation.peers import Run, open_peer, trained_student
-from amalgam_edge.metrics.timing import OURS, Cell, side_by_side
+from amalgam_edge.metrics.timing import BUNDLE_PREFIX, WorkloadTiming, median_call_times
 from amalgam_edge.progress import Progress
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.runtime.bundle import TOKENIZER
@@ -31,7 +31,7 @@ def benchmark(
     threads: int = 1,
     rounds: int = 7,
     seconds: float = 0.4,
-) -> list[Cell]:
+) -> list[WorkloadTiming]:
     """Time every precision of a bundle and its peers, side by side.
 
     Args:
@@ -58,12 +58,12 @@ def _benchmark(
     threads: int,
     rounds: int,
     seconds: float,
-) -> list[Cell]:
+) -> list[WorkloadTiming]:
     tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER)))
     tokenizer.no_padding()
     tokenizer.enable_truncation(int(bundle.manifest["max_length"]))
     contenders: dict[str, Classify] = {
-        f"{OURS} {precision}": EdgeClassifier(bundle, precision=precision, threads=threads, abstain=0)
+        f"{BUNDLE_PREFIX} {precision}": EdgeClassifier(bundle, precision=precision, threads=threads, abstain=0)
         for precision in bundle.precisions
     }
     runs: dict[str, Run] = {}
@@ -82,7 +82,7 @@ def _benchmark(
     with progress.step("timing", len(cells), "cells") as advance:
         for name, texts in cells:
             calls = {contender: _bind(classify, texts) for contender, classify in contenders.items()}
-            measured.append(Cell(name, len(texts), side_by_side(calls, rounds=rounds, seconds=seconds)))
+            measured.append(WorkloadTiming(name, len(texts), median_call_times(calls, rounds=rounds, seconds=seconds)))
             advance(1)
     return measured
 

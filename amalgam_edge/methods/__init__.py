@@ -1,12 +1,16 @@
-"""The methods: how supervision is made from scores, and the loss under which the student meets it."""
+"""The methods by which teachers become one student: how supervision is computed, and the loss the student learns under.
+
+In: :class:`MethodInputs` (teacher scores, label space, features). Out: :class:`~.supervision.Supervision` and a loss.
+Importing this package loads neither torch nor transformers; a method imports torch when a student is trained.
+"""
 
 from dataclasses import asdict
 from typing import Any
 
 from amalgam_edge.methods import cfl, dfa, muka_hard, muka_soft, refined, uhc, vanilla_kd
-from amalgam_edge.methods.method import Evidence, Method
-from amalgam_edge.methods.muka_loss import weighted_divergence
-from amalgam_edge.methods.objective import Batch, Objective, Shapes, Told
+from amalgam_edge.methods.losses import weighted_divergence
+from amalgam_edge.methods.method import Method, MethodInputs, Shapes
+from amalgam_edge.methods.teacher_signals import TeacherSignals
 from amalgam_edge.recipe.sections import MethodSettings
 
 METHODS: dict[str, Method] = {
@@ -24,7 +28,7 @@ METHODS: dict[str, Method] = {
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Each method's name, summary and paper, and the parameters that it reads with their defaults."""
+    """Name, summary and paper of each method, and the parameters that it reads with their defaults."""
     defaults = asdict(MethodSettings())
     return [
         {
@@ -39,13 +43,11 @@ def catalogue() -> list[dict[str, Any]]:
 
 __all__ = [
     "METHODS",
-    "Batch",
-    "Evidence",
     "Method",
+    "MethodInputs",
     "MethodSettings",
-    "Objective",
     "Shapes",
-    "Told",
+    "TeacherSignals",
     "catalogue",
     "weighted_divergence",
 ]

@@ -1,29 +1,33 @@
-"""What a method is made of."""
+"""What a method consists of, what it reads, and its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods.objective import Objective, Shapes
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.recipe.sections import MethodSettings
 from amalgam_edge.scoring.scores import TeacherScores
 
+if TYPE_CHECKING:
+    import torch
+
+    from amalgam_edge.methods.objectives import Objective
+
 
 @dataclass(frozen=True)
-class Evidence:
-    """What supervision is made of.
+class MethodInputs:
+    """What a method computes supervision from.
 
     Attributes:
-        scores: each teacher's, in the order of the label space's teachers.
-        labels: the label space.
-        features: what the student's encoder makes of each text before any training, ``(n_texts, width)``; None where
-            the method reads none.
+        scores: The scores of each teacher, in the order of the label space's teachers.
+        labels: The label space.
+        features: Features of each text by the student's untrained encoder, ``(n_texts, width)``. None if the method
+            reads none.
     """
 
     scores: Sequence[TeacherScores]
@@ -31,26 +35,45 @@ class Evidence:
     features: np.ndarray | None = None
 
 
-Supervise = Callable[[Evidence, MethodSettings], Supervision]
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, MethodSettings], torch.Tensor]
-BuildObjective = Callable[[Shapes, MethodSettings], Objective]
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes that an objective is built for.
+
+    Attributes:
+        columns: For each teacher, the position of each of its classes in the label space.
+        teacher_widths: For each teacher, the width of its hidden state. Empty if the method reads none.
+        student_width: Width of the student's hidden state.
+    """
+
+    columns: tuple[Sequence[int], ...]
+    teacher_widths: tuple[int, ...]
+    student_width: int
+
+
+Supervise = Callable[[MethodInputs, MethodSettings], Supervision]
+Loss = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor", MethodSettings], "torch.Tensor"]
+BuildObjective = Callable[[Shapes, MethodSettings], "Objective"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A named way to amalgamate: its supervision, and the loss under which the student meets it.
+    """A named way to amalgamate teachers: how supervision is computed, and the loss the student is trained under.
+
+    ``loss`` and ``objective`` import torch when they are called, so that methods can be listed without it.
 
     Attributes:
-        name: as given to ``--method``.
-        summary: one line.
-        paper: where it comes from.
-        parameters: the settings that it reads.
-        supervise: teachers' scores, and what else it reads → supervision.
-        loss: (student logits ``(n, n_labels)``, target ``(n, n_labels)``, weight ``(n,)``, settings) → scalar.
-        objective: (shapes, settings) → what the student is trained under in the place of the loss, where that reads
-            what the teachers say too, and may have trainable parts; the loss is then what its head starts from.
-        reads_hidden: whether the objective reads the teachers' hidden states, which are then computed.
-        reads_features: whether supervision reads what the student's encoder makes of the texts, which is then computed.
+        name: The name that ``--method`` takes.
+        summary: One line on what the student learns.
+        paper: Reference of the paper that the method comes from.
+        parameters: Names of the settings that the method reads.
+        supervise: Function (inputs, settings) → supervision.
+        loss: Function (student logits ``(n_texts, n_labels)``, target ``(n_texts, n_labels)``, weight ``(n_texts,)``,
+            settings) → scalar loss. The student's head is always fitted under it first.
+        objective: Function (shapes, settings) → objective that replaces the loss once the head is fitted. None for
+            methods whose loss reads nothing beyond the supervision.
+        reads_hidden: Whether the objective reads the teachers' hidden states. They are computed only in that case.
+        reads_features: Whether ``supervise`` reads features of the student's encoder. They are computed only in that
+            case.
     """
 
     name: str

@@ -1,32 +1,35 @@
-"""Refined: what a teacher's certainty means is learned, round by round, from what a student would say of the texts."""
+"""Refined: teacher weights that are refined in rounds, by learning what each teacher's certainty means.
+
+A probe stands in for the student, and the teachers are treated as annotators who err (Dawid & Skene 1979). The method
+starts from the weights of MUKA (arXiv 2112.07327). The equations are in docs/method.md.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from amalgam_edge.methods.method import Evidence, Method
-from amalgam_edge.methods.muka_loss import weighted_divergence
-from amalgam_edge.methods.refinement.annotators import answers, log_evidence
-from amalgam_edge.methods.refinement.probe import Probe
-from amalgam_edge.methods.refinement.shares import label_shares, with_shares
+from amalgam_edge.methods.losses import weighted_divergence
+from amalgam_edge.methods.method import Method, MethodInputs
+from amalgam_edge.methods.refinement.annotators import log_likelihood_ratio, teacher_answers
+from amalgam_edge.methods.refinement.shares import adjust_to_shares, label_shares
 from amalgam_edge.methods.supervision import Supervision, energy, margin, mix_targets
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.recipe.sections import MethodSettings
 from amalgam_edge.scoring.scores import certainty
 
 _SMALLEST_PROBABILITY = 1e-4
-_LOGITS_TEMPERATURE = 2.0
+_ENERGY_TEMPERATURE = 2.0
 
 
-def supervise(evidence: Evidence, settings: MethodSettings) -> Supervision:
-    """target(x) = Σ_i w_i(x) · pad(p_i(x)), w_i ∝ Σ_{y ∈ Y_i} q_y(x); every text weighs the same.
+def supervise(inputs: MethodInputs, settings: MethodSettings) -> Supervision:
+    """target(x) = Σ_i w_i(x) · pad(p_i(x)), with w from :func:`refine`; every text weighs 1.
 
-    q is the posterior over labels after the last round; before the first, w are :func:`first_weights`.
+    With one teacher or without rounds, w are the :func:`initial_weights`.
     """
-    weights = first_weights(evidence, settings.score_temperature)
-    if len(evidence.scores) > 1 and settings.refinement_rounds:
-        weights = refine(evidence, weights, settings.refinement_rounds)
-    target = mix_targets(evidence.scores, weights, evidence.labels)
+    weights = initial_weights(inputs, settings.score_temperature)
+    if len(inputs.scores) > 1 and settings.refinement_rounds:
+        weights = refine(inputs, weights, settings.refinement_rounds)
+    target = mix_targets(inputs.scores, weights, inputs.labels)
     return Supervision(
         target=target.astype(np.float32),
         weight=np.ones(len(target), dtype=np.float32),
@@ -34,37 +37,48 @@ def supervise(evidence: Evidence, settings: MethodSettings) -> Supervision:
     )
 
 
-def first_weights(evidence: Evidence, score_temperature: float) -> np.ndarray:
-    """The geometric mean of the weights of muka-soft and of vanilla-kd, ``(n_texts, n_teachers)``.
+def initial_weights(inputs: MethodInputs, score_temperature: float) -> np.ndarray:
+    """The geometric mean of the teacher weights of muka-soft and vanilla-kd, ``(n_texts, n_teachers)``.
 
-    How certain a teacher is and how large its logits are mislead on different texts.
+    w_i(x) ∝ √(exp(s_i(x) / τ) · Σ_y exp(f_iy(x) / 2)). Certainties and the sizes of logits mislead on different texts.
     """
-    by_certainty = certainty(evidence.scores) / score_temperature
-    by_logits = energy(evidence.scores, _LOGITS_TEMPERATURE)
+    by_certainty = certainty(inputs.scores) / score_temperature
+    by_logits = energy(inputs.scores, _ENERGY_TEMPERATURE)
     return softmax((by_certainty + by_logits) / 2)
 
 
-def refine(evidence: Evidence, weights: np.ndarray, rounds: int) -> np.ndarray:
-    """Teacher weights ``(n_texts, n_teachers)`` after some rounds, from those at the start.
+def refine(inputs: MethodInputs, weights: np.ndarray, rounds: int) -> np.ndarray:
+    """Teacher weights after some rounds of expectation-maximisation, ``(n_texts, n_teachers)``.
 
-    A round is one of expectation-maximisation: q_y ∝ P_y · Π_i P(answer of i | y) / P(answer of i), where P is a
-    probe's, fitted to the target of the round before and brought to the shares that labels have of what the same
-    teachers know in the first target.
+    Each round fits the probe to the current target, takes its probabilities P, adjusted to the label shares of the
+    first target, and computes, with a_i(x) the answer of teacher i:
+
+        q_y(x) ∝ P_y(x) · Π_i P(a_i(x) | y) / P(a_i(x)),    w_i(x) ∝ Σ_{y ∈ Y_i} q_y(x)
+
+    Args:
+        inputs: Scores, label space and features.
+        weights: Initial teacher weights, ``(n_texts, n_teachers)``.
+        rounds: Number of rounds.
+
+    Raises:
+        ValueError: The inputs hold no features.
     """
-    if evidence.features is None:
+    from amalgam_edge.methods.refinement.probe import Probe  # needs torch, which listing the methods does not
+
+    if inputs.features is None:
         raise ValueError("refinement reads features")
-    knowledge, groups = evidence.labels.knowledge, evidence.labels.groups
-    said = [answers(teacher, evidence.labels) for teacher in evidence.scores]
-    probe = Probe(evidence.features)
-    target = posterior = mix_targets(evidence.scores, weights, evidence.labels)
+    knowledge, groups = inputs.labels.knowledge, inputs.labels.groups
+    answers = [teacher_answers(teacher, inputs.labels) for teacher in inputs.scores]
+    probe = Probe(inputs.features)
+    target = posterior = mix_targets(inputs.scores, weights, inputs.labels)
     shares = label_shares(target, groups)
     for _ in range(rounds):
-        p = with_shares(probe(target, margin(target)), shares, groups)
-        log_p = np.log(np.maximum(p, _SMALLEST_PROBABILITY))
-        posterior = softmax(log_p + sum(log_evidence(teacher, posterior) for teacher in said))
+        probabilities = adjust_to_shares(probe.fit_predict(target, margin(target)), shares, groups)
+        log_probabilities = np.log(np.maximum(probabilities, _SMALLEST_PROBABILITY))
+        posterior = softmax(log_probabilities + sum(log_likelihood_ratio(each, posterior) for each in answers))
         weights = posterior @ knowledge
         weights /= weights.sum(axis=1, keepdims=True)
-        target = mix_targets(evidence.scores, weights, evidence.labels)
+        target = mix_targets(inputs.scores, weights, inputs.labels)
     return weights
 
 

@@ -1,6 +1,7 @@
-"""From the teachers' scores to a target and a weight for each text. Pure functions on arrays.
+"""Supervision: from the teachers' scores to a target distribution and a weight for each text. Pure functions on arrays.
 
-Equations: "Model Uncertainty-Aware Knowledge Amalgamation for Pre-Trained Language Models", arXiv 2112.07327.
+The equations are those of "Model Uncertainty-Aware Knowledge Amalgamation for Pre-Trained Language Models"
+(arXiv 2112.07327).
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ MARGIN_FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class Supervision:
-    """What stands in for the golden label of each text.
+    """What the student is trained on in place of gold labels.
 
     Attributes:
-        target: a distribution over the label space, ``(n_texts, n_labels)`` of float32.
-        weight: of each text in the loss, ``(n_texts,)`` of float32.
-        picked: the most trusted teacher, a position in the label space's teachers, ``(n_texts,)``; −1 where the
-            method trusts none more than another.
+        target: A distribution over the label space for each text, ``(n_texts, n_labels)`` of float32.
+        weight: The weight of each text in the loss, ``(n_texts,)`` of float32.
+        picked: The most trusted teacher of each text as a position among the label space's teachers, ``(n_texts,)``.
+            −1 if the method prefers no teacher.
     """
 
     target: np.ndarray
@@ -34,11 +35,11 @@ class Supervision:
     picked: np.ndarray
 
     def take(self, rows: np.ndarray) -> Supervision:
-        """The same supervision for a selection of texts, in the order of ``rows``."""
+        """The supervision of a selection of texts, in the order of ``rows``."""
         return Supervision(self.target[rows], self.weight[rows], self.picked[rows])
 
     def digest(self) -> str:
-        """SHA-256 of target and weight, the same wherever they are the same to the bit."""
+        """SHA-256 of the values of target and weight, independent of their memory layout and byte order."""
         content = hashlib.sha256()
         for array in (self.target, self.weight):
             content.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
@@ -46,29 +47,30 @@ class Supervision:
 
 
 def soft_weights(certainties: np.ndarray, score_temperature: float) -> np.ndarray:
-    """W = softmax(s / τ) over the teachers, ``(n_texts, n_teachers)``."""
+    """Teacher weights w = softmax(s / τ), ``(n_texts, n_teachers)``."""
     return softmax(certainties, score_temperature)
 
 
 def energy(scores: Sequence[TeacherScores], temperature: float) -> np.ndarray:
-    """e_i(x) = log Σ_y exp(f_iy(x) / T), ``(n_texts, n_teachers)``.
+    """The log-sum-exp of each teacher's logits, e_i(x) = log Σ_y exp(f_iy(x) / T), ``(n_texts, n_teachers)``.
 
-    Its softmax over the teachers is what mass each has in the softmax of all logits at temperature T.
+    The softmax of e over the teachers is the mass of each teacher's classes in the softmax of all logits concatenated.
     """
     energies = [np.logaddexp.reduce(teacher.logits.astype(np.float64) / temperature, axis=1) for teacher in scores]
     return np.stack(energies, axis=1)
 
 
 def hard_weights(certainties: np.ndarray) -> np.ndarray:
-    """All weight on the most certain teacher (the first of equals), ``(n_texts, n_teachers)``."""
+    """Weight 1 for the most certain teacher (the first one on ties) and 0 for the others, ``(n_texts, n_teachers)``."""
     return np.eye(certainties.shape[1])[certainties.argmax(axis=1)]
 
 
 def margin(values: np.ndarray) -> np.ndarray:
-    """V = s₍₁₎ − s₍₂₎ + 1e-6, ``(n_texts,)``, between the two most certain teachers, or the two likeliest labels.
+    """The difference of the two largest values of each text, v = s₍₁₎ − s₍₂₎ + 1e-6, ``(n_texts,)``.
 
     Args:
-        values: certainties ``(n_texts, n_teachers)`` or a target ``(n_texts, n_labels)``; of one column all weigh 1.
+        values: Certainties ``(n_texts, n_teachers)`` or a target ``(n_texts, n_labels)``. If there is only one column,
+            the margin of every text is 1.
     """
     if values.shape[1] == 1:
         return np.ones(len(values))
@@ -77,7 +79,7 @@ def margin(values: np.ndarray) -> np.ndarray:
 
 
 def mix_targets(scores: Sequence[TeacherScores], weights: np.ndarray, labels: LabelSpace) -> np.ndarray:
-    """Σ_i w_i(x) · pad(p_i(x)), ``(n_texts, n_labels)``; masses on a shared label add up."""
+    """target(x) = Σ_i w_i(x) · pad(p_i(x)), ``(n_texts, n_labels)``. Masses on a shared label add up."""
     target = np.zeros((len(weights), len(labels)))
     for teacher, weight in zip(scores, weights.T, strict=True):
         target += weight[:, None] * labels.pad(teacher.teacher, teacher.probabilities.astype(np.float64))
@@ -87,23 +89,30 @@ def mix_targets(scores: Sequence[TeacherScores], weights: np.ndarray, labels: La
 def from_weights(
     scores: Sequence[TeacherScores], weights: np.ndarray, labels: LabelSpace, *, reweight: bool
 ) -> Supervision:
-    """Supervision by teacher weights ``(n_texts, n_teachers)``, each text weighted by its margin if ``reweight``."""
+    """Supervision from teacher weights.
+
+    Args:
+        scores: The scores of each teacher.
+        weights: Teacher weights, ``(n_texts, n_teachers)``.
+        labels: The label space.
+        reweight: Whether each text weighs its margin of certainty; otherwise all weigh 1.
+    """
     certainties = certainty(scores)
-    text_weight = margin(certainties) if reweight else np.ones(len(weights))
+    weight = margin(certainties) if reweight else np.ones(len(weights))
     return Supervision(
         target=mix_targets(scores, weights, labels).astype(np.float32),
-        weight=text_weight.astype(np.float32),
+        weight=weight.astype(np.float32),
         picked=certainties.argmax(axis=1),
     )
 
 
 def from_labels(gold: np.ndarray, n_labels: int) -> Supervision:
-    """Supervision by true labels ``(n_texts,)``: for teachers, and for the reference that labels would give."""
+    """Supervision from gold labels ``(n_texts,)``. Teachers and reference students are trained on it."""
     return from_targets(np.eye(n_labels)[gold])
 
 
 def from_targets(target: np.ndarray) -> Supervision:
-    """Supervision by one distribution a text, ``(n_texts, n_labels)``, each of the same weight."""
+    """Supervision from one distribution per text, ``(n_texts, n_labels)``. Every text weighs 1."""
     return Supervision(
         target=target.astype(np.float32),
         weight=np.ones(len(target), dtype=np.float32),

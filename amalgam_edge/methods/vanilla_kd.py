@@ -1,33 +1,33 @@
-"""Vanilla distillation: the student imitates the softmax of the teachers' concatenated logits."""
+"""Vanilla distillation: the student imitates the softmax of the teachers' concatenated logits (arXiv 1503.02531)."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
-from amalgam_edge.methods.method import Evidence, Method
-from amalgam_edge.methods.muka_loss import weighted_divergence
-from amalgam_edge.methods.supervision import Supervision
+import numpy as np
+
+from amalgam_edge.methods.losses import weighted_divergence
+from amalgam_edge.methods.method import Method, MethodInputs
+from amalgam_edge.methods.supervision import Supervision, from_targets
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.recipe.sections import MethodSettings
 
+if TYPE_CHECKING:
+    import torch
 
-def supervise(evidence: Evidence, settings: MethodSettings) -> Supervision:
-    """target(x) = softmax([f_1(x), …, f_N(x)] / T), masses on a shared label added; every text weighs the same."""
-    scores, labels = evidence.scores, evidence.labels
+
+def supervise(inputs: MethodInputs, settings: MethodSettings) -> Supervision:
+    """target(x) = softmax([f_1(x), …, f_N(x)] / T); masses on a shared label are added; every text weighs 1."""
+    scores, labels = inputs.scores, inputs.labels
     logits = np.concatenate([teacher.logits for teacher in scores], axis=1).astype(np.float64)
     joint = softmax(logits, settings.distillation_temperature)
     parts = np.split(joint, np.cumsum([teacher.logits.shape[1] for teacher in scores])[:-1], axis=1)
     target = sum(labels.pad(teacher.teacher, part) for teacher, part in zip(scores, parts, strict=True))
-    return Supervision(
-        target=np.asarray(target, dtype=np.float32),
-        weight=np.ones(len(joint), dtype=np.float32),
-        picked=np.full(len(joint), -1),
-    )
+    return from_targets(np.asarray(target))
 
 
 def loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, settings: MethodSettings) -> torch.Tensor:
-    """T² · mean KL(target ‖ softmax(logits / T)) (Hinton et al., arXiv 1503.02531)."""
+    """T² · mean_x v(x) · KL(target(x) ‖ softmax(logits(x) / T)), a scalar."""
     temperature = settings.distillation_temperature
     return temperature**2 * weighted_divergence(logits / temperature, target, weight)
 

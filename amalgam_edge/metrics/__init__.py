@@ -1,4 +1,4 @@
-"""Measures of answers and of speed. Pure functions on arrays.
+"""Measures of predictions, of probabilities and of speed. Pure functions on arrays, but for timing.
 
-In: logits, probabilities, labels, timings. Out: numbers and curves.
+In: logits, probabilities, gold labels, functions to time. Out: numbers and curves.
 """

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """Share of texts whose predicted class is the gold one."""
+    """The share of texts whose predicted class is the gold class."""
     return float((gold == predicted).mean())
 
 
@@ -20,54 +20,67 @@ def confusion_matrix(gold: np.ndarray, predicted: np.ndarray, n_labels: int) -> 
 
 
 def macro_f1(confusion: np.ndarray, classes: Sequence[int] | None = None) -> float:
-    """Mean over the classes that occur, in gold or prediction, of 2 · hits / (gold + predicted).
+    """The mean F1 score over the classes that occur in gold labels or predictions.
+
+    The F1 score of a class is 2 · hits / (n_gold + n_predicted).
 
     Args:
-        confusion: counts by gold and predicted class, ``(n_labels, n_labels)``.
-        classes: those to take the mean over; by default all.
+        confusion: Counts by gold and predicted class, ``(n_labels, n_labels)``.
+        classes: The classes to take the mean over; all by default.
     """
-    own = slice(None) if classes is None else list(classes)
-    hits = np.diag(confusion)[own]
-    totals = (confusion.sum(axis=0) + confusion.sum(axis=1))[own]
+    chosen = slice(None) if classes is None else list(classes)
+    hits = np.diag(confusion)[chosen]
+    totals = (confusion.sum(axis=0) + confusion.sum(axis=1))[chosen]
     occurring = totals > 0
     return float((2 * hits[occurring] / totals[occurring]).mean())
 
 
-def measure(gold: np.ndarray, predicted: np.ndarray, n_labels: int) -> tuple[dict[str, float], np.ndarray]:
-    """Accuracy and macro-F1, and the confusion matrix ``(n_labels, n_labels)`` that they come with."""
-    confusion = confusion_matrix(gold, predicted, n_labels)
-    return {"accuracy": accuracy(gold, predicted), "macro_f1": macro_f1(confusion)}, confusion
+def accuracy_and_macro_f1(confusion: np.ndarray) -> dict[str, float]:
+    """Accuracy and macro-F1 from counts by gold and predicted class, ``(n_labels, n_labels)``."""
+    return {"accuracy": float(np.trace(confusion) / confusion.sum()), "macro_f1": macro_f1(confusion)}
 
 
-def measure_domain(confusion: np.ndarray, classes: Sequence[int]) -> dict[str, float | None]:
-    """Accuracy and macro-F1 on the texts whose gold class is one of some; None where there are no such texts.
+def domain_accuracy_and_macro_f1(confusion: np.ndarray, classes: Sequence[int]) -> dict[str, float | None]:
+    """Accuracy and macro-F1 on the texts whose gold class is one of a domain's.
 
-    Answers may be of any class: one of another class is a miss, and only the classes asked for have a say in macro-F1.
+    Predictions may be of any class. One outside the domain is a miss, and macro-F1 is the mean over the domain's
+    classes alone.
 
     Args:
-        confusion: counts by gold and predicted class over all texts, ``(n_labels, n_labels)``.
-        classes: of the domain, each once.
+        confusion: Counts by gold and predicted class over all texts, ``(n_labels, n_labels)``.
+        classes: The classes of the domain, each once.
+
+    Returns:
+        ``n_texts``, ``accuracy`` and ``macro_f1``; the last two are None if there are no such texts.
     """
-    own = np.zeros_like(confusion)
-    own[list(classes)] = confusion[list(classes)]
-    n_texts = int(own.sum())
+    within = np.zeros_like(confusion)
+    within[list(classes)] = confusion[list(classes)]
+    n_texts = int(within.sum())
     if n_texts == 0:
         return {"n_texts": 0, "accuracy": None, "macro_f1": None}
-    return {"n_texts": n_texts, "accuracy": float(np.trace(own) / n_texts), "macro_f1": macro_f1(own, classes)}
+    return {"n_texts": n_texts, "accuracy": float(np.trace(within) / n_texts), "macro_f1": macro_f1(within, classes)}
 
 
 def negative_log_likelihood(gold: np.ndarray, logits: np.ndarray) -> float:
-    """Mean over texts of −log softmax(logits)_gold in nats, from ``(n_texts,)`` and ``(n_texts, n_labels)``."""
+    """The mean over texts of −log softmax(logits)_gold, in nats.
+
+    Args:
+        gold: Gold classes, ``(n_texts,)``.
+        logits: Logits, ``(n_texts, n_labels)``.
+    """
     return -float(np.take_along_axis(_log_softmax(logits.astype(np.float64)), gold[:, None], axis=1).mean())
 
 
-def measure_answered(gold: np.ndarray, logits: np.ndarray, abstain: float) -> dict[str, float | None]:
-    """Share of texts whose score is not below ``abstain``, and the accuracy on those, None where there are none.
+def answered_share_and_accuracy(gold: np.ndarray, logits: np.ndarray, abstain: float) -> dict[str, float | None]:
+    """The share of texts that are answered under a threshold, and the accuracy on these.
 
     Args:
-        gold: ``(n_texts,)``.
-        logits: ``(n_texts, n_labels)``.
-        abstain: threshold on the likeliest label's probability.
+        gold: Gold classes, ``(n_texts,)``.
+        logits: Logits, ``(n_texts, n_labels)``.
+        abstain: A text is answered if the probability of its likeliest label is at least this.
+
+    Returns:
+        ``answered`` and ``answered_accuracy``; the latter is None if no text is answered.
     """
     answered = np.exp(_log_softmax(logits.astype(np.float64))).max(axis=-1) >= abstain
     right = (logits.argmax(axis=-1) == gold)[answered]
@@ -75,13 +88,16 @@ def measure_answered(gold: np.ndarray, logits: np.ndarray, abstain: float) -> di
 
 
 def agreement(reference: np.ndarray, other: np.ndarray) -> float:
-    """Share of texts on which two sets of logits ``(n_texts, n_labels)`` name the same class; NaN names none."""
+    """The share of texts for which two sets of logits ``(n_texts, n_labels)`` predict the same class.
+
+    Where ``other`` is not finite it predicts no class.
+    """
     same = reference.argmax(axis=-1) == other.argmax(axis=-1)
     return float((same & np.isfinite(other).all(axis=-1)).mean())
 
 
 def mean_divergence(reference: np.ndarray, other: np.ndarray) -> float:
-    """Mean over texts of KL(softmax(reference) ‖ softmax(other)) in nats, from logits ``(n_texts, n_labels)``."""
+    """The mean over texts of KL(softmax(reference) ‖ softmax(other)) in nats, of logits ``(n_texts, n_labels)``."""
     p, q = (_log_softmax(logits.astype(np.float64)) for logits in (reference, other))
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 

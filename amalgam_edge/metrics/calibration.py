@@ -1,7 +1,7 @@
-"""Probabilities that mean what they say: temperature scaling, and how far confidence is from truth.
+"""Calibration: temperature scaling, and the expected calibration error. Pure functions on arrays.
 
-Pure functions on arrays. "On Calibration of Modern Neural Networks", arXiv 1706.04599; the error's bins are those of
-Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning" (AAAI 2015).
+Temperature scaling is that of "On Calibration of Modern Neural Networks" (arXiv 1706.04599). The bins of the error are
+those of Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning" (AAAI 2015).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _HALVINGS = 60
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature and what it changes.
+    """A fitted temperature, and the calibration error before and after it.
 
     Attributes:
-        temperature: T, what the logits are divided by.
-        n_texts: the held-out texts that it was fitted to.
-        ece_before: expected calibration error against their supervision at T = 1.
-        ece_after: the same at T.
+        temperature: The temperature T that logits are divided by.
+        n_texts: Number of held-out texts that T was fitted to.
+        ece_before: Expected calibration error against the supervision of these texts at T = 1.
+        ece_after: Expected calibration error against the same supervision at T.
     """
 
     temperature: float
@@ -35,18 +35,18 @@ class Calibration:
     ece_after: float
 
     def as_dict(self) -> dict[str, Any]:
-        """As it stands in the manifest."""
+        """The entry of the manifest."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Predictions sorted into bins of equal width by their confidence.
+    """Confidence against accuracy, in bins of equal width of the confidence.
 
     Attributes:
-        confidence: mean confidence in each bin, ``(N_BINS,)``; 0 where the bin is empty.
-        accuracy: share of right answers in each bin, ``(N_BINS,)``; 0 where the bin is empty.
-        share: of all texts' weight that falls into each bin, ``(N_BINS,)``.
+        confidence: Mean confidence in each bin, ``(N_BINS,)``; 0 if the bin is empty.
+        accuracy: Share of right predictions in each bin, ``(N_BINS,)``; 0 if the bin is empty.
+        share: Share of the total text weight that falls into each bin, ``(N_BINS,)``.
     """
 
     confidence: np.ndarray
@@ -60,7 +60,10 @@ class Reliability:
 
 
 def calibrate(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Calibration:
-    """Fit the temperature to supervision, and measure what it changes; see :func:`fit_temperature`."""
+    """Fit the temperature to supervision and measure the calibration error before and after.
+
+    Rows that are not finite are left out. See :func:`fit_temperature` for the arguments.
+    """
     usable = _usable(logits, target, weight)
     logits, target, weight = logits[usable], target[usable], weight[usable]
     temperature = fit_temperature(logits, target, weight)
@@ -69,18 +72,19 @@ def calibrate(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Cal
 
 
 def fit_temperature(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
-    """The temperature T at which softmax(logits / T) has the least weighted cross-entropy to the targets.
+    """The temperature T that minimises the weighted cross-entropy of softmax(logits / T) to the targets.
 
-    The cross-entropy is convex in 1 / T, so its slope is bisected, on log T.
+    T = argmin −Σ_x v(x) Σ_y target_y(x) · log softmax(logits(x) / T)_y. The cross-entropy is convex in 1 / T, so the
+    root of its derivative is found by bisection on log T.
 
     Args:
-        logits: ``(n_texts, n_labels)``; rows that are not finite have no say.
-        target: a distribution for each text, ``(n_texts, n_labels)``.
-        weight: of each text, ``(n_texts,)``.
+        logits: Logits ``(n_texts, n_labels)``. Rows in which anything is not finite are left out.
+        target: The target distribution of each text, ``(n_texts, n_labels)``.
+        weight: The weight v of each text, ``(n_texts,)``.
 
     Returns:
-        T between ``COLDEST`` and ``HOTTEST``: where every target is certain and hit, colder is always better. 1 where
-        the temperature changes nothing, as with no texts or without any weight.
+        T, limited to between ``COLDEST`` and ``HOTTEST``: if all predictions are right and all targets certain, the
+        minimum is at 0. 1 if the temperature makes no difference, as without texts or weights.
     """
     usable = _usable(logits, target, weight)
     logits, target, weight = (array[usable].astype(np.float64) for array in (logits, target, weight))
@@ -90,46 +94,52 @@ def fit_temperature(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) 
     mass = target.sum(axis=1)
     expected = (target * shifted).sum(axis=1)
 
-    def slope(log_temperature: float) -> float:
-        """Of the cross-entropy by 1 / T; it falls as T rises."""
+    def derivative(log_temperature: float) -> float:
+        """The derivative of the cross-entropy with respect to 1 / T. It falls as T rises."""
         predicted = (softmax(shifted, np.exp(log_temperature)) * shifted).sum(axis=1)
         return float((weight * (mass * predicted - expected)).sum())
 
     low, high = np.log(COLDEST), np.log(HOTTEST)
-    coldest, hottest = slope(low), slope(high)
+    coldest, hottest = derivative(low), derivative(high)
     if coldest == hottest:
         return 1.0
     if coldest <= 0 or hottest >= 0:
         return COLDEST if coldest <= 0 else HOTTEST
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
+        low, high = (middle, high) if derivative(middle) > 0 else (low, middle)
     return float(np.exp((low + high) / 2))
 
 
 def reliability(
     logits: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None, temperature: float = 1.0
 ) -> Reliability:
-    """Confidence against truth: the likeliest label's probability, and the target's mass on that label.
+    """Confidence (the probability of the likeliest label) against accuracy (the target's mass on that label).
+
+    A bin holds the confidences above its lower edge up to and including its upper edge.
 
     Args:
-        logits: ``(n_texts, n_labels)``.
-        target: ``(n_texts, n_labels)``: a distribution, or ones and zeros where the true label is known.
-        weight: of each text, ``(n_texts,)``; by default all weigh the same.
-        temperature: what the logits are divided by.
+        logits: Logits ``(n_texts, n_labels)``.
+        target: A distribution for each text, ``(n_texts, n_labels)``; one-hot rows for gold labels.
+        weight: The weight of each text, ``(n_texts,)``; 1 by default.
+        temperature: The temperature that the logits are divided by.
     """
     weight = np.ones(len(logits)) if weight is None else weight.astype(np.float64)
     probabilities = softmax(logits.astype(np.float64), temperature)
     best = probabilities.argmax(axis=1)[:, None]
     confidence, hit = (np.take_along_axis(array, best, axis=1)[:, 0] for array in (probabilities, target))
     bins = np.clip(np.ceil(confidence * N_BINS).astype(int) - 1, 0, N_BINS - 1)
-    held, confident, right = (
+    total, confidence_sum, hit_sum = (
         np.bincount(bins, weights=weight * values, minlength=N_BINS) for values in (1.0, confidence, hit)
     )
-    filled = np.where(held > 0, held, 1.0)
-    return Reliability(confident / filled, right / filled, held / max(held.sum(), np.finfo(float).tiny))
+    divisor = np.where(total > 0, total, 1.0)
+    return Reliability(
+        confidence=confidence_sum / divisor,
+        accuracy=hit_sum / divisor,
+        share=total / max(total.sum(), np.finfo(float).tiny),
+    )
 
 
 def _usable(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Which rows are finite throughout, ``(n_texts,)``."""
+    """Whether everything of a text is finite, ``(n_texts,)`` of bool."""
     return np.isfinite(logits).all(axis=1) & np.isfinite(target).all(axis=1) & np.isfinite(weight)

@@ -1,4 +1,4 @@
-"""What is gained by answering only where a classifier is sure. Pure functions on arrays.
+"""Selective classification: the error rate if only the most confident predictions are given. Pure functions on arrays.
 
 El-Yaniv & Wiener, "On the Foundations of Noise-free Selective Classification" (JMLR 11, 2010); Geifman & El-Yaniv,
 "Selective Classification for Deep Neural Networks", arXiv 1705.08500.
@@ -15,12 +15,12 @@ N_POINTS = 100
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """The share of wrong answers among the texts answered, as more and more texts are.
+    """The risk-coverage curve, and the area under it.
 
     Attributes:
-        coverage: share of the texts that are answered, surest first, ``(n_points,)``, rising to 1.
-        risk: share of wrong answers among those, ``(n_points,)``.
-        area: AURC, the mean of the risk over all coverages 1/n, 2/n … 1; 0 is best.
+        coverage: Share of the texts that are answered, most confident first, ``(n_points,)``, rising to 1.
+        risk: Share of wrong predictions among the texts answered, ``(n_points,)``.
+        area: AURC, the mean of the risk over all coverages 1/n, 2/n … 1. 0 is best.
     """
 
     coverage: np.ndarray
@@ -29,16 +29,16 @@ class RiskCoverage:
 
 
 def risk_coverage(right: np.ndarray, confidence: np.ndarray) -> RiskCoverage:
-    """The curve of a classifier that leaves out the texts it is least sure of.
+    """The risk-coverage curve of a classifier that leaves out the texts it is least confident about.
 
-    No threshold tells texts of equal confidence apart: their risk is the mean over all their orders.
+    No threshold separates texts of equal confidence. Their risk is the mean over all orders of them.
 
     Args:
-        right: whether each answer is right, ``(n_texts,)`` of bool; at least one.
-        confidence: of each answer, ``(n_texts,)``.
+        right: Whether each prediction is right, ``(n_texts,)`` of bool; at least one text.
+        confidence: The confidence of each prediction, ``(n_texts,)``.
 
     Returns:
-        The curve, thinned to ``N_POINTS`` where there are more texts; its area is of all.
+        The curve, thinned to ``N_POINTS`` if there are more texts, and the area under the full curve.
     """
     n_texts = len(right)
     _, level = np.unique(-confidence, return_inverse=True)

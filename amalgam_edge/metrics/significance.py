@@ -1,6 +1,7 @@
 """Whether two classifiers differ by more than chance on the same texts. Pure functions on arrays.
 
-Only texts that one alone has right tell them apart: b of these are the first one's, c the second one's.
+The difference depends only on the texts that exactly one of them has right: b are the texts that only the first has
+right, c those that only the second has right.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ class Comparison:
     """Two classifiers on the same texts.
 
     Attributes:
-        n_texts: that both answered.
-        accuracy: of the first.
-        other_accuracy: of the second.
+        n_texts: Number of texts that both classified.
+        accuracy: Accuracy of the first classifier.
+        other_accuracy: Accuracy of the second classifier.
         difference: accuracy − other_accuracy = (b − c) / n_texts.
-        interval: in which the difference lies with 95 % confidence.
-        b: texts that the first alone has right.
-        c: texts that the second alone has right.
-        p_value: how likely so uneven a b and c are if both err alike.
+        interval: The 95 % bootstrap interval of the difference.
+        b: Number of texts that only the first has right.
+        c: Number of texts that only the second has right.
+        p_value: Two-sided p-value of McNemar's test: how likely b and c are at least this uneven if both classifiers
+            are equally accurate.
     """
 
     n_texts: int
@@ -42,20 +44,20 @@ class Comparison:
     p_value: float
 
     def as_dict(self) -> dict[str, Any]:
-        """As it stands in JSON."""
+        """The comparison as JSON values."""
         return asdict(self) | {"interval": list(self.interval)}
 
 
 def compare(right: np.ndarray, other_right: np.ndarray, *, seed: int = 0) -> Comparison:
-    """Difference in accuracy, its interval and its p-value.
+    """Compare two classifiers: the difference in accuracy, its interval and its p-value.
 
     Args:
-        right: whether each answer of the first is right, ``(n_texts,)`` of bool.
-        other_right: the same of the second, in the same order.
-        seed: of the bootstrap.
+        right: Whether each prediction of the first classifier is right, ``(n_texts,)`` of bool.
+        other_right: Whether each prediction of the second classifier is right, for the same texts.
+        seed: Seed of the bootstrap.
 
     Raises:
-        AmalgamError: there are no texts.
+        AmalgamError: There are no texts.
     """
     n_texts = len(right)
     if n_texts == 0:
@@ -76,20 +78,20 @@ def compare(right: np.ndarray, other_right: np.ndarray, *, seed: int = 0) -> Com
 def mcnemar(b: int, c: int) -> float:
     """The exact two-sided p-value of McNemar's test (Psychometrika 12, 1947): min(1, 2 · P(X ≤ min(b, c))).
 
-    X is binomial, of b + c draws at 1/2. Summed as logarithms: neither b + c nor a tiny p is too large.
+    X is binomial with b + c draws at 1/2. The sum is taken over logarithms, so that any b + c is possible.
     """
-    drawn, fewer = b + c, min(b, c)
-    k = np.arange(1, fewer + 1)
-    log_choices = np.concatenate(([0.0], np.cumsum(np.log((drawn - k + 1) / k))))
-    return float(min(1.0, 2 * np.exp(log_sum_exp(log_choices) - drawn * np.log(2))))
+    n, smaller = b + c, min(b, c)
+    k = np.arange(1, smaller + 1)
+    log_binomials = np.concatenate(([0.0], np.cumsum(np.log((n - k + 1) / k))))
+    return float(min(1.0, 2 * np.exp(log_sum_exp(log_binomials) - n * np.log(2))))
 
 
 def bootstrap_interval(
     n_texts: int, b: int, c: int, *, seed: int = 0, n_resamples: int = N_RESAMPLES
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of (b − c) / n_texts over texts drawn again, in pairs (Efron & Tibshirani, 1993).
+    """The 95 % percentile interval of (b − c) / n_texts by the paired bootstrap (Efron & Tibshirani, 1993).
 
-    A text adds 1, −1 or 0 to b − c, so a resample is one draw of three counts, however many texts there are.
+    A text adds 1, −1 or 0 to b − c. A resample of the texts is therefore one multinomial draw of three counts.
     """
     shares = np.array([b, c, n_texts - b - c]) / n_texts
     counts = np.random.default_rng(seed).multinomial(n_texts, shares, size=n_resamples)

@@ -1,4 +1,4 @@
-"""Timing several ways of doing the same thing, side by side on a machine that others use too."""
+"""Timing several ways of doing the same thing in turns, on a machine that other programs use too."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from time import perf_counter, sleep
 
 import numpy as np
 
-OURS = "amalgam-edge"
+BUNDLE_PREFIX = "amalgam-edge"
 
-_REST = 0.05  # seconds; threads of the one before, which spin while they wait for work, go to sleep
-_WARM_UP = 2
+_REST = 0.05  # seconds in which the threads of the previous contender, which spin while they wait, go to sleep
+_WARM_UP = 2  # calls
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What was timed, and how long each contender took.
+class WorkloadTiming:
+    """How long each contender took for a call on the same texts.
 
     Attributes:
-        name: texts × tokens, or the name of a corpus.
-        n_texts: that one call answers.
-        seconds: a call, by contender; ours are called after their precision.
+        name: Number of texts × number of tokens, or the name of a corpus.
+        n_texts: Number of texts that one call classifies.
+        seconds: Seconds per call of each contender. The bundle's contenders are called ``BUNDLE_PREFIX`` and their
+            precision; all others are peers.
     """
 
     name: str
@@ -29,36 +30,36 @@ class Cell:
     seconds: Mapping[str, float]
 
     @property
-    def ours(self) -> dict[str, float]:
-        """Seconds of the bundle's precisions."""
-        return {name: taken for name, taken in self.seconds.items() if name.startswith(OURS)}
+    def bundle_seconds(self) -> dict[str, float]:
+        """Seconds per call of each precision of the bundle."""
+        return {name: taken for name, taken in self.seconds.items() if name.startswith(BUNDLE_PREFIX)}
 
     @property
-    def best_peer(self) -> str | None:
-        """The fastest that is not ours; None without peers."""
-        peers = {name: taken for name, taken in self.seconds.items() if not name.startswith(OURS)}
+    def fastest_peer(self) -> str | None:
+        """The fastest contender that is not the bundle; None without peers."""
+        peers = {name: taken for name, taken in self.seconds.items() if not name.startswith(BUNDLE_PREFIX)}
         return min(peers, key=lambda name: peers[name]) if peers else None
 
-    def ratio(self, name: str) -> float | None:
-        """How many times as fast as the best peer a contender is."""
-        return self.seconds[self.best_peer] / self.seconds[name] if self.best_peer else None
+    def speedup(self, name: str) -> float | None:
+        """The fastest peer's seconds divided by those of a contender; None without peers."""
+        return self.seconds[self.fastest_peer] / self.seconds[name] if self.fastest_peer else None
 
 
-def side_by_side(
+def median_call_times(
     contenders: Mapping[str, Callable[[], object]], *, rounds: int = 7, seconds: float = 0.4
 ) -> dict[str, float]:
-    """The median seconds that a call takes, by contender.
+    """The median seconds per call of each contender.
 
-    Contenders take turns: in each round, each runs alone for a while, so that whatever else the machine does bears on
-    all alike, and no one's idle threads bear on another.
+    Contenders take turns: in each round each one runs alone for a while. Other load on the machine thus affects all of
+    them alike, and the idle threads of one do not affect another.
 
     Args:
-        contenders: name → what to time.
-        rounds: how many turns each gets.
-        seconds: how long a turn lasts, and at least one call.
+        contenders: The function to time, by name.
+        rounds: The number of turns of each contender.
+        seconds: The length of a turn, which has at least one call.
 
     Returns:
-        The median over rounds of the median within a round.
+        For each contender, the median over rounds of the median within a round.
     """
     medians: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
@@ -66,11 +67,12 @@ def side_by_side(
             sleep(_REST)
             for _ in range(_WARM_UP):
                 call()
-            medians[name].append(float(np.median(_turn(call, seconds))))
+            medians[name].append(float(np.median(_call_times(call, seconds))))
     return {name: float(np.median(taken)) for name, taken in medians.items()}
 
 
-def _turn(call: Callable[[], object], seconds: float) -> list[float]:
+def _call_times(call: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each call in a turn."""
     taken: list[float] = []
     end = perf_counter() + seconds
     while not taken or perf_counter() < end:

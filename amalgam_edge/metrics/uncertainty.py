@@ -1,4 +1,4 @@
-"""How sure a teacher is of a text, from its logits with dropout off and on. Pure functions on arrays."""
+"""The uncertainty of a prediction, from logits with dropout off and on. Pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 def log_sum_exp(logits: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Logarithm of the sum of exponentials along ``axis``, without overflow."""
+    """The logarithm of the sum of exponentials along ``axis``, without overflow."""
     peak = logits.max(axis=axis, keepdims=True)
     return np.squeeze(peak, axis) + np.log(np.exp(logits - peak).sum(axis=axis))
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities along the last axis."""
+    """Probabilities exp(logits / T) / Σ exp(logits / T) along the last axis, without overflow."""
     scaled = logits / temperature
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
@@ -25,24 +25,25 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
 
 
 def normalised_entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Entropy over its largest possible value, in [0, 1]: u = H(p) / log |Y| (arXiv 2112.07327).
+    """The entropy divided by its largest possible value, u = H(p) / log |Y| in [0, 1] (arXiv 2112.07327).
 
     Args:
-        probabilities: ``(..., n_classes)`` with at least two classes.
+        probabilities: Distributions ``(..., n_classes)`` over at least two classes.
     """
     return np.clip(entropy(probabilities) / np.log(probabilities.shape[-1]), 0.0, 1.0)
 
 
 def mean_prediction(pass_logits: np.ndarray, passes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each pass' prediction, whether it counts, and the mean of those that do.
+    """The prediction of each pass, whether it counts, and the mean over the passes that count.
 
     Args:
-        pass_logits: ``(n_passes, n_texts, n_classes)``.
-        passes: how many of them, from the first, count for each text, ``(n_texts,)``; at least one.
+        pass_logits: Logits of each pass, ``(n_passes, n_texts, n_classes)``.
+        passes: The number of passes that count for each text, from the first, ``(n_texts,)``; at least one.
 
     Returns:
-        Probabilities ``(n_passes, n_texts, n_classes)``, of no meaning where they do not count; ``(n_passes, n_texts)``
-        of bool; and ``(n_texts, n_classes)``.
+        The probabilities of each pass, ``(n_passes, n_texts, n_classes)``, without meaning where the pass does not
+        count. Whether each pass counts, ``(n_passes, n_texts)`` of bool. The mean probabilities,
+        ``(n_texts, n_classes)``.
     """
     counts = np.arange(len(pass_logits))[:, None] < passes
     probabilities = softmax(np.where(counts[..., None], pass_logits, 0.0).astype(np.float64))
@@ -50,15 +51,15 @@ def mean_prediction(pass_logits: np.ndarray, passes: np.ndarray) -> tuple[np.nda
 
 
 def summarise_passes(pass_logits: np.ndarray, passes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean prediction over a text's passes, and what mask and prediction share.
+    """The mean prediction over the passes, and the mutual information between prediction and dropout mask.
 
     Args:
-        pass_logits: ``(n_passes, n_texts, n_classes)``.
-        passes: how many of them, from the first, count for each text, ``(n_texts,)``; at least one.
+        pass_logits: Logits of each pass, ``(n_passes, n_texts, n_classes)``.
+        passes: The number of passes that count for each text, from the first, ``(n_texts,)``; at least one.
 
     Returns:
-        Mean probabilities ``(n_texts, n_classes)``, and in nats the mutual information H(mean p) − mean H(p) (BALD,
-        arXiv 1112.5745), ``(n_texts,)``, never below zero.
+        The mean probabilities, ``(n_texts, n_classes)``. The mutual information H(mean p) − mean H(p) in nats (BALD,
+        arXiv 1112.5745), ``(n_texts,)``, never below 0.
     """
     probabilities, counts, mean = mean_prediction(pass_logits, passes)
     mean_entropy = (entropy(probabilities) * counts).sum(axis=0) / passes
@@ -66,5 +67,8 @@ def summarise_passes(pass_logits: np.ndarray, passes: np.ndarray) -> tuple[np.nd
 
 
 def energy(logits: np.ndarray) -> np.ndarray:
-    """The negative free energy log Σ exp(logit) of each text; higher is more familiar (arXiv 2010.03759)."""
+    """The negative free energy log Σ exp(logits) along the last axis.
+
+    It tends to be higher for texts like those the model was trained on (arXiv 2010.03759).
+    """
     return log_sum_exp(logits)

@@ -1,4 +1,4 @@
-"""Linear algebra that several parts use. Pure functions on arrays.
+"""Linear algebra that several packages use. Pure functions on arrays.
 
-In and out: arrays.
+In: vectors of texts, and a loss. Out: principal components and the weights of linear classifiers.
 """

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from amalgam_edge.metrics.timing import Cell
+from amalgam_edge.metrics.timing import WorkloadTiming
 from amalgam_edge.scoring.scores import ScoreSummary
 
 _FAILURES_SHOWN = 5
@@ -308,7 +308,7 @@ def front_line(manifest: dict[str, Any]) -> str:
     return f"{front['picked']}: {front['reason']}" if front else ""
 
 
-def benchmark_table(cells: Sequence[Cell]) -> Table:
+def benchmark_table(cells: Sequence[WorkloadTiming]) -> Table:
     """Milliseconds of each contender by cell and, of ours, how many times as fast as the best peer that is."""
     return Table(
         (Column("ms", numeric=False), *(Column(cell.name) for cell in cells)),
@@ -316,8 +316,8 @@ def benchmark_table(cells: Sequence[Cell]) -> Table:
     )
 
 
-def _timed(cell: Cell, name: str) -> str:
-    ratio = cell.ratio(name) if name in cell.ours else None
+def _timed(cell: WorkloadTiming, name: str) -> str:
+    ratio = cell.speedup(name) if name in cell.bundle_seconds else None
     return f"{cell.seconds[name] * 1e3:.2f}" + ("" if ratio is None else f" ({ratio:.2f}×)")
 
 

@@ -1,4 +1,4 @@
-"""Fitting a classifier to supervision, on one process or on several that share each batch.
+"""Training a classifier under supervision, in one process or in several that share each batch.
 
-In: tokenized texts, their supervision, a loss. Out: a trained model and its training curve.
+In: tokenized texts, their supervision, and a loss or an objective. Out: the trained model and its training curve.
 """

@@ -1,13 +1,13 @@
-"""A student's last layer, fitted before anything else is trained.
+"""Fitting a student's last layer before anything else is trained.
 
-A new head's random weights first pull at the encoder for nothing, and a few hundred updates of a small corpus are then
-over before it has learned its labels. A linear fit on what the encoder makes of the texts takes seconds, and training
-goes on from there (linear probing, then fine-tuning: Kumar et al., arXiv 2202.10054).
+The random weights of a new head would first disturb the encoder, and the few hundred updates that a small corpus allows
+are soon over. A linear fit on the encoder's hidden states takes seconds, and training continues from there (linear
+probing, then fine-tuning: Kumar et al., arXiv 2202.10054).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from amalgam_edge.inference.vectors import text_vectors
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.head import hidden_state, last_layer
 from amalgam_edge.numerics.linear import fit_linear
+from amalgam_edge.training.trainers import LossFunction
 
 MOST_TEXTS = 20_000
 BATCH_TOKENS = 4096
@@ -29,30 +30,31 @@ def start_head(
     model: PreTrainedModel,
     input_ids: Sequence[list[int]],
     supervision: Supervision,
-    loss: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    loss: LossFunction,
     *,
     pad_token_id: int,
     device: str = "auto",
 ) -> None:
-    """Fit the last layer of a classifier in place, all else as it is; left on the CPU.
+    """Fit the last layer of a classifier in place and leave everything else unchanged. The model ends on the CPU.
 
-    A model whose last layer does not read one vector a text is left as it was.
+    A model whose last layer does not read one vector per text is left unchanged.
 
     Args:
-        model: with a new head.
-        input_ids: token ids of each text; of more than ``MOST_TEXTS``, as many evenly spaced ones are read.
-        supervision: a row a text.
-        loss: (logits, target, weight) → scalar, the mean over texts.
-        pad_token_id: fills texts up.
+        model: A classifier with a new head.
+        input_ids: Token ids of each text. If there are more than ``MOST_TEXTS``, that many evenly spaced texts are
+            used.
+        supervision: The supervision of the texts, one row per text.
+        loss: Function (logits, target, weight) → mean loss over the texts, a scalar.
+        pad_token_id: Token id that fills up shorter texts.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
     rows = np.linspace(0, len(input_ids) - 1, min(len(input_ids), MOST_TEXTS)).round().astype(int)
     states = _hidden_states(model, [input_ids[int(row)] for row in rows], pad_token_id, device)
     if states is None:
         return
-    own = supervision.take(rows)
-    target = torch.from_numpy(own.target.astype(np.float64))
-    weight = torch.from_numpy((own.weight / own.weight.mean(dtype=np.float64)).astype(np.float64))
+    chosen = supervision.take(rows)
+    target = torch.from_numpy(chosen.target.astype(np.float64))
+    weight = torch.from_numpy((chosen.weight / chosen.weight.mean(dtype=np.float64)).astype(np.float64))
     centre = states.mean(dim=0)
     scale = (states - centre).square().sum(dim=1).mean().sqrt().clamp_min(torch.finfo(states.dtype).tiny)
     fitted = fit_linear(
@@ -69,14 +71,14 @@ def start_head(
 def _hidden_states(
     model: PreTrainedModel, input_ids: Sequence[list[int]], pad_token_id: int, device: str
 ) -> torch.Tensor | None:
-    """What goes into the last layer, dropout off, ``(n_texts, width)`` of float64; None where it is not one vector."""
+    """The inputs of the last layer with dropout off, ``(n_texts, width)`` of float64. None if it reads every token."""
     model.to(resolve_device(device))
     try:
         with hidden_state(model) as latest:
             states = text_vectors(
                 model, input_ids, lambda output, mask: latest(), pad_token_id=pad_token_id, batch_tokens=BATCH_TOKENS
             )
-    except AmalgamError:  # its last layer reads every token
+    except AmalgamError:
         return None
     finally:
         model.to("cpu")

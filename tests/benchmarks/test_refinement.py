@@ -9,7 +9,7 @@ import refinement
 import refinement_variants as variants
 
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import METHODS, Evidence, MethodSettings
+from amalgam_edge.methods import METHODS, MethodInputs, MethodSettings
 from amalgam_edge.methods.refinement import annotators, probe
 from amalgam_edge.numerics import linear
 from amalgam_edge.scoring.scores import TeacherScores
@@ -33,12 +33,12 @@ def planted():
     labels = LabelSpace.union({"a": "uvw", "b": "xyz"})
     features = [np.eye(20)[own] * 3 + rng.normal(size=(len(own), 20)) * 0.7 for own in (gold, test)]
     owners = {name: [0 if name in "uvw" else 1] for name in labels.names}
-    return refinement.Known(Evidence(scores, labels, features[0]), gold, TEXTS[:200], owners, (features[1], test))
+    return refinement.Known(MethodInputs(scores, labels, features[0]), gold, TEXTS[:200], owners, (features[1], test))
 
 
 def test_the_product_s_variant_is_the_product(planted):
-    made = variants.VARIANTS[variants.OURS](planted.evidence, planted.gold)
-    product = METHODS["refined"].supervise(planted.evidence, MethodSettings())
+    made = variants.VARIANTS[variants.OURS](planted.inputs, planted.gold)
+    product = METHODS["refined"].supervise(planted.inputs, MethodSettings())
     np.testing.assert_allclose(made.target, product.target, atol=1e-6)
     np.testing.assert_allclose(made.weight, product.weight, atol=1e-6)
     np.testing.assert_array_equal(made.picked, product.picked)
@@ -47,7 +47,7 @@ def test_the_product_s_variant_is_the_product(planted):
 def test_every_variant_heeds_its_options_and_leaves_the_package_as_it_was(planted, monkeypatch):
     monkeypatch.setattr(probe, "_STEPS", 4)
     before = (annotators.N_BINS, annotators.LABEL_STRENGTH, linear.PENALTY, probe.WIDTH)
-    made = {name: variant(planted.evidence, planted.gold) for name, variant in variants.VARIANTS.items()}
+    made = {name: variant(planted.inputs, planted.gold) for name, variant in variants.VARIANTS.items()}
     assert before == (annotators.N_BINS, annotators.LABEL_STRENGTH, linear.PENALTY, probe.WIDTH)
     for supervised in made.values():
         np.testing.assert_allclose(supervised.target.sum(axis=1), 1, atol=1e-5)
@@ -90,7 +90,7 @@ def test_a_case_is_measured_on_test_texts_of_its_shares(planted):
     case = refinement.case_of(planted, "90/10")
     first = np.isin(case.gold, (0, 1, 2))
     assert first.mean() == pytest.approx(0.9, abs=0.01)
-    assert [teacher.teacher for teacher in case.evidence.scores] == ["a", "b"]
+    assert [teacher.teacher for teacher in case.inputs.scores] == ["a", "b"]
     told = refinement.measure(case, variants.VARIANTS["told the labels"])
     assert told["target_accuracy"] == told["teacher_selection"] == 1
     assert told["n_texts"] == len(case.gold)

@@ -64,7 +64,7 @@ def tried(students, tmp_path_factory):
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimizing, "peak_megabytes", lambda *paths, **options: 1.0)
-        patch.setattr(optimizing, "side_by_side", lambda runs, **options: dict.fromkeys(runs, 1e-3))
+        patch.setattr(optimizing, "median_call_times", lambda runs, **options: dict.fromkeys(runs, 1e-3))
         return try_models(shops, every_precision=True)
 
 

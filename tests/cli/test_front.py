@@ -28,7 +28,7 @@ def quick():
     """What other tests measure costs most of the time here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimizing, "peak_megabytes", lambda *paths, **options: 100.0)
-        patch.setattr(optimizing, "side_by_side", lambda runs, **options: dict.fromkeys(runs, 1e-3))
+        patch.setattr(optimizing, "median_call_times", lambda runs, **options: dict.fromkeys(runs, 1e-3))
         yield
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -8,19 +9,18 @@ import pytest
 import torch
 
 from amalgam_edge.building.inputs import load_label_space, new_student
-from amalgam_edge.building.students import objective_of
-from amalgam_edge.errors import MissingExtraError
-from amalgam_edge.methods import METHODS, MethodSettings, Objective, Told
+from amalgam_edge.methods import METHODS, MethodSettings, TeacherSignals
+from amalgam_edge.methods.objectives import Objective
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.scoring import hidden_states as hidden
 from tests.support.interrupted import assert_same_model, training_dies_in_the_second_epoch
 
-NEW = ("uhc", "cfl", "dfa")
+WITH_OBJECTIVE = ("uhc", "cfl", "dfa")
 
 
 def options_of(name):
-    """What a build here has beside the options that every build has."""
+    """The options of a build by a method, besides those that all builds share."""
     return ["--method", name, "--epochs", "2", "--common-width", "8", "--max-disagreement", "1"]
 
 
@@ -47,16 +47,21 @@ def test_methods_as_json(invoke):
     }
 
 
-def test_methods_without_the_extra_say_what_to_install(invoke, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("amalgam_edge.methods")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    result = invoke("methods")
-    assert isinstance(result.exception, MissingExtraError)
-    assert 'pip install "amalgam-edge[train]"' in str(result.exception)
+def test_methods_are_listed_without_the_training_extra(invoke):
+    """In a process of its own, in which nothing but the required dependencies can be imported."""
+    blocked = ("torch", "transformers", "pydantic", "datasets", "pyarrow", "yaml", "rich", "matplotlib", "onnx")
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
+        "sys.argv = ['amalgam-edge', 'methods']\n"
+        "from amalgam_edge.cli.main import main\n"
+        "main()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True)
+    assert run.stdout == invoke("methods").stdout
 
 
-def test_what_a_recipe_says_reaches_the_method():
+def test_the_settings_of_a_recipe_reach_the_method():
     changed = {
         "reweight": False,
         "score_temperature": 0.5,
@@ -70,19 +75,19 @@ def test_what_a_recipe_says_reaches_the_method():
 
 @pytest.fixture(scope="module")
 def students(invoke, build_options, tmp_path_factory):
-    """A bundle by each new method, all from one work folder; and what was said."""
+    """The folder of a bundle by each method with an objective, all from one work folder; and their standard error."""
     folder = tmp_path_factory.mktemp("methods")
-    said = {}
-    for name in NEW:
+    messages = {}
+    for name in WITH_OBJECTIVE:
         result = invoke(
             "build", *build_options, *options_of(name), "--output", folder / name, "--work", folder / "work"
         )  # fmt: skip
         assert result.exit_code == 0, result.output
-        said[name] = result.stderr
-    return folder, said
+        messages[name] = result.stderr
+    return folder, messages
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", WITH_OBJECTIVE)
 def test_a_build_by_each_method_ends_with_a_bundle(students, inputs, name):
     bundle = Bundle.open(students[0] / name)
     bundle.verify()
@@ -92,36 +97,39 @@ def test_a_build_by_each_method_ends_with_a_bundle(students, inputs, name):
     assert all(np.isfinite(list(answer.scores.values())).all() for answer in answers)
 
 
-def test_hidden_states_are_computed_once_and_for_methods_that_read_them(students):
-    folder, said = students
-    assert "reading hidden states" not in said["uhc"]
-    assert "reading hidden states" in said["cfl"]
-    assert "[10/10]" in said["dfa"] and "[9/9]" in said["uhc"]  # steps are counted with it
+def test_hidden_states_are_computed_once_and_only_for_methods_that_read_them(students):
+    folder, messages = students
+    assert "reading hidden states" not in messages["uhc"]
+    assert "reading hidden states" in messages["cfl"]
+    assert "[10/10]" in messages["dfa"] and "[9/9]" in messages["uhc"]  # it is one of the steps
     stores = sorted(path.name.rsplit("-", 1)[0] for path in (folder / "work" / "hidden").iterdir())
     assert stores == ["a", "b"]
     assert sorted(path.name for path in (folder / "work").iterdir()) == ["hidden", "scores"]
 
 
-def test_methods_differ_in_their_students_alone(students, inputs):
+def test_methods_share_their_supervision_and_differ_in_their_students(students, inputs):
     folder, _ = students
-    manifests = [json.loads((folder / name / "amalgam.json").read_text("utf-8")) for name in NEW]
+    manifests = [json.loads((folder / name / "amalgam.json").read_text("utf-8")) for name in WITH_OBJECTIVE]
     assert len({manifest["supervision"] for manifest in manifests}) == 1
-    logits = [EdgeClassifier.from_pretrained(folder / name, precision="fp32").logits(inputs.texts[:4]) for name in NEW]
+    logits = [
+        EdgeClassifier.from_pretrained(folder / name, precision="fp32").logits(inputs.texts[:4])
+        for name in WITH_OBJECTIVE
+    ]
     assert not np.allclose(logits[0], logits[1], atol=1e-3)
     assert not np.allclose(logits[1], logits[2], atol=1e-5)
 
 
-def test_nothing_of_the_objective_is_exported(students):
-    """The graph has as many weights as that of a student that never met one."""
+def test_the_objective_is_not_exported(students):
+    """The graph is as large for objectives with parameters as for one without."""
     folder, _ = students
-    sizes = {name: (folder / name / "onnx" / "model.onnx").stat().st_size for name in NEW}
+    sizes = {name: (folder / name / "onnx" / "model.onnx").stat().st_size for name in WITH_OBJECTIVE}
     assert max(sizes.values()) - min(sizes.values()) < 200
 
 
 def test_a_build_killed_in_training_resumes_to_the_same_model(
     students, invoke, build_options, tmp_path, monkeypatch
 ):  # fmt: skip
-    """The second time around no teacher runs: scores and hidden states are there."""
+    """No teacher runs again: scores and hidden states are in the work folder."""
     folder, broken = students[0], tmp_path / "broken"
 
     def run(*extra):
@@ -143,7 +151,7 @@ def test_a_build_killed_in_training_resumes_to_the_same_model(
 
 
 def test_a_static_student_of_teachers_that_share_a_label(invoke, inputs, make_classifier, tmp_path):
-    """Its hidden state is its text's vector, narrower than any teacher's."""
+    """The hidden state of a static student is its text vector, narrower than any teacher's hidden state."""
     other = make_classifier(tmp_path / "c", ["net", "fonts"], seed=4, hidden_size=16)
     result = invoke(
         "build", "--teacher", inputs.a, "--teacher", other, "--corpus", inputs.corpus, "--student", "static",
@@ -158,17 +166,18 @@ def test_a_static_student_of_teachers_that_share_a_label(invoke, inputs, make_cl
     ]
 
 
-def test_mistakes_are_told_in_one_line_before_any_work(mistake, inputs, build_options, tmp_path):
-    output = tmp_path / "student"
-    cases = [
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
         (["--method", "uhd"], "no method 'uhd'; there are refined, muka-soft, muka-hard, vanilla-kd, uhc, cfl, dfa"),
         (["--method", "cfl", "--common-width", "0"], "common_width"),
         (["--method", "cfl", "--feature-weight", "-1"], "feature_weight"),
         (["--method", "dfa", "--reconstruction-weight", "-0.5"], "reconstruction_weight"),
-    ]
-    for options, expected in cases:
-        assert expected in mistake("build", *build_options, *options, "--output", output)
-        assert not list(tmp_path.iterdir())
+    ],
+)
+def test_a_mistake_is_one_line_before_any_work(mistake, build_options, tmp_path, options, expected):
+    assert expected in mistake("build", *build_options, *options, "--output", tmp_path / "student")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -178,19 +187,19 @@ def models(inputs):
     return recipe.method, labels, new_student(recipe.student, teachers, labels, None)
 
 
-def test_an_objective_begins_as_the_seed_has_it_and_draws_from_nobodys_randomness(models):
-    method, labels, student = models
-    told = Told(hidden=(np.zeros((2, 3)), np.zeros((2, 5))))
+def test_the_initial_weights_of_an_objective_depend_on_the_seed_alone_and_leave_the_random_state(models):
+    recipe, _, labels, (student,) = models
+    signals = TeacherSignals(hidden=(np.zeros((2, 3)), np.zeros((2, 5))))
 
-    def begun(seed):
-        return objective_of(method, seed, labels, student, told)
+    def new_objective(seed):
+        return stages.objective(recipe.model_copy(update={"seed": seed}), labels, student, signals)
 
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    first, again, other = begun(3), begun(3), begun(4)
+    first, same_seed, other_seed = new_objective(3), new_objective(3), new_objective(4)
     assert torch.equal(torch.rand(3), expected)
     assert isinstance(first, Objective)
     assert first.encoder.weight.shape == (32, 8)
-    assert torch.equal(first.encoder.weight, again.encoder.weight)
-    assert not torch.equal(first.encoder.weight, other.encoder.weight)
+    assert torch.equal(first.encoder.weight, same_seed.encoder.weight)
+    assert not torch.equal(first.encoder.weight, other_seed.encoder.weight)

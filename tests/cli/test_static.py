@@ -181,7 +181,7 @@ def quick(monkeypatch):
     from amalgam_edge.building import candidates as optimizing
 
     monkeypatch.setattr(optimizing, "peak_megabytes", lambda *paths, **options: 100.0)
-    monkeypatch.setattr(optimizing, "side_by_side", lambda runs, **options: dict.fromkeys(runs, 1e-3))
+    monkeypatch.setattr(optimizing, "median_call_times", lambda runs, **options: dict.fromkeys(runs, 1e-3))
 
 
 def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, invoke, tmp_path, quick):

@@ -21,7 +21,7 @@ from amalgam_edge.building.training_job import TRAIN, read_texts, write_job
 from amalgam_edge.cli.main import cli
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import Told
+from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.scoring.hidden_states import HiddenStates
@@ -89,7 +89,7 @@ def training_data(folder):
         labels=LabelSpace.union({"t": ["a", "b", "c"]}),
         scores=(),
         supervision=Supervision(target, weight, np.full(10, -1)),
-        signals=Told(
+        signals=TeacherSignals(
             (rng.normal(size=(10, 3)).astype(np.float32),), (HiddenStates.mapped([folder / "hidden.npy"], 16),)
         ),
     )

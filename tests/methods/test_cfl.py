@@ -1,3 +1,5 @@
+"""The objective of CFL, compared with its equations."""
+
 import math
 
 import hypothesis.strategies as st
@@ -7,18 +9,19 @@ import torch
 from hypothesis import given, settings
 
 from amalgam_edge.methods import METHODS, MethodSettings, Shapes
-from amalgam_edge.methods.cfl import BANDWIDTHS, squared_discrepancy
+from amalgam_edge.methods.objectives.common_features import squared_discrepancy
 from tests.support import gradients
 
 CFL = METHODS["cfl"]
+BANDWIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0)  # as docs/method.md has them
 
 
 def linear(values, name, rows):
     return rows @ values[f"{name}.weight"].T + values[f"{name}.bias"]
 
 
-def discrepancy_by_hand(one, other):
-    """A pair at a time."""
+def discrepancy_by_loops(one, other):
+    """MMD² of the directions, one pair of vectors at a time."""
     x, y = ([row / np.linalg.norm(row) for row in sample] for sample in (one, other))
 
     def mean_kernel(a, b):
@@ -29,49 +32,48 @@ def discrepancy_by_hand(one, other):
     return mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
 
 
-def by_hand(told, n_teachers, parameters):
+def equations(constants, n_teachers, parameters):
     def common(values, projection, hidden):
         return linear(values, "extractor", np.maximum(linear(values, projection, hidden), 0))
 
     def loss(values, _):
-        total = gradients.vanilla_by_hand(
-            values["logits"], told["target"], told["weight"], parameters.distillation_temperature
+        total = gradients.vanilla_kd_loss(
+            values["logits"], constants["target"], constants["weight"], parameters.distillation_temperature
         )
         student = common(values, "student_projection", values["hidden"])
         for i in range(n_teachers):
-            hidden = told[f"teacher_hidden{i}"]
+            hidden = constants[f"teacher_hidden{i}"]
             teacher = common(values, f"teacher_projections.{i}", hidden)
-            total += parameters.feature_weight * discrepancy_by_hand(student, teacher)
-            total += (
-                parameters.reconstruction_weight * ((linear(values, f"decoders.{i}", teacher) - hidden) ** 2).mean()
-            )
+            reconstruction_error = ((linear(values, f"decoders.{i}", teacher) - hidden) ** 2).mean()
+            total += parameters.feature_weight * discrepancy_by_loops(student, teacher)
+            total += parameters.reconstruction_weight * reconstruction_error
         return total
 
     return loss
 
 
 @pytest.mark.parametrize(("columns", "widths", "student_width"), gradients.CASES.values(), ids=gradients.CASES)
-def test_loss_and_gradient_by_hand(columns, widths, student_width):
+def test_loss_and_gradient_match_the_equations(columns, widths, student_width):
     parameters = MethodSettings(
         distillation_temperature=3.0, feature_weight=0.7, reconstruction_weight=1.3, common_width=3
     )
     torch.manual_seed(0)
     objective = CFL.objective(Shapes(columns, widths, student_width), parameters)
     batch = gradients.random_batch(columns, widths, student_width, n_texts=4)
-    told = gradients.in_float64(batch)
-    gradients.assert_as_by_hand(objective, batch, by_hand(told, len(columns), parameters))
+    constants = gradients.in_float64(batch)
+    gradients.assert_matches_equations(objective, batch, equations(constants, len(columns), parameters))
 
 
 def test_without_the_weights_it_is_vanilla_distillation():
     columns, widths, student_width = gradients.CASES["widths differ"]
     parameters = MethodSettings(feature_weight=0.0, reconstruction_weight=0.0)
     batch = gradients.random_batch(columns, widths, student_width)
-    found = CFL.objective(Shapes(columns, widths, student_width), parameters)(batch)
-    vanilla = METHODS["vanilla-kd"].loss(batch.logits, batch.target, batch.weight, parameters)
-    assert found.item() == pytest.approx(vanilla.item(), rel=1e-6)
+    loss = CFL.objective(Shapes(columns, widths, student_width), parameters)(batch)
+    vanilla_kd = METHODS["vanilla-kd"].loss(batch.logits, batch.target, batch.weight, parameters)
+    assert loss.item() == pytest.approx(vanilla_kd.item(), rel=1e-6)
 
 
-def test_a_batch_of_one_text_will_do():
+def test_a_batch_of_one_text_has_a_finite_loss():
     columns, widths, student_width = gradients.CASES["widths differ"]
     batch = gradients.random_batch(columns, widths, student_width, n_texts=1)
     loss = CFL.objective(Shapes(columns, widths, student_width), MethodSettings())(batch)
@@ -79,7 +81,7 @@ def test_a_batch_of_one_text_will_do():
     assert math.isfinite(loss.item())
 
 
-def test_the_common_space_is_as_wide_as_told():
+def test_the_common_space_has_the_common_width():
     objective = CFL.objective(Shapes(((0, 1),), (5,), 4), MethodSettings(common_width=7))
     assert {name: tuple(p.shape) for name, p in objective.named_parameters() if p.ndim == 2} == {
         "student_projection.weight": (7, 4),
@@ -99,15 +101,15 @@ samples = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(samples, samples, st.floats(0.1, 10))
 def test_the_discrepancy_is_a_distance_of_directions(one, other, scale):
-    found = squared_discrepancy(one, other).item()
-    assert found == pytest.approx(discrepancy_by_hand(one.double().numpy(), other.double().numpy()), abs=2e-5)
-    assert found >= -1e-5
-    assert found == pytest.approx(squared_discrepancy(other, one).item(), abs=1e-5)
+    discrepancy = squared_discrepancy(one, other).item()
+    assert discrepancy == pytest.approx(discrepancy_by_loops(one.double().numpy(), other.double().numpy()), abs=2e-5)
+    assert discrepancy >= -1e-5
+    assert discrepancy == pytest.approx(squared_discrepancy(other, one).item(), abs=1e-5)
     assert squared_discrepancy(one, one * scale).item() == pytest.approx(0.0, abs=2e-5)
-    assert squared_discrepancy(one.flip(0), other).item() == pytest.approx(found, abs=1e-5)
+    assert squared_discrepancy(one.flip(0), other).item() == pytest.approx(discrepancy, abs=1e-5)
 
 
-def test_far_samples_are_far():
+def test_the_discrepancy_of_opposite_directions():
     one, other = torch.eye(4)[:1], -torch.eye(4)[:1]
     expected = 2 - 2 * np.mean([math.exp(-4 / (2 * width**2)) for width in BANDWIDTHS])
     assert squared_discrepancy(one, other).item() == pytest.approx(expected, rel=1e-5)

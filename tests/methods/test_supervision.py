@@ -1,3 +1,5 @@
+"""Supervision from scores, by hand."""
+
 import math
 
 import numpy as np
@@ -9,13 +11,13 @@ from amalgam_edge.scoring.scores import TeacherScores, certainty
 
 
 def scores_of(teacher, probabilities, mean_probabilities=None):
-    """Scores of a teacher that predicts ``probabilities``; over its passes, ``mean_probabilities``."""
-    p = np.log(np.array(probabilities))
-    m = p if mean_probabilities is None else np.log(np.array(mean_probabilities))
-    return TeacherScores.from_logits(teacher, p, m[None])
+    """Scores of a teacher with these probabilities with dropout off, and these mean probabilities with dropout on."""
+    logits = np.log(np.array(probabilities))
+    pass_logits = logits if mean_probabilities is None else np.log(np.array(mean_probabilities))
+    return TeacherScores.from_logits(teacher, logits, pass_logits[None])
 
 
-def u(*p):
+def normalised_entropy(*p):
     return -sum(x * math.log(x) for x in p) / math.log(len(p))
 
 
@@ -32,8 +34,11 @@ def scores():
     ]
 
 
-def test_certainty_is_one_less_the_normalised_entropy_of_the_mean(scores):
-    expected = [[1 - u(0.8, 0.2), 1 - u(0.3, 0.3, 0.4)], [1 - u(0.5, 0.5), 1 - u(0.05, 0.05, 0.9)]]
+def test_certainty_is_one_minus_the_normalised_entropy_of_the_mean_prediction(scores):
+    expected = [
+        [1 - normalised_entropy(0.8, 0.2), 1 - normalised_entropy(0.3, 0.3, 0.4)],
+        [1 - normalised_entropy(0.5, 0.5), 1 - normalised_entropy(0.05, 0.05, 0.9)],
+    ]
     np.testing.assert_allclose(certainty(scores), expected, atol=1e-6)
 
 
@@ -44,7 +49,7 @@ def test_soft_weights_by_hand():
     np.testing.assert_allclose(supervision.soft_weights(s, 0.2), expected, rtol=1e-12)
 
 
-def test_energy_is_what_a_teacher_has_of_all_logits(scores):
+def test_the_softmax_of_energies_is_each_teacher_s_mass_in_the_joint_softmax(scores):
     logits = np.concatenate([teacher.logits for teacher in scores], axis=1) / 2
     joint = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     weights = np.exp(supervision.energy(scores, 2.0))
@@ -87,39 +92,41 @@ def test_targets_use_the_prediction_without_dropout(scores, labels):
 
 
 @pytest.mark.parametrize("reweight", [True, False])
-def test_from_weights_picks_and_weighs(scores, labels, reweight):
-    made = supervision.from_weights(scores, np.array([[0.5, 0.5], [0.5, 0.5]]), labels, reweight=reweight)
-    first = [1 - u(0.8, 0.2), 1 - u(0.3, 0.3, 0.4)]
-    second = [1 - u(0.5, 0.5), 1 - u(0.05, 0.05, 0.9)]
+def test_supervision_from_weights_has_the_most_certain_teacher_and_the_margins(scores, labels, reweight):
+    supervised = supervision.from_weights(scores, np.array([[0.5, 0.5], [0.5, 0.5]]), labels, reweight=reweight)
+    first = [1 - normalised_entropy(0.8, 0.2), 1 - normalised_entropy(0.3, 0.3, 0.4)]
+    second = [1 - normalised_entropy(0.5, 0.5), 1 - normalised_entropy(0.05, 0.05, 0.9)]
     margins = [abs(first[0] - first[1]) + 1e-6, abs(second[0] - second[1]) + 1e-6]
-    np.testing.assert_allclose(made.weight, margins if reweight else [1.0, 1.0], rtol=1e-5)
-    assert made.picked.tolist() == [0, 1]
-    assert made.target.dtype == made.weight.dtype == np.float32
-    np.testing.assert_allclose(made.target.sum(axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(supervised.weight, margins if reweight else [1.0, 1.0], rtol=1e-5)
+    assert supervised.picked.tolist() == [0, 1]
+    assert supervised.target.dtype == supervised.weight.dtype == np.float32
+    np.testing.assert_allclose(supervised.target.sum(axis=1), 1.0, rtol=1e-6)
 
 
-def test_teachers_must_match_their_weights(scores, labels):
+def test_there_must_be_a_weight_for_each_teacher(scores, labels):
     with pytest.raises(ValueError, match="zip"):
         supervision.mix_targets(scores, np.ones((2, 3)), labels)
 
 
-def test_gold_labels_become_certain_targets():
-    made = supervision.from_labels(np.array([2, 0]), 3)
-    assert made.target.tolist() == [[0, 0, 1], [1, 0, 0]]
-    assert made.weight.tolist() == [1, 1]
-    assert made.picked.tolist() == [-1, -1]
+def test_gold_labels_become_one_hot_targets():
+    supervised = supervision.from_labels(np.array([2, 0]), 3)
+    assert supervised.target.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert supervised.weight.tolist() == [1, 1]
+    assert supervised.picked.tolist() == [-1, -1]
 
 
-def test_digest_sees_target_and_weight():
-    made = supervision.from_labels(np.array([2, 0]), 3)
+def test_the_digest_depends_on_target_and_weight():
+    supervised = supervision.from_labels(np.array([2, 0]), 3)
     same = supervision.from_labels(np.array([2, 0]), 3)
     other_target = supervision.from_labels(np.array([2, 1]), 3)
-    other_weight = supervision.Supervision(made.target, np.array([1, 2], dtype=np.float32), made.picked)
-    assert made.digest() == same.digest()
-    assert len({made.digest(), other_target.digest(), other_weight.digest()}) == 3
+    other_weight = supervision.Supervision(supervised.target, np.array([1, 2], dtype=np.float32), supervised.picked)
+    assert supervised.digest() == same.digest()
+    assert len({supervised.digest(), other_target.digest(), other_weight.digest()}) == 3
 
 
-def test_digest_is_of_the_values_and_not_of_their_layout():
-    made = supervision.from_labels(np.array([2, 0]), 3)
-    turned = supervision.Supervision(np.asfortranarray(made.target), made.weight.astype(">f4"), made.picked)
-    assert turned.digest() == made.digest()
+def test_the_digest_does_not_depend_on_the_memory_layout():
+    supervised = supervision.from_labels(np.array([2, 0]), 3)
+    other_layout = supervision.Supervision(
+        np.asfortranarray(supervised.target), supervised.weight.astype(">f4"), supervised.picked
+    )
+    assert other_layout.digest() == supervised.digest()

@@ -52,10 +52,10 @@ def test_scores_by_plain_counting(pairs):
 def test_answers_are_counted_by_hand():
     logits = np.log([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
     gold = np.array([0, 1, 0, 0])
-    assert evaluation.measure_answered(gold, logits, 0.75) == {"answered": 0.5, "answered_accuracy": 0.5}
-    assert evaluation.measure_answered(gold, logits, 0.85) == {"answered": 0.25, "answered_accuracy": 1.0}
-    assert evaluation.measure_answered(gold, logits, 0.0) == {"answered": 1.0, "answered_accuracy": 0.5}
-    assert evaluation.measure_answered(gold, logits, 1.0) == {"answered": 0.0, "answered_accuracy": None}
+    assert evaluation.answered_share_and_accuracy(gold, logits, 0.75) == {"answered": 0.5, "answered_accuracy": 0.5}
+    assert evaluation.answered_share_and_accuracy(gold, logits, 0.85) == {"answered": 0.25, "answered_accuracy": 1.0}
+    assert evaluation.answered_share_and_accuracy(gold, logits, 0.0) == {"answered": 1.0, "answered_accuracy": 0.5}
+    assert evaluation.answered_share_and_accuracy(gold, logits, 1.0) == {"answered": 0.0, "answered_accuracy": None}
 
 
 def test_agreement_looks_at_the_winning_class_only():
@@ -87,7 +87,7 @@ CONFUSION = np.array([[3, 1, 0, 2], [0, 2, 0, 0], [1, 0, 4, 0], [0, 0, 0, 0]])
 
 def test_a_domain_by_hand():
     """Three of six texts of class 0 are right, and both of class 1; class 3 is predicted, but not asked for."""
-    found = evaluation.measure_domain(CONFUSION, [0, 1])
+    found = evaluation.domain_accuracy_and_macro_f1(CONFUSION, [0, 1])
     assert found["n_texts"] == 8
     assert found["accuracy"] == 5 / 8
     # class 0: 6 gold, 3 predicted, 3 hits; class 1: 2 gold, 3 predicted, 2 hits
@@ -98,15 +98,17 @@ def test_texts_of_other_domains_have_no_say():
     """The text of class 2 that is taken for class 0 is none of this domain's."""
     without = CONFUSION.copy()
     without[2] = 0
-    assert evaluation.measure_domain(CONFUSION, [0, 1]) == evaluation.measure_domain(without, [0, 1])
+    assert evaluation.domain_accuracy_and_macro_f1(CONFUSION, [0, 1]) == evaluation.domain_accuracy_and_macro_f1(
+        without, [0, 1]
+    )
 
 
 def test_a_domain_without_texts_has_no_numbers():
-    assert evaluation.measure_domain(CONFUSION, [3]) == {"n_texts": 0, "accuracy": None, "macro_f1": None}
+    assert evaluation.domain_accuracy_and_macro_f1(CONFUSION, [3]) == {"n_texts": 0, "accuracy": None, "macro_f1": None}
 
 
 def test_the_domain_of_all_labels_is_the_whole():
-    found = evaluation.measure_domain(CONFUSION, range(4))
+    found = evaluation.domain_accuracy_and_macro_f1(CONFUSION, range(4))
     assert found["accuracy"] == pytest.approx(9 / 13)
     assert found["macro_f1"] == pytest.approx(evaluation.macro_f1(CONFUSION))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from amalgam_edge.metrics import timing
-from amalgam_edge.metrics.timing import Cell, side_by_side
+from amalgam_edge.metrics.timing import WorkloadTiming, median_call_times
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_medians_of_rounds_of_turns(clock):
 
         return call
 
-    found = side_by_side({name: contender(name) for name in "ab"}, rounds=3, seconds=6)
+    found = median_call_times({name: contender(name) for name in "ab"}, rounds=3, seconds=6)
     assert found == {"a": 2.0, "b": 1.0}  # two calls to warm up; rounds' medians 1, 3 and 2
     assert clock.slept > 0
     turns = [name for k, name in enumerate(order) if k == 0 or order[k - 1] != name]
@@ -47,16 +47,18 @@ def test_a_call_longer_than_a_turn_is_timed_once(clock):
         calls.append(1)
         clock.now += 100.0
 
-    assert side_by_side({"slow": slow}, rounds=2, seconds=1) == {"slow": 100.0}
+    assert median_call_times({"slow": slow}, rounds=2, seconds=1) == {"slow": 100.0}
     assert len(calls) == 2 * (2 + 1)
 
 
 def test_ratios_are_to_the_best_peer():
-    cell = Cell("1×16", 1, {"amalgam-edge fp32": 4.0, "amalgam-edge int8": 2.0, "torch": 9.0, "openvino": 3.0})
-    assert cell.best_peer == "openvino"
-    assert cell.ratio("amalgam-edge int8") == 1.5
-    assert cell.ratio("amalgam-edge fp32") == 0.75
-    assert list(cell.ours) == ["amalgam-edge fp32", "amalgam-edge int8"]
-    alone = Cell("1×16", 1, {"amalgam-edge fp32": 4.0})
-    assert alone.best_peer is None
-    assert alone.ratio("amalgam-edge fp32") is None
+    cell = WorkloadTiming(
+        "1×16", 1, {"amalgam-edge fp32": 4.0, "amalgam-edge int8": 2.0, "torch": 9.0, "openvino": 3.0}
+    )
+    assert cell.fastest_peer == "openvino"
+    assert cell.speedup("amalgam-edge int8") == 1.5
+    assert cell.speedup("amalgam-edge fp32") == 0.75
+    assert list(cell.bundle_seconds) == ["amalgam-edge fp32", "amalgam-edge int8"]
+    alone = WorkloadTiming("1×16", 1, {"amalgam-edge fp32": 4.0})
+    assert alone.fastest_peer is None
+    assert alone.speedup("amalgam-edge fp32") is None

@@ -1,6 +1,6 @@
 import pytest
 
-from amalgam_edge.metrics.timing import Cell
+from amalgam_edge.metrics.timing import WorkloadTiming
 from amalgam_edge.reports.tables import (
     Column,
     Table,
@@ -182,7 +182,7 @@ def test_students_are_told_apart_by_layers_and_tokens():
 
 
 def test_a_benchmark_by_hand():
-    cells = [Cell("1×16", 1, {"amalgam-edge int8": 0.001, "torch": 0.0025})]
+    cells = [WorkloadTiming("1×16", 1, {"amalgam-edge int8": 0.001, "torch": 0.0025})]
     rows = benchmark_table(cells).rows
     assert rows == (("amalgam-edge int8", "1.00 (2.50×)"), ("torch", "2.50"))
 

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from amalgam_edge.methods import METHODS, MethodSettings, Shapes, Told, weighted_divergence
+from amalgam_edge.methods import METHODS, MethodSettings, Shapes, TeacherSignals, weighted_divergence
 from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import TrainingSettings, fit
+from amalgam_edge.training.supervised_texts import SupervisedTexts
 from tests.support import tiny
 
 SHAPES = Shapes(columns=((0, 1), (1, 2)), teacher_widths=(3, 5), student_width=32)
@@ -32,7 +33,7 @@ def texts(n_texts: int, seed: int) -> SupervisedTexts:
     weight = rng.gamma(0.5, size=n_texts).astype(np.float32)
     logits = tuple(rng.normal(size=(n_texts, len(own))).astype(np.float32) for own in SHAPES.columns)
     hidden = tuple(rng.normal(size=(n_texts, width)).astype(np.float16) for width in SHAPES.teacher_widths)
-    return SupervisedTexts(ids, Supervision(target, weight, np.full(n_texts, -1)), Told(logits, hidden))
+    return SupervisedTexts(ids, Supervision(target, weight, np.full(n_texts, -1)), TeacherSignals(logits, hidden))
 
 
 def new_model() -> PreTrainedModel:

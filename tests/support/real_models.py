@@ -75,7 +75,8 @@ def _make(folder: Path, encoder: str, command) -> str:
     """Fine-tune the teachers and build the student; what the build said on standard error."""
     from amalgam_edge.methods import supervision, weighted_divergence
     from amalgam_edge.models.student import build_student
-    from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
+    from amalgam_edge.training.fitting import TrainingSettings, fit
+    from amalgam_edge.training.supervised_texts import SupervisedTexts
 
     folder.mkdir(parents=True)
     with SAMPLE.open(encoding="utf-8", newline="") as file:

@@ -6,7 +6,8 @@ import torch
 
 from amalgam_edge.methods import weighted_divergence
 from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import TrainingSettings, fit
+from amalgam_edge.training.supervised_texts import SupervisedTexts
 
 SETTINGS = TrainingSettings(
     epochs=2, batch_size=4, learning_rate=1e-3, warmup_ratio=0.1, weight_decay=0.0, seed=1, device="cpu"

@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from amalgam_edge.methods import METHODS, MethodSettings, Objective, Shapes, Told, weighted_divergence
+from amalgam_edge.methods import METHODS, MethodSettings, Shapes, TeacherSignals, weighted_divergence
+from amalgam_edge.methods.objectives import Objective
 from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
+from amalgam_edge.training.fitting import TrainingSettings, fit
+from amalgam_edge.training.supervised_texts import SupervisedTexts
 
 SETTINGS = TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-3, weight_decay=0.0, seed=1, device="cpu")
 SHAPES = Shapes(columns=((0, 1), (1, 2)), teacher_widths=(3, 5), student_width=32)
@@ -34,7 +36,7 @@ def told_texts(n_texts, *, seed=0, half=np.float16):
     supervision = Supervision(target, np.ones(n_texts, dtype=np.float32), np.full(n_texts, -1))
     logits = tuple(rng.normal(size=(n_texts, len(own))).astype(np.float32) for own in SHAPES.columns)
     hidden = tuple(rng.normal(size=(n_texts, width)).astype(half) for width in SHAPES.teacher_widths)
-    return SupervisedTexts(ids, supervision, Told(logits, hidden))
+    return SupervisedTexts(ids, supervision, TeacherSignals(logits, hidden))
 
 
 @pytest.fixture

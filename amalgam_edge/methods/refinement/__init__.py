@@ -1,4 +1,4 @@
-"""The parts of the method "refined".
+"""The parts of the method ``refined``: teachers as annotators, the probe, and label shares.
 
-In: scores and features. Out: posteriors over labels.
+In: teacher scores, features and targets. Out: likelihoods and probabilities over labels.
 """

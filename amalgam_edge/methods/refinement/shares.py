@@ -1,4 +1,4 @@
-"""Shares of labels in a corpus. Pure functions on arrays."""
+"""Label shares: how the probability mass of a group of labels is divided between them. Pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ _TINY = 1e-12
 
 
 def label_shares(probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """What each label has of its group's mass, ``(n_labels,)``; the shares of a group add up to 1.
+    """The share of each label in the mass of its group, ``(n_labels,)``. The shares of a group add up to 1.
 
     Args:
-        probabilities: ``(n_texts, n_labels)``.
-        groups: which group each label is of, ``(n_labels,)``.
+        probabilities: Distributions over labels, ``(n_texts, n_labels)``.
+        groups: The group of each label, ``(n_labels,)`` of int.
     """
     mean = probabilities.mean(axis=0)
-    return mean / np.maximum(_totals(mean, groups), _TINY)
+    return mean / np.maximum(_group_mass(mean, groups), _TINY)
 
 
-def with_shares(probabilities: np.ndarray, shares: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Probabilities under which each label has its share of its group's mass, ``(n_texts, n_labels)``.
+def adjust_to_shares(probabilities: np.ndarray, shares: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Probabilities rescaled so that each label has a given share of its group's mass, ``(n_texts, n_labels)``.
 
-    How the mass is divided between groups stays, but for what so few steps leave. Labels are multiplied by factors,
-    rows brought to sum 1, in turn: iterative proportional fitting (Deming & Stephan, Annals of Mathematical Statistics
-    11, 1940), which is the correction of a classifier for other priors (Saerens et al., Neural Computation 14, 2002).
+    P_y(x) ∝ c_y · P_y(x), with one factor c_y per label. The factors are found by iterative proportional fitting
+    (Deming & Stephan, Annals of Mathematical Statistics 11, 1940), which is also how a classifier is corrected for
+    other class priors (Saerens et al., Neural Computation 14, 2002). The mass of each group stays as it is, up to what
+    the small, fixed number of steps leaves.
 
     Args:
-        probabilities: ``(n_texts, n_labels)``.
-        shares: of each label in its group, as of :func:`label_shares`.
-        groups: which group each label is of, ``(n_labels,)``.
+        probabilities: Distributions over labels, ``(n_texts, n_labels)``.
+        shares: The share of each label in its group, as :func:`label_shares` returns them, ``(n_labels,)``.
+        groups: The group of each label, ``(n_labels,)`` of int.
     """
-    wanted = shares * _totals(probabilities.mean(axis=0), groups)
+    target_mean = shares * _group_mass(probabilities.mean(axis=0), groups)
     for _ in range(_STEPS):
-        probabilities = probabilities * (wanted / np.maximum(probabilities.mean(axis=0), _TINY))
+        probabilities = probabilities * (target_mean / np.maximum(probabilities.mean(axis=0), _TINY))
         probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), _TINY)
     return probabilities
 
 
-def _totals(mass: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Of each label's group, ``(n_labels,)``."""
+def _group_mass(mass: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """For each label, the total mass of its group, ``(n_labels,)``."""
     total: np.ndarray = np.bincount(groups, weights=mass)[groups]
     return total
