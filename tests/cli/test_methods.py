@@ -188,11 +188,11 @@ def models(inputs):
 
 
 def test_the_initial_weights_of_an_objective_depend_on_the_seed_alone_and_leave_the_random_state(models):
-    recipe, _, labels, (student,) = models
+    method, labels, student = models
     signals = TeacherSignals(hidden=(np.zeros((2, 3)), np.zeros((2, 5))))
 
     def new_objective(seed):
-        return stages.objective(recipe.model_copy(update={"seed": seed}), labels, student, signals)
+        return objective_of(method, seed, labels, student, signals)
 
     torch.manual_seed(11)
     expected = torch.rand(3)
