@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from amalgam_edge.building.inputs import load_label_space, new_student
+from amalgam_edge.building.students import objective_of
 from amalgam_edge.methods import METHODS, MethodSettings, TeacherSignals
 from amalgam_edge.methods.objectives import Objective
 from amalgam_edge.recipe.recipe import Recipe
