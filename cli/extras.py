@@ -1,8 +1,10 @@
-"""Loading the parts of the library that need optional packages, and keeping those packages quiet."""
+"""Imports of modules that need optional packages, and settings that keep those packages quiet."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
@@ -15,6 +17,28 @@ _QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "true",
 }
+
+
+@contextmanager
+def needs_extra(extra: str, feature: str) -> Iterator[None]:
+    """Name the extra to install if an import in the block finds a package missing.
+
+    >>> with needs_extra("serve", "serving"):
+    ...     from amalgam_edge.serving.server import run_server
+
+    Args:
+        extra: Name of the extra, as in ``pip install "amalgam-edge[EXTRA]"``.
+        feature: What the command needs the packages for, as the error's first words.
+
+    Raises:
+        MissingExtraError: A package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "amalgam_edge":
+            raise
+        raise MissingExtraError(feature, extra, error) from error
 
 
 def load_training_part(module: str, feature: str) -> ModuleType:
