@@ -163,7 +163,7 @@ class _CsvWriter:
         self._writer.writerow([text, prediction.label, prediction.score, *scores])
 
 
-_Writer = Callable[[str, Prediction], None]
+_Writer = Callable[[str, "Prediction"], None]
 _WRITERS: dict[str, Callable[[tuple[str, ...], bool], _Writer]] = {
     "table": _TableWriter,
     "jsonl": _JsonLinesWriter,
