@@ -249,6 +249,8 @@ class MicroBatcher:
                 self._closing.wait(self._limits.wait_ms / 1000)
             with self._changed:
                 if batch := self._take_batch():  # another thread may have taken all texts
+                    if self._n_queued:  # a new request wakes one thread only; the others share what it leaves
+                        self._changed.notify()
                     return batch
 
     def _take_batch(self) -> list[_BatchPart]:

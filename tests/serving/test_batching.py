@@ -5,11 +5,12 @@ import random
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from amalgam_edge.serving.batching import MicroBatcher, UnavailableError
+from amalgam_edge.serving.batching import MicroBatcher, ModelOutput, UnavailableError
 from amalgam_edge.serving.limits import Limits
 
 
@@ -266,3 +267,124 @@ def test_closing_answers_the_texts_that_wait():
         assert all(is_output_for(output, [f"text {k}"]) for k, output in enumerate(outputs))
 
     run(scenario)
+
+
+def test_idle_threads_share_the_texts_of_one_request():
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        request = asyncio.create_task(batcher.run([f"text {k}" for k in range(7)]))
+        await until(lambda: len(model.batches) == 3)  # all run at the same time
+        model.may_finish.set()
+        assert is_output_for(await request, [f"text {k}" for k in range(7)])
+        assert [len(batch) for batch in model.batches] == [3, 3, 1]
+
+    run(scenario, n_threads=3)
+
+
+def test_a_batch_takes_eight_texts_of_each_request_in_turn():
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        tasks = [asyncio.create_task(batcher.run(["first"]))]
+        await until(lambda: model.batches)
+        tasks += [asyncio.create_task(batcher.run([f"{name}{k}" for k in range(20)])) for name in "ab"]
+        await until(lambda: batcher.n_queued == 40)
+        model.may_finish.set()
+        await asyncio.gather(*tasks)
+        a, b = ([f"{name}{k}" for k in range(20)] for name in "ab")
+        assert model.batches[1] == [*a[:8], *b[:8], *a[8:16], *b[8:16], *a[16:], *b[16:]]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_tokens"),
+    [
+        ("x" * 12, 5),  # one token for four characters, and two special tokens
+        ("x" * 15, 5),
+        ("x" * 16, 6),
+        ("é" * 3, 5),  # one token for each character
+        ("xxé", 5),
+        ("x" * 1000, 64),  # the longest input
+        ("", 2),
+    ],
+)
+def test_tokens_are_estimated_from_characters(text, n_tokens):
+    async def scenario(batcher, model):
+        await batcher.run([text] * 8)
+        assert [len(batch) for batch in model.batches] == [3, 3, 2]
+
+    run(scenario, batch_tokens=3 * n_tokens)
+    run(scenario, batch_tokens=4 * n_tokens - 1)
+
+
+def test_a_request_whose_next_text_does_not_fit_comes_first_in_the_next_batch():
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        tasks = [asyncio.create_task(batcher.run(["first"]))]
+        await until(lambda: model.batches)
+        tasks += [asyncio.create_task(batcher.run([text])) for text in ("a", "é" * 30, "b", "c")]
+        await until(lambda: batcher.n_queued == 4)
+        model.may_finish.set()
+        await asyncio.gather(*tasks)
+        assert model.batches[1:] == [["a"], ["é" * 30], ["b", "c"]]
+
+    run(scenario, batch_tokens=33)
+
+
+def test_the_time_to_retry_is_that_of_the_texts_that_wait(monkeypatch):
+    clock = iter(range(0, 1000, 3))  # each batch takes three seconds
+    monkeypatch.setattr("amalgam_edge.serving.batching.time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    async def scenario(batcher, model):
+        await batcher.run(["one", "two"])
+        model.may_finish.clear()
+        running = asyncio.create_task(batcher.run(["running"]))
+        await until(lambda: len(model.batches) == 2)
+        waiting = asyncio.create_task(batcher.run([f"text {k}" for k in range(6)]))
+        await until(lambda: batcher.n_queued == 6)
+        with pytest.raises(UnavailableError) as refused:
+            await batcher.run(["too many"])
+        assert refused.value.retry_after == 9  # six texts of one and a half seconds
+        model.may_finish.set()
+        await asyncio.gather(running, waiting)
+
+    run(scenario, queue=6)
+
+
+def test_several_threads_make_the_time_to_retry_shorter(monkeypatch):
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr("amalgam_edge.serving.batching.time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    async def scenario(batcher, model):
+        await batcher.run(["one"])
+        assert batcher._seconds_per_text == 1.5
+
+    run(scenario, n_threads=2)
+
+
+def test_a_text_waits_no_longer_than_it_may():
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        tasks = [asyncio.create_task(batcher.run(["first"]))]
+        await until(lambda: model.batches)
+        tasks += [asyncio.create_task(batcher.run([f"{k}"])) for k in range(2)]
+        await until(lambda: batcher.n_queued == 2)
+        model.may_finish.set()
+        await asyncio.gather(*tasks)  # the last batch was shared
+        started = time.monotonic()
+        await batcher.run(["alone"])
+        assert 0.2 <= time.monotonic() - started < 1.5
+
+    run(scenario, wait_ms=200)
+
+
+def test_labels_with_equal_logits_are_ranked_in_their_order():
+    output = ModelOutput.from_logits(np.zeros((2, 300), dtype=np.float32), np.zeros(2, dtype=bool))
+    assert output.ranking.tolist() == [[*range(300)]] * 2
+
+
+def test_labels_are_ranked_by_descending_logits():
+    output = ModelOutput.from_logits(np.array([[1.0, 3.0, 2.0]], dtype=np.float32), np.zeros(1, dtype=bool))
+    assert output.ranking.tolist() == [[1, 2, 0]]
+    exponentials = np.exp([1.0, 3.0, 2.0])
+    np.testing.assert_allclose(output.probabilities, [exponentials / exponentials.sum()], rtol=1e-12)
