@@ -8,32 +8,19 @@ from pathlib import Path
 import click
 
 from amalgam_edge.errors import needs_extra
-from amalgam_edge.reports.tables import (
-    calibration_line,
-    cascade_line,
-    evaluation_table,
-    front_line,
-    front_table,
-    kernel_lines,
-    precision_table,
-    stored_scores_lines,
-    stored_scores_table,
-    teacher_table,
-)
-from amalgam_edge.runtime.bundle import Bundle
 
 
 @click.command("inspect")
 @click.argument("folder", type=click.Path())
 @click.option(
-    "--json", "as_json", is_flag=True, help="Write the whole manifest, or all that is told of scores, as JSON."
+    "--json", "as_json", is_flag=True, help="Write JSON: the whole manifest, or everything shown about scores."
 )
 def command(folder: str, as_json: bool) -> None:
-    """Show what a bundle, or a folder of scores, holds and where it came from.
+    """Show the contents and the origin of a bundle, or of a folder of scores.
 
-    Every file of a bundle is verified against its SHA-256. Of scores, it tells for each teacher: texts, shards that are
-    there and missing, texts that could not be scored and why, passes, how confidence and uncertainty are distributed,
-    texts a second, settings, and the versions that wrote them.
+    Every file of a bundle is verified by its SHA-256. For scores it shows, for each teacher: the texts, the shards that
+    are there or missing, the texts that could not be scored and why, the passes, the distributions of confidence and
+    uncertainty, the texts per second, the settings, and the versions of the packages that wrote them.
 
     \b
     Examples:
@@ -57,6 +44,8 @@ def _inspect_scores(folder: str, as_json: bool) -> None:
     with needs_extra("train", "reading scores"):
         from amalgam_edge.scoring.folders import find_stores
         from amalgam_edge.scoring.inspection import describe
+    from amalgam_edge.reports.tables import stored_scores_lines, stored_scores_table
+
     described = [describe(store) for store in find_stores(folder)]
     if as_json:
         click.echo(json.dumps(described, indent=2, ensure_ascii=False))
@@ -67,6 +56,18 @@ def _inspect_scores(folder: str, as_json: bool) -> None:
 
 
 def _inspect_bundle(bundle: str, as_json: bool) -> None:
+    from amalgam_edge.reports.tables import (
+        calibration_line,
+        cascade_line,
+        evaluation_table,
+        front_line,
+        front_table,
+        kernel_lines,
+        precision_table,
+        teacher_table,
+    )
+    from amalgam_edge.runtime.bundle import Bundle
+
     opened = Bundle.open(bundle)
     opened.verify()
     manifest = opened.manifest

@@ -7,14 +7,16 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.runtime.classifier import EdgeClassifier, Prediction
 
-_CHUNK = 1024
+if TYPE_CHECKING:
+    from amalgam_edge.runtime.classifier import Prediction
+
+_TEXTS_AT_ONCE = 1024
 _SHOWN_CHARACTERS = 60
 _NO_LABEL = "–"
 
@@ -23,7 +25,7 @@ _NO_LABEL = "–"
 @click.argument("bundle", type=click.Path())
 @click.argument("texts", nargs=-1)
 @click.option(
-    "--file", "file", type=click.Path(), help="Read texts from this file, a line a text; - is standard input."
+    "--file", "file", type=click.Path(), help="Read texts from this file, one on each line; - is standard input."
 )
 @click.option(
     "--format",
@@ -31,23 +33,23 @@ _NO_LABEL = "–"
     type=click.Choice(["table", "jsonl", "csv"]),
     default="table",
     show_default=True,
-    help="How to write the answers.",
+    help="Format of the output.",
 )
 @click.option("--all-scores", is_flag=True, help="Write the probability of every label (jsonl and csv).")
 @click.option(
-    "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's own]"
+    "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's threshold]"
 )
-@click.option("--precision", help="fp32 or int8.  [default: the bundle's own choice]")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one a core]")
+@click.option("--precision", help="One of the bundle's precisions.  [default: the bundle's choice]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one per core]")
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Texts that run together.  [default: 32, and 256 of a static student]",
+    help="Most texts in a batch.  [default: 32, or 256 for a static student]",
 )
 @click.option(
     "--cascade/--no-cascade",
     default=None,
-    help="Let the bundle's static student answer where it is sure.  [default: where the bundle has one]",
+    help="Let the bundle's static student answer where it is sure.  [default: if the bundle has one]",
 )
 def command(
     bundle: str,
@@ -61,10 +63,11 @@ def command(
     batch_size: int | None,
     cascade: bool | None,
 ) -> None:
-    """Classify texts with a bundle: arguments, a file, or standard input, a line a text.
+    """Classify texts with a bundle.
 
-    Answers come in the order of the texts. Texts longer than the model's input are cut, and counted on standard error.
-    Where the score is below the threshold, the label is null (jsonl), empty (csv) or a dash (table).
+    Texts come as arguments, or one on each line of a file or of standard input, and are answered in that order. Texts
+    longer than the model's input are cut; standard error tells how many. If the score is below the threshold, the label
+    is null (jsonl), empty (csv) or a dash (table).
 
     \b
     Examples:
@@ -74,15 +77,16 @@ def command(
     """  # noqa: D301  (click reads \b as "do not rewrap")
     if texts and file:
         raise AmalgamError("texts given both as arguments and with --file: give one of them")
+    from amalgam_edge.runtime.classifier import EdgeClassifier
+
     classifier = EdgeClassifier.from_pretrained(
         bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade
     )
     write = _WRITERS[output_format](classifier.labels, all_scores)
     n_truncated = n_empty = 0
     for chunk in _chunks(texts or _lines(file)):
-        for text, prediction in zip(
-            chunk, classifier(chunk, all_scores=all_scores, batch_size=batch_size), strict=True
-        ):
+        predictions = classifier(chunk, all_scores=all_scores, batch_size=batch_size)
+        for text, prediction in zip(chunk, predictions, strict=True):
             write(text, prediction)
             n_truncated += prediction.truncated
             n_empty += not text.strip()
@@ -93,19 +97,20 @@ def command(
 
 
 def _lines(file: str | None) -> Iterator[str]:
+    """The lines of a file or of standard input, without their line ends."""
     if file in (None, "-"):
         if sys.stdin.isatty():
-            raise AmalgamError("no text given: name texts, --file FILE, or pipe them in, a line a text")
-        yield from _decoded(sys.stdin, "standard input")
+            raise AmalgamError("no text given: name texts, --file FILE, or pipe them in, one on each line")
+        yield from _decoded_lines(sys.stdin, "standard input")
         return
     try:
         with open(str(file), encoding="utf-8") as handle:  # noqa: PTH123  (a pipe or /dev/fd works too)
-            yield from _decoded(handle, str(file))
+            yield from _decoded_lines(handle, str(file))
     except OSError as error:
         raise AmalgamError(f"{file}: cannot be read ({error.strerror})") from error
 
 
-def _decoded(handle: TextIO, name: str) -> Iterator[str]:
+def _decoded_lines(handle: TextIO, name: str) -> Iterator[str]:
     try:
         for line in handle:
             yield line.rstrip("\r\n")
@@ -115,11 +120,13 @@ def _decoded(handle: TextIO, name: str) -> Iterator[str]:
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(texts)
-    while chunk := list(islice(rest, _CHUNK)):
+    while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
         yield chunk
 
 
 class _TableWriter:
+    """Writes columns for people; long texts are shortened."""
+
     def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
         self._width = max(map(len, labels))
 
@@ -131,6 +138,8 @@ class _TableWriter:
 
 
 class _JsonLinesWriter:
+    """Writes one JSON object on each line."""
+
     def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
         self._all_scores = all_scores
 
@@ -142,6 +151,8 @@ class _JsonLinesWriter:
 
 
 class _CsvWriter:
+    """Writes CSV with a header, and a column for each label if all scores are requested."""
+
     def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
         self._labels = labels if all_scores else ()
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -152,7 +163,7 @@ class _CsvWriter:
         self._writer.writerow([text, prediction.label, prediction.score, *scores])
 
 
-_Writer = Callable[[str, Prediction], None]
+_Writer = Callable[[str, "Prediction"], None]
 _WRITERS: dict[str, Callable[[tuple[str, ...], bool], _Writer]] = {
     "table": _TableWriter,
     "jsonl": _JsonLinesWriter,

@@ -5,19 +5,18 @@ from __future__ import annotations
 import click
 
 from amalgam_edge.cli.extras import quiet_libraries
-from amalgam_edge.runtime.bundle import Bundle
-from amalgam_edge.runtime.publishing import push_bundle
 
 
 @click.command("push")
 @click.argument("bundle", type=click.Path())
 @click.argument("repo", metavar="OWNER/NAME")
-@click.option("--private", is_flag=True, help="For you alone; refused where the repository is public already.")
+@click.option("--private", is_flag=True, help="Make the repository private; refused if it is already public.")
 def command(bundle: str, repo: str, private: bool) -> None:
-    """Publish a bundle on the Hugging Face Hub, verified, with its model card.
+    """Publish a bundle on the Hugging Face Hub, with its model card.
 
-    The repository is made if it is not there. Log in first: hf auth login, or set HF_TOKEN. Manifest, recipe and report
-    go along, and with them the names of the teachers and of the corpus as the build was told them.
+    Every file is verified first. The repository is created if it does not exist. Log in with hf auth login, or set
+    HF_TOKEN. The manifest, the recipe and the report are published too, and they name the teachers and the corpus as
+    they were named in the build.
 
     \b
     Examples:
@@ -25,4 +24,7 @@ def command(bundle: str, repo: str, private: bool) -> None:
       amalgam-edge push student/ owner/name --private
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
+    from amalgam_edge.runtime.bundle import Bundle
+    from amalgam_edge.runtime.publishing import push_bundle
+
     click.echo(push_bundle(Bundle.open(bundle), repo, private=private))

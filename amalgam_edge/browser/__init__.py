@@ -1,1 +1,5 @@
-"""Students in the browser: a page, the files that it needs, and the libraries that run them there."""
+"""A web page that runs a bundle in the browser.
+
+In: a bundle. Out: the page as files for any web host, with the bundle's model and the JavaScript libraries that run it.
+The server in ``amalgam_edge.serving`` hands out the same page.
+"""

@@ -1,6 +1,7 @@
-"""The JavaScript libraries that a page runs a student with: fetched once, checked, and kept.
+"""The JavaScript libraries with which the page runs a model: downloaded once, verified, and cached.
 
-They are packages of the npm registry, pinned by version and SHA-512 of their archives, of which a few files are taken.
+They come from the npm registry, pinned by version and by the SHA-512 of their archives. Only the few files that the
+page needs are unpacked.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from amalgam_edge.storage.staging import staged
 
 FOLDER_VARIABLE = "AMALGAM_WEB_LIBRARIES"
 _REGISTRY_VARIABLES = ("npm_config_registry", "NPM_CONFIG_REGISTRY")
-_SECONDS = 60
+_TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Package:
-    """A package of the registry.
+class NpmPackage:
+    """A package of the npm registry.
 
     Attributes:
-        name: of the package.
-        version: the one that was tested.
-        sha512: of its archive, in base64.
-        files: that are taken, as they lie in the archive below ``package/``.
+        name: Name of the package.
+        version: Version that the page was tested with.
+        sha512: SHA-512 of the package's archive, in base64.
+        files: Paths of the files to unpack, below ``package/`` in the archive.
     """
 
     name: str
@@ -46,54 +47,54 @@ class Package:
 
 
 PACKAGES = (
-    Package(
+    NpmPackage(
         "onnxruntime-web",
         "1.30.0",
         "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
         ("dist/ort.wasm.min.mjs", "dist/ort-wasm-simd-threaded.mjs", "dist/ort-wasm-simd-threaded.wasm"),
     ),
-    Package(
+    NpmPackage(
         "@huggingface/tokenizers",
         "0.2.0",
         "LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
         ("dist/tokenizers.min.mjs", "LICENSE"),
     ),
 )
-FILES = tuple(Path(file).name for package in PACKAGES for file in package.files)
+LIBRARY_FILES = tuple(Path(file).name for package in PACKAGES for file in package.files)
 
 
 def find_libraries() -> Path | None:
-    """The folder that holds the libraries; None where they have not been fetched yet."""
+    """The folder of the libraries; None if they have not been downloaded yet."""
     folder = _folder()
-    return folder if all((folder / name).is_file() for name in FILES) else None
+    return folder if all((folder / name).is_file() for name in LIBRARY_FILES) else None
 
 
-def get_libraries(say: Callable[[str], None] = lambda line: None) -> Path:
-    """The folder that holds the libraries, fetched where it does not yet.
+def get_libraries(notify: Callable[[str], None] = lambda line: None) -> Path:
+    """The folder of the libraries, downloaded if need be.
 
     Args:
-        say: told of what is fetched.
+        notify: Called with the name of each package before its download.
 
     Raises:
-        AmalgamError: they cannot be had, or are not what was tested.
+        AmalgamError: The libraries cannot be downloaded, or differ from those that the page was tested with.
     """
-    folder = find_libraries()
-    if folder is not None:
-        return folder
+    found = find_libraries()
+    if found is not None:
+        return found
     folder = _folder()
     if os.environ.get(FOLDER_VARIABLE):
-        missing = [name for name in FILES if not (folder / name).is_file()]
+        missing = [name for name in LIBRARY_FILES if not (folder / name).is_file()]
         raise AmalgamError(f"{folder}: lacks {', '.join(missing)} (it is what {FOLDER_VARIABLE} names)")
     with staged(folder) as staging:
         for package in PACKAGES:
-            say(f"fetching {package.name} {package.version}")
-            for name, content in _taken(package, _archive(package)).items():
+            notify(f"fetching {package.name} {package.version}")
+            for name, content in _unpack(package, _download(package)).items():
                 (staging / name).write_bytes(content)
     return folder
 
 
 def _folder() -> Path:
-    """Where the libraries are, or will be; versions that differ lie apart."""
+    """The folder of the libraries, whether or not it exists. Other versions have other folders."""
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return Path(named)
@@ -101,22 +102,23 @@ def _folder() -> Path:
     return user_cache_path("amalgam-edge") / "browser" / hashlib.sha256(pins).hexdigest()[:12]
 
 
-def _archive(package: Package) -> bytes:
+def _download(package: NpmPackage) -> bytes:
+    """A package's archive, verified."""
     registry = _registry().rstrip("/")
     url = f"{registry}/{package.name}/-/{package.name.split('/')[-1]}-{package.version}.tgz"
     if not url.startswith(("https://", "http://")):
         raise AmalgamError(
             f"{registry or 'no npm here'}: no address of an npm registry; name one with {_REGISTRY_VARIABLES[0]}, or a "
-            f"folder that holds {', '.join(FILES)} with {FOLDER_VARIABLE}"
+            f"folder that holds {', '.join(LIBRARY_FILES)} with {FOLDER_VARIABLE}"
         )
     try:
-        with urlopen(url, timeout=_SECONDS) as response:  # noqa: S310  (http or https alone, see above)
+        with urlopen(url, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310  (http or https alone, see above)
             archive: bytes = response.read()
     except (URLError, OSError, ValueError) as error:
         raise AmalgamError(
             f"{url}: cannot be fetched ({getattr(error, 'reason', error)}). The page needs it to run a model in the "
-            f"browser: name another registry with {_REGISTRY_VARIABLES[0]}, or a folder that holds {', '.join(FILES)} "
-            f"with {FOLDER_VARIABLE}"
+            f"browser: name another registry with {_REGISTRY_VARIABLES[0]}, or a folder that holds "
+            f"{', '.join(LIBRARY_FILES)} with {FOLDER_VARIABLE}"
         ) from error
     if base64.b64encode(hashlib.sha512(archive).digest()).decode() != package.sha512:
         raise AmalgamError(f"{url}: not the archive that was tested (its SHA-512 differs)")
@@ -124,22 +126,23 @@ def _archive(package: Package) -> bytes:
 
 
 def _registry() -> str:
-    """The address that the environment names, or else npm's own setting; empty where there is no npm."""
+    """The registry that the environment names, or else the one that npm is set to; empty if npm is not installed."""
     named = next(filter(None, map(os.environ.get, _REGISTRY_VARIABLES)), None)
     npm = shutil.which("npm")
     if named or not npm:
         return named or ""
-    asked = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, check=False)  # noqa: S603
-    return asked.stdout.strip()
+    command = [npm, "config", "get", "registry"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return finished.stdout.strip()
 
 
-def _taken(package: Package, archive: bytes) -> dict[str, bytes]:
-    """Name → content of the files that are taken; nothing else is unpacked."""
-    taken = {}
+def _unpack(package: NpmPackage, archive: bytes) -> dict[str, bytes]:
+    """Name → content of the package's files that the page needs; nothing else is unpacked."""
+    contents = {}
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
         for file in package.files:
             handle = tar.extractfile(f"package/{file}")
             if handle is None:
                 raise AmalgamError(f"{package.name} {package.version}: holds no {file}")
-            taken[Path(file).name] = handle.read()
-    return taken
+            contents[Path(file).name] = handle.read()
+    return contents

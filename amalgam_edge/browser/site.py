@@ -1,4 +1,4 @@
-"""What the page is made of: its own files, a bundle's, and the libraries; as files for any web host."""
+"""The web page: its own files, what it needs of a bundle, and their export as files for any web host."""
 
 from __future__ import annotations
 
@@ -11,102 +11,115 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from amalgam_edge.browser.libraries import FILES, get_libraries
+from amalgam_edge.browser.libraries import LIBRARY_FILES, get_libraries
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle, version_of
 from amalgam_edge.runtime.tokens import special_tokens
 from amalgam_edge.storage.staging import staged
 
 PAGE_FILES = ("index.html", "page.css", "page.js", "model.js", "offline.js")
-CONFIG = "config.json"
-_TOKENIZER_CONFIG = "tokenizer_config.json"
-_MODEL = "model.onnx"
-_SMALLEST_FIRST = ("int8", "int8-pq", "q4", "w8", "fp32")  # that a browser runs
-MARK = ".amalgam-edge-page"
+CONFIG_FILE = "config.json"
+MARKER_FILE = ".amalgam-edge-page"  # shows that a folder is an exported page, so that it may be replaced
+_MODEL_FILE = "model.onnx"
+_TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+_BROWSER_PRECISIONS = ("int8", "int8-pq", "q4", "w8", "fp32")  # those that a browser can run, the preferred first
 
 
-def page_file(name: str) -> bytes:
-    """One of the page's own files."""
+def read_page_file(name: str) -> bytes:
+    """The content of one of the page's own files."""
     return (files("amalgam_edge.browser") / "page" / name).read_bytes()
 
 
 def model_files(bundle: Bundle) -> dict[str, Path]:
-    """Name on the page → file, of what a browser needs of a bundle, each checked against its SHA-256.
+    """Name on the page → file of the bundle, for each file that the browser needs; all are checked by SHA-256.
 
     Raises:
-        AmalgamError: one is damaged, or the bundle has no model that a browser runs.
+        AmalgamError: A file is damaged, or the bundle has no model that a browser can run.
     """
-    precision = browser_precision(bundle)
-    config = bundle.folder / _TOKENIZER_CONFIG
-    own = {TOKENIZER: bundle.file(TOKENIZER), _MODEL: bundle.model_file(precision)}
-    if _TOKENIZER_CONFIG in bundle.manifest["files"]:
-        own[_TOKENIZER_CONFIG] = bundle.file(config.name)
-    return own
+    needed = {
+        TOKENIZER: bundle.file(TOKENIZER),
+        _MODEL_FILE: bundle.model_file(browser_precision(bundle)),
+    }
+    if _TOKENIZER_CONFIG_FILE in bundle.manifest["files"]:
+        needed[_TOKENIZER_CONFIG_FILE] = bundle.file(_TOKENIZER_CONFIG_FILE)
+    return needed
 
 
 def browser_precision(bundle: Bundle) -> str:
-    """The precision that a browser runs: int8 where there is one.
+    """The precision that the browser runs: int8 if the bundle has it.
 
     Raises:
-        AmalgamError: there is none.
+        AmalgamError: The bundle has no precision that a browser can run.
     """
-    for precision in _SMALLEST_FIRST:
+    for precision in _BROWSER_PRECISIONS:
         if precision in bundle.precisions:
             return precision
     raise AmalgamError(f"{bundle.folder}: no model that a browser runs; build it with --precisions fp32,int8")
 
 
-def describe(name: str, bundle: Bundle, version: str) -> dict[str, Any]:
-    """What the page must know of a bundle."""
-    around = special_tokens(Tokenizer.from_file(str(bundle.file(TOKENIZER))))
+def describe_model(name: str, bundle: Bundle, version: str) -> dict[str, Any]:
+    """The page's description of a model, as ``config.json`` holds it.
+
+    Args:
+        name: Name of the model on the page.
+        bundle: The bundle with the model.
+        version: Version of the bundle; the page adds it to the addresses of the bundle's files.
+    """
+    special = special_tokens(Tokenizer.from_file(str(bundle.file(TOKENIZER))))
     return {
         "name": name,
         "version": version,
         "labels": [*bundle.labels],
         "max_length": int(bundle.manifest["max_length"]),
         "pad_token_id": int(bundle.manifest["pad_token_id"]),
-        "n_last_tokens": len(around[1]) if around else 0,
+        "n_last_tokens": len(special[1]) if special else 0,
         "abstain": bundle.abstain,
         "bytes": sum(path.stat().st_size for path in model_files(bundle).values()),
     }
 
 
 def export_site(
-    bundle: Bundle, output: Path, *, overwrite: bool = False, say: Callable[[str], None] = lambda line: None
+    bundle: Bundle, output: Path, *, overwrite: bool = False, notify: Callable[[str], None] = lambda line: None
 ) -> int:
-    """Write the page with a bundle, as files for any web host; nothing of it needs a server of ours.
+    """Write the page with a bundle, as files that any web host can serve.
 
     Args:
-        bundle: whose model the page runs.
-        output: folder that appears when all is written.
-        overwrite: whether a page that is there may be replaced.
-        say: told of what is fetched.
+        bundle: The bundle whose model the page runs.
+        output: Folder to write; it appears once everything is written.
+        overwrite: Whether to replace an exported page.
+        notify: Called with the name of each library before its download.
 
     Returns:
         Bytes written.
 
     Raises:
-        AmalgamError: the folder is there and is no page, or is one and may not be replaced; a file is damaged; the
-            libraries cannot be had.
+        AmalgamError: The folder holds something other than an exported page, or holds a page and ``overwrite`` is
+            false; a file is damaged; the libraries cannot be downloaded.
     """
-    if output.exists() and not (output / MARK).exists() and any(output.iterdir()):
+    is_page = (output / MARKER_FILE).exists()
+    if output.exists() and not is_page and any(output.iterdir()):
         raise AmalgamError(f"{output}: there, and no exported page; name another folder")
-    if (output / MARK).exists() and not overwrite:
+    if is_page and not overwrite:
         raise AmalgamError(f"{output}: there is a page already; --overwrite replaces it")
-    libraries = get_libraries(say)
-    name = bundle.folder.resolve().name
-    version = version_of(bundle.folder)
+    libraries = get_libraries(notify)
     with staged(output) as staging:
-        (staging / MARK).touch()
+        (staging / MARKER_FILE).touch()
         for file in PAGE_FILES:
-            (staging / file).write_bytes(page_file(file))
-        config = {"server": False, "browser": True, "key": False, "models": [describe(name, bundle, version)]}
-        (staging / CONFIG).write_text(json.dumps(config, ensure_ascii=False), "utf-8")
+            (staging / file).write_bytes(read_page_file(file))
         (staging / "libraries").mkdir()
-        for file in FILES:
+        for file in LIBRARY_FILES:
             shutil.copyfile(libraries / file, staging / "libraries" / file)
-        own = staging / "bundles" / name
-        own.mkdir(parents=True)
-        for file, path in model_files(bundle).items():
-            shutil.copyfile(path, own / file)
+        _write_model(bundle, staging)
         return sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+
+
+def _write_model(bundle: Bundle, folder: Path) -> None:
+    """Write the bundle's files for the browser, and the page's configuration that names them."""
+    name = bundle.folder.resolve().name
+    model = describe_model(name, bundle, version_of(bundle.folder))
+    config = {"server": False, "browser": True, "key": False, "models": [model]}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, ensure_ascii=False), "utf-8")
+    model_folder = folder / "bundles" / name
+    model_folder.mkdir(parents=True)
+    for file, path in model_files(bundle).items():
+        shutil.copyfile(path, model_folder / file)

@@ -17,7 +17,7 @@ from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.fidelity import Fidelity, compare
 from amalgam_edge.metrics.timing import median_call_times
 from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
-from amalgam_edge.runtime.footprint import peak_megabytes
+from amalgam_edge.runtime.peak_memory import peak_megabytes
 from amalgam_edge.runtime.text_model import TextModel
 
 Say = Callable[[str], None]

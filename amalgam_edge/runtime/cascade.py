@@ -1,4 +1,7 @@
-"""A cascade: a static student answers where it is sure, an encoder the rest; both read the same tokens."""
+"""A cascade of two models: a static student answers the texts of which it is sure, an encoder all others.
+
+Both read the same tokens, so that texts are tokenized once.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ class CascadeModel:
     """Two exported classifiers behind one tokenizer. Safe to call from several threads at once.
 
     Args:
-        encoder: answers where the static student is not sure.
-        static: path of the static student's ONNX model, over the same tokens and labels.
-        threshold: the static student is sure where its likeliest label has at least this probability.
-        threads: that the static student computes with; by default one a core.
+        encoder: Answers the texts of which the static student is not sure.
+        static: Path of the static student's ONNX model, which has the encoder's tokens and labels.
+        threshold: Probability of the likeliest label from which on the static student is sure.
+        threads: Threads of the static student; None for one a core.
     """
 
     def __init__(self, encoder: TextModel, static: Path, threshold: float, threads: int | None = None) -> None:
@@ -32,7 +35,9 @@ class CascadeModel:
     def run(self, texts: Sequence[str], *, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
         """Logits ``(n_texts, n_labels)`` and whether each text was cut ``(n_texts,)``, in the order of ``texts``.
 
-        Texts are tokenized once; ``batch_size`` is the encoder's.
+        Args:
+            texts: At least one text.
+            batch_size: Most texts in one of the encoder's batches.
         """
         tokens = self._encoder.tokenize(texts)
         logits = run_model(self._static, tokens, self._encoder.pad_token_id, STATIC_BATCH)
@@ -43,20 +48,20 @@ class CascadeModel:
 
 
 def open_cascade(
-    bundle: Bundle, encoder: TextModel, *, wanted: bool | None = None, threads: int | None = None
+    bundle: Bundle, encoder: TextModel, *, enabled: bool | None = None, threads: int | None = None
 ) -> CascadeModel | None:
-    """The bundle's cascade over an encoder that is open already; None where there is none, or it is not wanted.
+    """The bundle's cascade; None if it is disabled, or the bundle has none and ``enabled`` is None.
 
     Args:
-        bundle: whose static student is checked against its SHA-256.
-        encoder: of the same bundle.
-        wanted: None takes the cascade where the bundle has one.
-        threads: that the static student computes with.
+        bundle: The bundle; its static student's file is checked by SHA-256.
+        encoder: The bundle's encoder, already loaded.
+        enabled: Whether to use the cascade; None for whenever the bundle has one.
+        threads: Threads of the static student; None for one a core.
 
     Raises:
-        AmalgamError: it is wanted but the bundle has none, or its file or its entry in the manifest is damaged.
+        AmalgamError: The cascade is enabled but the bundle has none, or its file or manifest entry is damaged.
     """
-    if wanted is False or (wanted is None and bundle.cascade is None):
+    if enabled is False or (enabled is None and bundle.cascade is None):
         return None
     if bundle.cascade is None:
         raise AmalgamError(
@@ -72,10 +77,10 @@ def open_cascade(
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:
-    """The probability of the likeliest label, ``(n_texts,)``, of logits ``(n_texts, n_labels)``."""
+    """Probability of the likeliest label ``(n_texts,)``, from logits ``(n_texts, n_labels)``."""
     return softmax(logits.astype(np.float64)).max(axis=-1)
 
 
 def is_sure(logits: np.ndarray, threshold: float) -> np.ndarray:
-    """Where the likeliest label has at least this probability, ``(n_texts,)`` of bool; NaN is never sure."""
+    """Whether the likeliest label has at least this probability, ``(n_texts,)`` of bool; false for NaN."""
     return confidence(logits) >= threshold

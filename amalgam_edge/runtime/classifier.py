@@ -1,4 +1,4 @@
-"""The classifier that users meet at the edge."""
+"""The classifier of a bundle: texts in, labels and scores out."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
 from amalgam_edge.runtime.cascade import open_cascade
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
-from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel
+from amalgam_edge.runtime.text_model import ENCODER_BATCH, STATIC_BATCH, TextModel
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one text.
+    """The classification of one text.
 
     Attributes:
-        label: the likeliest label; None where its score is below the threshold.
-        score: the likeliest label's probability.
-        scores: label → probability, likeliest first; only where all scores were asked for.
-        truncated: the text was longer than the model's input and its tail was not read.
+        label: The likeliest label; None if its score is below the threshold.
+        score: Probability of the likeliest label.
+        scores: Label → probability, the likeliest first; None unless all scores were requested.
+        truncated: Whether the text was longer than the model's input, so that its end was not read.
     """
 
     label: str | None
@@ -35,22 +35,21 @@ class Prediction:
 
 
 class EdgeClassifier:
-    """A bundle, ready to answer. Safe to call from several threads at once.
+    """Classifies texts with a bundle. Safe to call from several threads at once.
 
     >>> classifier = EdgeClassifier.from_pretrained("student/")  # doctest: +SKIP
     >>> classifier(["a puzzle game about falling blocks"])[0].label  # doctest: +SKIP
     'games'
 
     Args:
-        bundle: what to load; the files that are used are checked against their SHA-256.
-        precision: one of the bundle's; by default the bundle's own choice.
-        threads: to compute with; by default one a core.
-        abstain: give no label below this score, in [0, 1]; by default the bundle's own threshold, and 0 never abstains.
-        cascade: let the bundle's static student answer where it is sure; by default where the bundle has one.
+        bundle: The bundle to load. The files that are used are checked by SHA-256.
+        precision: One of the bundle's precisions; None for the bundle's own choice.
+        threads: Threads to compute with; None for one a core.
+        abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's threshold.
+        cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
 
     Raises:
-        AmalgamError: a damaged file, a precision that the bundle does not carry, a cascade that it does not hold, or a
-            threshold that is no score.
+        AmalgamError: A file is damaged, the bundle lacks the precision or the cascade, or the threshold is not a score.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class EdgeClassifier:
         if not 0 <= self.abstain <= 1:
             raise AmalgamError(f"abstain is a score between 0 and 1 (got {abstain!r})")
         self.max_length = int(bundle.manifest["max_length"])
-        self._batch_size = STATIC_BATCH if bundle.is_static else 32
+        self._batch_size = STATIC_BATCH if bundle.is_static else ENCODER_BATCH
         encoder = TextModel(
             bundle.model_file(precision),
             bundle.file(TOKENIZER),
@@ -82,7 +81,7 @@ class EdgeClassifier:
                 f"{bundle.folder}: the model answers over {encoder.n_labels} labels and the manifest names "
                 f"{len(self.labels)}; copy the bundle again"
             )
-        self._model = open_cascade(bundle, encoder, wanted=cascade, threads=threads) or encoder
+        self._model = open_cascade(bundle, encoder, enabled=cascade, threads=threads) or encoder
 
     @classmethod
     def from_pretrained(
@@ -94,10 +93,19 @@ class EdgeClassifier:
         abstain: float | None = None,
         cascade: bool | None = None,
     ) -> EdgeClassifier:
-        """Load a bundle from a folder, or from the Hub by ``owner/name``.
+        """Load a bundle from a folder, or from the Hugging Face Hub by ``owner/name``.
+
+        Args:
+            source: The bundle's folder, or its name on the Hub. A folder of that name wins over the Hub.
+            precision: One of the bundle's precisions; None for the bundle's own choice.
+            threads: Threads to compute with; None for one a core.
+            abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's
+                threshold.
+            cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
 
         Raises:
-            AmalgamError: no bundle there, a damaged file, or a precision or cascade that it does not hold.
+            AmalgamError: There is no bundle, a file is damaged, the bundle lacks the precision or the cascade, or the
+                threshold is not a score.
         """
         folder = Path(source)
         if not folder.exists() and str(source).count("/") == 1 and not str(source).startswith((".", "/")):
@@ -107,12 +115,18 @@ class EdgeClassifier:
     def __call__(
         self, texts: Sequence[str], *, all_scores: bool = False, batch_size: int | None = None
     ) -> list[Prediction]:
-        """Classify texts; answers stand in the order of ``texts``.
+        """Classify texts.
 
         Args:
-            texts: any strings; an empty one is answered as the model sees it.
-            all_scores: give the probability of every label.
-            batch_size: texts that run together, sorted by length; by default 32, and 256 of a static student.
+            texts: Texts to classify. An empty text is classified like any other, though its label means nothing.
+            all_scores: Whether to give the probability of every label.
+            batch_size: Most texts in a batch; None for 32, or 256 if the bundle's student is a static one.
+
+        Returns:
+            One prediction for each text, in the order of ``texts``.
+
+        Raises:
+            AmalgamError: One string was given instead of a list.
         """
         if isinstance(texts, str):
             raise AmalgamError("give a list of texts, not one string")
@@ -121,25 +135,25 @@ class EdgeClassifier:
         logits, truncated = self.run(texts, batch_size=batch_size)
         probabilities = softmax(logits.astype(np.float64))
         best = probabilities.argmax(axis=1)
-        found = probabilities[np.arange(len(best)), best]
-        answers = (self.abstain == 0) | (found >= self.abstain)
-        every = map(self._ranked, probabilities) if all_scores else repeat(None, len(best))
-        columns = (best.tolist(), answers.tolist(), found.tolist(), every, truncated.tolist())
+        best_scores = probabilities[np.arange(len(best)), best]
+        has_label = (self.abstain == 0) | (best_scores >= self.abstain)  # 0 gives a label even for a score of NaN
+        all_ranked = map(self._ranked, probabilities) if all_scores else repeat(None, len(best))
+        columns = (best.tolist(), has_label.tolist(), best_scores.tolist(), all_ranked, truncated.tolist())
         return [
-            Prediction(self.labels[label] if answered else None, score, scores, cut)
-            for label, answered, score, scores, cut in zip(*columns, strict=True)
+            Prediction(self.labels[label] if labelled else None, score, scores, was_cut)
+            for label, labelled, score, scores, was_cut in zip(*columns, strict=True)
         ]
 
     def logits(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
-        """The model's logits, ``(n_texts, n_labels)`` of float32, in the order of ``texts``."""
+        """Logits ``(n_texts, n_labels)`` of float32, in the order of ``texts``."""
         return self.run(texts, batch_size=batch_size)[0]
 
     def run(self, texts: Sequence[str], *, batch_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Logits ``(n_texts, n_labels)`` of float32, and whether each text's tail was not read, ``(n_texts,)``."""
+        """Logits ``(n_texts, n_labels)`` of float32, and whether each text was cut ``(n_texts,)`` of bool."""
         return self._model.run(texts, batch_size=batch_size or self._batch_size)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Copy the bundle, every file verified; see :func:`~amalgam_edge.runtime.publishing.save_bundle`."""
+        """Copy the bundle and verify every file; see :func:`~amalgam_edge.runtime.publishing.save_bundle`."""
         save_bundle(self.bundle, Path(folder))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -147,12 +161,14 @@ class EdgeClassifier:
         return push_bundle(self.bundle, repo_id, private=private, token=token)
 
     def _ranked(self, probabilities: np.ndarray) -> dict[str, float]:
+        """Label → probability, the likeliest first."""
         ranked = np.argsort(-probabilities, kind="stable")
         return {self.labels[k]: float(probabilities[k]) for k in ranked}
 
 
 def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # comes with tokenizers; needed only for Hub names
+    """A folder with the files of a bundle on the Hub."""
+    from huggingface_hub import snapshot_download  # a dependency of tokenizers, slow to import
 
     try:
         return Path(snapshot_download(name))

@@ -1,4 +1,4 @@
-"""One ONNX model, run on a batch with all threads, or on several batches with a thread each."""
+"""Runs an ONNX model: one batch with all threads, or several batches with one thread each."""
 
 from __future__ import annotations
 
@@ -22,44 +22,49 @@ Feed = Mapping[str, np.ndarray]
 class ModelRunner:
     """Runs a model on batches. Safe to call from several threads at once.
 
-    Threads that share one batch wait for each other at each of its hundred operations; those that have a batch of their
-    own do not.
+    Threads that share a batch wait for each other at each of the model's hundred or so operations. So several batches
+    run at the same time, each in one thread.
 
     Args:
-        model: path of an ONNX model.
-        threads: to compute with; by default one a core.
+        model: Path of an ONNX model.
+        threads: Threads to compute with; None for one a core.
     """
 
     def __init__(self, model: Path, threads: int | None = None) -> None:
         self._model = model
-        self._threads = threads or cores()
-        self._together = open_session(model, threads)
-        self._apart: tuple[InferenceSession, ThreadPoolExecutor] | None = None
+        self._threads = threads or usable_cores()
+        self._shared_session = open_session(model, threads)
+        self._parallel: tuple[InferenceSession, ThreadPoolExecutor] | None = None
         self._lock = Lock()
 
     @property
     def n_labels(self) -> int | None:
-        """How many logits the model gives; None where it does not say."""
-        width = next(output.shape[-1] for output in self._together.get_outputs() if output.name == "logits")
+        """The number of logits that the model gives; None if its ONNX file does not tell."""
+        width = next(output.shape[-1] for output in self._shared_session.get_outputs() if output.name == "logits")
         return width if isinstance(width, int) else None
 
     def run(self, names: Sequence[str], feeds: Sequence[Feed]) -> list[list[np.ndarray]]:
-        """What the model puts out under these names, for each feed."""
+        """The outputs of these names, for each batch of inputs.
+
+        Args:
+            names: Names of the outputs.
+            feeds: One mapping from input name to array for each batch.
+        """
         if self._threads == 1 or len(feeds) == 1:
-            return [self._together.run(names, feed) for feed in feeds]
-        session, pool = self._one_thread_each()
+            return [self._shared_session.run(names, feed) for feed in feeds]
+        session, pool = self._one_thread_per_batch()
         return list(pool.map(lambda feed: session.run(names, feed), feeds))
 
-    def _one_thread_each(self) -> tuple[InferenceSession, ThreadPoolExecutor]:
-        """Opened when first asked for: who answers one text at a time never pays for it."""
+    def _one_thread_per_batch(self) -> tuple[InferenceSession, ThreadPoolExecutor]:
+        """A session that uses one thread and a pool to call it from; opened once several batches come at a time."""
         with self._lock:
-            if self._apart is None:
-                self._apart = open_session(self._model, threads=1), ThreadPoolExecutor(self._threads)
-            return self._apart
+            if self._parallel is None:
+                self._parallel = open_session(self._model, threads=1), ThreadPoolExecutor(self._threads)
+            return self._parallel
 
 
-def cores() -> int:
-    """The cores that this process may use."""
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

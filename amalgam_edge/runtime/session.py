@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions."""
+"""Opens ONNX Runtime sessions on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ def open_session(
     """Load an ONNX model.
 
     Args:
-        model: its path, or its content.
-        threads: to compute with on the CPU; by default one a core.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        model: Path of the model, or its content.
+        threads: Threads to compute with on the CPU; None for one a core.
+        device: ``cpu``, ``cuda`` or ``cuda:N``. The session runs there or not at all.
 
     Raises:
-        AmalgamError: the file is no ONNX model that this runtime can load, or the device is not there; never silently
-            another.
+        AmalgamError: ONNX Runtime cannot load the model, or the device is not available.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors only
     content = model if isinstance(model, bytes) else str(model)
     providers = _providers(device)
     try:
@@ -44,7 +43,7 @@ def open_session(
 
 
 def cuda_device_id(device: str) -> int:
-    """The number in ``cuda:N``; 0 for ``cuda``."""
+    """N in ``cuda:N``; 0 for ``cuda``."""
     return int(device.partition(":")[2] or 0)
 
 
@@ -57,5 +56,5 @@ def _providers(device: str) -> list[Any]:
         raise AmalgamError(
             f"--device {device}: this onnxruntime has no CUDA provider; install amalgam-edge[gpu], or use --device cpu"
         )
-    # TF32 rounds products to ten bits without being asked: float32 is what was asked for.
+    # By default CUDA multiplies in TF32, which rounds float32 inputs to a mantissa of ten bits.
     return [(CUDA_PROVIDER, {"device_id": cuda_device_id(device), "use_tf32": "0"}), "CPUExecutionProvider"]

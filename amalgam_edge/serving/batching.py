@@ -1,9 +1,10 @@
-"""Micro-batching: texts of requests that come together run together.
+"""Micro-batching: texts of requests that arrive together run together.
 
-As many batches run at a time as there are threads, each on one of them: threads that share a batch wait for each other
-at every operation. While they run, requests gather, and a thread that has done takes its share of what there is, some
-texts of each request in turn, so that a request of a thousand texts does not hold one of a single text. Threads take
-from the queue themselves: by way of the event loop each batch would wait for what the loop is at.
+A model runs as many batches at a time as it has threads, one batch a thread: threads that share a batch wait for each
+other at every operation. While all threads are busy, requests gather. A thread that becomes free takes its share of the
+waiting texts, a few of each request in turn, so that a request of a thousand texts does not hold up one of a single
+text. Threads take texts from the queue themselves: through the event loop, each batch would wait for whatever the loop
+is doing.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ import numpy as np
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.serving.limits import Limits
 
-_TURN = 8  # texts that a batch takes of a request before it looks at the next one
-_CHARACTERS_A_TOKEN = 4  # of ASCII; any other character counts as a token
+_TEXTS_PER_TURN = 8  # texts that a batch takes from one request before it looks at the next
+_CHARACTERS_PER_TOKEN = 4  # in ASCII text; any other character counts as a token of its own
+_SPECIAL_TOKENS = 2
 
-Run = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+RunModel = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 
-class TurnedAway(Exception):  # noqa: N818
-    """There is no room for a request now.
+class UnavailableError(Exception):
+    """The server cannot answer a request now.
 
     Attributes:
-        retry_after: seconds after which there may be.
+        retry_after: Seconds after which the client may try again.
     """
 
     def __init__(self, reason: str, retry_after: int) -> None:
@@ -40,223 +42,239 @@ class TurnedAway(Exception):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a model says of texts, in their order.
+class ModelOutput:
+    """A model's output for several texts, in the order of the texts.
 
     Attributes:
         logits: ``(n_texts, n_labels)`` of float32.
-        probabilities: their softmax, ``(n_texts, n_labels)`` of float64.
-        order: positions of the labels, likeliest first, ``(n_texts, n_labels)``.
-        truncated: whether the tail of each was not read, ``(n_texts,)``.
+        probabilities: Softmax of the logits, ``(n_texts, n_labels)`` of float64.
+        ranking: Positions of the labels, the likeliest first, ``(n_texts, n_labels)``.
+        truncated: Whether a text was cut to the model's input, ``(n_texts,)`` of bool.
     """
 
     logits: np.ndarray
     probabilities: np.ndarray
-    order: np.ndarray
+    ranking: np.ndarray
     truncated: np.ndarray
 
     def __len__(self) -> int:
-        """How many texts."""
+        """The number of texts."""
         return len(self.logits)
 
     @classmethod
-    def of(cls, logits: np.ndarray, truncated: np.ndarray) -> Self:
-        """All that follows from logits."""
+    def from_logits(cls, logits: np.ndarray, truncated: np.ndarray) -> Self:
+        """The output with these logits."""
         probabilities = softmax(logits.astype(np.float64))
         return cls(logits, probabilities, np.argsort(-logits, axis=1, kind="stable"), truncated)
 
     @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Answers one after another."""
-        if len(parts) == 1:
-            return parts[0]
-        columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
+    def concatenate(cls, outputs: Sequence[Self]) -> Self:
+        """Several outputs, one after another."""
+        if len(outputs) == 1:
+            return outputs[0]
+        columns = ([getattr(output, field.name) for output in outputs] for field in fields(cls))
         return cls(*map(np.concatenate, columns))
 
-    def part(self, first: int, end: int) -> Self:
-        """Of some texts alone."""
+    def texts(self, first: int, end: int) -> Self:
+        """The output for the texts from ``first`` up to but not including ``end``."""
         rows = slice(first, end)
-        return type(self)(self.logits[rows], self.probabilities[rows], self.order[rows], self.truncated[rows])
+        return type(self)(self.logits[rows], self.probabilities[rows], self.ranking[rows], self.truncated[rows])
 
 
-class _Job:
-    """A request's texts, of which the first ``taken`` have run or are running."""
+class _PendingRequest:
+    """A request's texts; the first ``n_taken`` of them have run or are running.
 
-    __slots__ = ("costs", "future", "left", "parts", "taken", "texts")
+    Args:
+        texts: The texts of the request.
+        token_counts: Estimated tokens of each text.
+        future: Gets the output for all texts.
+    """
 
-    def __init__(self, texts: Sequence[str], costs: Sequence[int], future: asyncio.Future[Answer]) -> None:
+    __slots__ = ("future", "n_taken", "n_unanswered", "outputs", "texts", "token_counts")
+
+    def __init__(self, texts: Sequence[str], token_counts: Sequence[int], future: asyncio.Future[ModelOutput]) -> None:
         self.texts = texts
-        self.costs = costs
+        self.token_counts = token_counts
         self.future = future
-        self.taken = 0
-        self.left = len(texts)
-        self.parts: dict[int, Answer] = {}
+        self.n_taken = 0
+        self.n_unanswered = len(texts)
+        self.outputs: dict[int, ModelOutput] = {}  # position of the first text → output
 
-    def put(self, first: int, answer: Answer) -> None:
-        """Keep what was said of some texts, from ``first`` on."""
-        self.parts[first] = answer
-        self.left -= len(answer)
-        if not self.left and not self.future.done():
-            self.future.set_result(Answer.joined([self.parts[start] for start in sorted(self.parts)]))
+    def add_output(self, first: int, output: ModelOutput) -> None:
+        """Add the output for the texts from ``first`` on; the last one to come completes the request."""
+        self.outputs[first] = output
+        self.n_unanswered -= len(output)
+        if not self.n_unanswered and not self.future.done():
+            in_order = [self.outputs[start] for start in sorted(self.outputs)]
+            self.future.set_result(ModelOutput.concatenate(in_order))
 
 
-_Span = tuple[_Job, int, int]  # of a job the texts from a first one to an end
+_BatchPart = tuple[_PendingRequest, int, int]  # a request, its first text in the batch, and the one after its last
 
 
 class MicroBatcher:
-    """Gathers texts for one model; made and used on one event loop, beside which it has threads.
+    """Batches the texts of concurrent requests to one model. Create and call it on one event loop; it starts threads.
 
     Args:
-        run: texts → logits ``(n_texts, n_labels)`` and whether each was cut; a batch at a time, from these threads.
-        max_length: tokens that the model reads of a text.
-        limits: of the server.
-        observe: told the answer to each batch.
-        at_once: batches that run at a time, each called from a thread of its own.
+        run_model: Texts → logits ``(n_texts, n_labels)`` and whether each text was cut ``(n_texts,)``. Called from
+            several threads at a time.
+        max_length: Tokens that the model reads of a text.
+        limits: Limits of the server.
+        on_batch: Called with the output of each batch, on the event loop.
+        n_threads: Batches that run at a time, each in a thread of its own.
     """
 
     def __init__(
         self,
-        run: Run,
+        run_model: RunModel,
         *,
         max_length: int,
         limits: Limits,
-        observe: Callable[[Answer], None] = lambda answer: None,
-        at_once: int = 1,
+        on_batch: Callable[[ModelOutput], None] = lambda output: None,
+        n_threads: int = 1,
     ) -> None:
-        self._run = run
+        self._run_model = run_model
         self._max_length = max_length
         self._limits = limits
-        self._observe = observe
-        self._at_once = at_once
+        self._on_batch = on_batch
+        self._n_threads = n_threads
         self._loop = asyncio.get_running_loop()
-        self._seconds_a_text = 0.0
-        self._changed = Condition(Lock())  # held for whatever stands below, by the loop and by threads
-        self._jobs: deque[_Job] = deque()
-        self._queued = 0
-        self._running = 0
+        self._seconds_per_text = 0.0
+        self._changed = Condition(Lock())  # guards the attributes below, which the loop and the threads change
+        self._requests: deque[_PendingRequest] = deque()
+        self._n_queued = 0
+        self._n_running = 0
         self._closing = Event()
-        self._threads = [Thread(target=self._work, name="model", daemon=True) for _ in range(at_once)]
+        self._threads = [Thread(target=self._run_batches, name="model", daemon=True) for _ in range(n_threads)]
         for thread in self._threads:
             thread.start()
 
     @property
-    def queued(self) -> int:
-        """Texts that wait."""
-        return self._queued
+    def n_queued(self) -> int:
+        """The number of texts that wait."""
+        return self._n_queued
 
-    async def answer(self, texts: Sequence[str]) -> Answer:
-        """Run texts beside those of other requests; at least one text.
+    async def run(self, texts: Sequence[str]) -> ModelOutput:
+        """The model's output for at least one text, run together with those of other requests.
 
-        A caller that is cancelled frees what of its place is not running yet.
+        If the caller is cancelled, texts that still wait leave the queue.
 
         Raises:
-            TurnedAway: the queue is full, the time is over, or the server is closing.
+            UnavailableError: The queue is full, the time is over, or the server is closing.
         """
         if self._closing.is_set():
-            raise TurnedAway("the server is closing", 1)
-        if self._queued and self._queued + len(texts) > self._limits.queue:  # threads only ever make room
-            raise TurnedAway(f"the queue is full ({self._limits.queue} texts)", self._retry_after())
-        job = _Job(texts, [self._cost(text) for text in texts], self._loop.create_future())
+            raise UnavailableError("the server is closing", 1)
+        if self._n_queued and self._n_queued + len(texts) > self._limits.queue:  # threads only ever make room
+            raise UnavailableError(f"the queue is full ({self._limits.queue} texts)", self._retry_after())
+        token_counts = [self._estimate_tokens(text) for text in texts]
+        request = _PendingRequest(texts, token_counts, self._loop.create_future())
         with self._changed:
-            self._jobs.append(job)
-            self._queued += len(texts)
+            self._requests.append(request)
+            self._n_queued += len(texts)
             self._changed.notify()
         try:
             async with asyncio.timeout(self._limits.seconds):
-                return await job.future
+                return await request.future
         except TimeoutError:
-            raise TurnedAway(f"no answer within {self._limits.seconds:g} s", self._retry_after()) from None
+            raise UnavailableError(f"no answer within {self._limits.seconds:g} s", self._retry_after()) from None
         finally:
-            self._drop(job)
+            self._drop(request)
 
     async def close(self) -> None:
-        """Answer what has been taken on, take on no more, and end the threads."""
+        """Refuse further requests, answer those that wait, and end the threads."""
         with self._changed:
             self._closing.set()
             self._changed.notify_all()
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
-    def _cost(self, text: str) -> int:
+    def _estimate_tokens(self, text: str) -> int:
         length = len(text)
-        return min(self._max_length, 2 + (length // _CHARACTERS_A_TOKEN if text.isascii() else length))
+        n_tokens = length // _CHARACTERS_PER_TOKEN if text.isascii() else length
+        return min(self._max_length, _SPECIAL_TOKENS + n_tokens)
 
     def _retry_after(self) -> int:
-        return max(1, round(self._queued * self._seconds_a_text))
+        return max(1, round(self._n_queued * self._seconds_per_text))
 
-    def _drop(self, job: _Job) -> None:
-        """Forget what of a job has not been taken; nothing is left of one that is answered."""
+    def _drop(self, request: _PendingRequest) -> None:
+        """Take a request's waiting texts off the queue; a request that was answered has none."""
         with self._changed:
-            self._queued -= len(job.texts) - job.taken
-            job.taken = len(job.texts)
+            self._n_queued -= len(request.texts) - request.n_taken
+            request.n_taken = len(request.texts)
 
-    def _work(self) -> None:
-        """What a thread does: batch after batch, until the end."""
-        gather = False
-        while spans := self._next(gather):
-            several = len({id(job) for job, _, _ in spans}) > 1
-            texts = [text for job, first, end in spans for text in job.texts[first:end]]
-            began = time.monotonic()
+    def _run_batches(self) -> None:
+        """Run batch after batch until the batcher closes; the body of each thread."""
+        wait_for_more = False
+        while batch := self._wait_for_batch(wait_for_more):
+            several_requests = len({id(request) for request, _, _ in batch}) > 1
+            texts = [text for request, first, end in batch for text in request.texts[first:end]]
+            started = time.monotonic()
             try:
-                answer: Answer | Exception = Answer.of(*self._run(texts))
-            except Exception as error:  # whatever a model raises is its requests' to hear of, and no other's
-                answer = error
-            seconds_a_text = (time.monotonic() - began) / len(texts) / self._at_once
+                output: ModelOutput | Exception = ModelOutput.from_logits(*self._run_model(texts))
+            except Exception as error:  # a model may raise anything, and only the requests of this batch should fail
+                output = error
+            seconds_per_text = (time.monotonic() - started) / len(texts) / self._n_threads
             with self._changed:
-                self._running -= len(texts)
-                gather = several and not self._queued
-            self._loop.call_soon_threadsafe(self._deliver, spans, answer, seconds_a_text)
+                self._n_running -= len(texts)
+                wait_for_more = several_requests and not self._n_queued
+            self._loop.call_soon_threadsafe(self._deliver, batch, output, seconds_per_text)
 
-    def _deliver(self, spans: Sequence[_Span], answer: Answer | Exception, seconds_a_text: float) -> None:
-        """Give jobs what was said of their texts; on the loop."""
-        if isinstance(answer, Exception):
-            for job, _, _ in spans:
-                if not job.future.done():
-                    job.future.set_exception(answer)
+    def _deliver(self, batch: Sequence[_BatchPart], output: ModelOutput | Exception, seconds_per_text: float) -> None:
+        """Hand a batch's output, or its error, to the requests; runs on the event loop."""
+        if isinstance(output, Exception):
+            for request, _, _ in batch:
+                if not request.future.done():
+                    request.future.set_exception(output)
             return
-        self._seconds_a_text = seconds_a_text
-        self._observe(answer)
+        self._seconds_per_text = seconds_per_text
+        self._on_batch(output)
         start = 0
-        for job, first, end in spans:
+        for request, first, end in batch:
             stop = start + end - first
-            job.put(first, answer.part(start, stop))
+            request.add_output(first, output.texts(start, stop))
             start = stop
 
-    def _next(self, gather: bool) -> list[_Span]:
-        """The next batch, waited for, and a moment longer for others if ``gather``; empty when all is done."""
+    def _wait_for_batch(self, wait_for_more: bool) -> list[_BatchPart]:
+        """The next batch; empty once the batcher closes and nothing waits.
+
+        Args:
+            wait_for_more: Whether to wait up to ``wait_ms`` longer for other requests.
+        """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queued or self._closing.is_set())
-                if not self._queued:
+                self._changed.wait_for(lambda: self._n_queued or self._closing.is_set())
+                if not self._n_queued:
                     return []
-            if gather:
+            if wait_for_more:
                 self._closing.wait(self._limits.wait_ms / 1000)
             with self._changed:
-                if spans := self._take():
-                    return spans
+                if batch := self._take_batch():  # another thread may have taken all texts
+                    if self._n_queued:  # a new request wakes one thread only; the others share what it leaves
+                        self._changed.notify()
+                    return batch
 
-    def _take(self) -> list[_Span]:
-        """Some texts of each job in turn, up to a thread's share and the budget; nothing if another took it all."""
-        spans: list[_Span] = []
-        room = self._limits.batch_tokens
-        share = -(-(self._queued + self._running) // self._at_once)
-        while self._jobs and room > 0 and share > 0:
-            job = self._jobs.popleft()
-            first = end = job.taken
-            while end < min(len(job.texts), first + min(_TURN, share)) and (
-                room >= job.costs[end] or not (spans or end > first)
+    def _take_batch(self) -> list[_BatchPart]:
+        """Some texts of each request in turn, up to a thread's share of all texts and to the token limit."""
+        batch: list[_BatchPart] = []
+        n_tokens_left = self._limits.batch_tokens
+        n_texts_left = -(-(self._n_queued + self._n_running) // self._n_threads)
+        while self._requests and n_tokens_left > 0 and n_texts_left > 0:
+            request = self._requests.popleft()
+            first = end = request.n_taken
+            while end < min(len(request.texts), first + min(_TEXTS_PER_TURN, n_texts_left)) and (
+                n_tokens_left >= request.token_counts[end] or not (batch or end > first)
             ):
-                room -= job.costs[end]
+                n_tokens_left -= request.token_counts[end]
                 end += 1
             if end > first:
-                spans.append((job, first, end))
-                self._queued -= end - first
-                share -= end - first
-                job.taken = end
-            elif end < len(job.texts):  # no room for its next text: it comes first the next time
-                self._jobs.appendleft(job)
+                batch.append((request, first, end))
+                self._n_queued -= end - first
+                n_texts_left -= end - first
+                request.n_taken = end
+            elif end < len(request.texts):  # its next text does not fit: it comes first in the next batch
+                self._requests.appendleft(request)
                 break
-            if end < len(job.texts):
-                self._jobs.append(job)
-        self._running += sum(end - first for _, first, end in spans)
-        return spans
+            if end < len(request.texts):
+                self._requests.append(request)
+        self._n_running += sum(end - first for _, first, end in batch)
+        return batch

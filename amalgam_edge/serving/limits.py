@@ -1,4 +1,4 @@
-"""What a server takes on, and for how long."""
+"""The limits of a server: how much it accepts, and for how long."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a server; each is named in the answer to a request that goes beyond it.
+    """Limits of a server. A request that exceeds one is told which.
 
     Attributes:
-        body_bytes: of a request's body.
-        texts: in a request.
-        characters: of a text. The model reads its first tokens alone, so that longer texts are no use.
-        queue: texts that wait for a model; beyond it a request is turned away.
-        seconds: that a request may take before it is given up.
-        wait_ms: that a text waits for others to run beside, where others have come lately.
-        batch_tokens: that run together, estimated from a text's characters.
+        body_bytes: Largest body of a request.
+        texts: Most texts in a request.
+        characters: Most characters in a text. A model reads only the first tokens, so longer texts gain nothing.
+        queue: Most texts that wait for a model. Requests beyond that get status 503.
+        seconds: Longest time that a request may take.
+        wait_ms: Longest time that a text waits to share a batch, if other requests came just before.
+        batch_tokens: Most tokens in a batch, estimated from the number of characters.
     """
 
     body_bytes: int = 4 * 1024 * 1024

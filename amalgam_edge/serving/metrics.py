@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""The server's counters and histograms, in the format of Prometheus."""
 
 from __future__ import annotations
 
@@ -8,53 +8,71 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "ServerMetrics"]
 
-_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-_TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_TEXTS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-class Metrics:
-    """Counters and histograms of one server, in a registry of their own."""
+class ServerMetrics:
+    """Counters and histograms of one server, in a registry that no other server of this process shares."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        own = {"registry": self._registry}
-        self._requests = Counter("amalgam_requests", "Requests by what came of them.", ["path", "status"], **own)
-        self._seconds = Histogram(
-            "amalgam_request_seconds", "From a request's head to its answer.", ["path"], buckets=_SECONDS, **own
+        registry = self._registry = CollectorRegistry()
+        requests = Counter("amalgam_requests", "Requests, by route and status.", ["path", "status"], registry=registry)
+        seconds = Histogram(
+            "amalgam_request_seconds",
+            "Seconds from a request's headers to the end of its response.",
+            ["path"],
+            buckets=_SECONDS_BUCKETS,
+            registry=registry,
         )
-        self._request_counts = cache(self._requests.labels)  # a look-up of prometheus_client's takes a lock
-        self._request_times = cache(self._seconds.labels)
-        self._texts = Counter("amalgam_texts", "Texts that a model has read.", ["model"], **own)
-        self._truncated = Counter("amalgam_truncated_texts", "Texts whose tail was not read.", ["model"], **own)
+        self._requests_of = cache(requests.labels)  # each look-up in prometheus_client takes a lock
+        self._seconds_of = cache(seconds.labels)
+        self._texts = Counter("amalgam_texts", "Texts that a model has read.", ["model"], registry=registry)
+        self._truncated = Counter(
+            "amalgam_truncated_texts", "Texts that were cut to the model's input.", ["model"], registry=registry
+        )
         self._abstentions = Counter(
-            "amalgam_abstentions", "Texts whose best score is below the bundle's threshold.", ["model"], **own
+            "amalgam_abstentions",
+            "Texts whose best score is below the bundle's threshold.",
+            ["model"],
+            registry=registry,
         )
-        self._batches = Histogram("amalgam_batch_texts", "Texts that ran together.", ["model"], buckets=_TEXTS, **own)
-        self._reloads = Counter("amalgam_reloads", "New versions of bundles.", ["model", "result"], **own)
-        self._queue = Gauge("amalgam_queue_texts", "Texts that wait.", ["model"], **own)
+        self._batches = Histogram(
+            "amalgam_batch_texts", "Texts in a batch.", ["model"], buckets=_TEXTS_BUCKETS, registry=registry
+        )
+        self._reloads = Counter(
+            "amalgam_reloads", "New versions of bundles, taken or refused.", ["model", "result"], registry=registry
+        )
+        self._queue = Gauge("amalgam_queue_texts", "Texts that wait for a model.", ["model"], registry=registry)
 
-    def request(self, path: str, status: int, seconds: float) -> None:
-        """Count a request; ``path`` is a route's, never a client's."""
-        self._request_counts(path, status).inc()
-        self._request_times(path).observe(seconds)
+    def count_request(self, path: str, status: int, seconds: float) -> None:
+        """Count a request.
 
-    def batch(self, model: str, n_texts: int, n_truncated: int, n_abstentions: int) -> None:
-        """Count a batch that was answered: its texts, those that were cut, and those whose best score is too low."""
+        Args:
+            path: The route's path pattern. A client's own path would make one time series for each.
+            status: HTTP status of the response.
+            seconds: Time from the request's headers to the end of the response.
+        """
+        self._requests_of(path, status).inc()
+        self._seconds_of(path).observe(seconds)
+
+    def count_batch(self, model: str, *, n_texts: int, n_truncated: int, n_abstentions: int) -> None:
+        """Count a batch that a model has run, how many of its texts were cut, and how many got no label."""
         self._batches.labels(model).observe(n_texts)
         self._texts.labels(model).inc(n_texts)
         self._truncated.labels(model).inc(n_truncated)
         self._abstentions.labels(model).inc(n_abstentions)
 
-    def reloaded(self, model: str, *, taken: bool) -> None:
-        """Count a new version of a bundle."""
+    def count_reload(self, model: str, *, taken: bool) -> None:
+        """Count a new version of a bundle, which was either taken or refused."""
         self._reloads.labels(model, "taken" if taken else "refused").inc()
 
     def watch_queue(self, model: str, length: Callable[[], int]) -> None:
-        """Ask for a queue's length whenever metrics are read."""
+        """Call ``length`` for the number of waiting texts whenever metrics are read."""
         self._queue.labels(model).set_function(length)
 
-    def text(self) -> bytes:
-        """All of it, in the text format of Prometheus."""
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text exposition format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""The bundles that a server answers with, each swapped for a new version while requests go on."""
+"""The models that a server answers with; a new version of a bundle replaces the old one while requests go on."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Any
 
 import numpy as np
 
-from amalgam_edge.browser.site import describe, model_files
+from amalgam_edge.browser.site import describe_model, model_files
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import version_of
 from amalgam_edge.runtime.classifier import EdgeClassifier
-from amalgam_edge.runtime.model_runner import cores
-from amalgam_edge.serving.batching import Answer, MicroBatcher
+from amalgam_edge.runtime.model_runner import usable_cores
+from amalgam_edge.serving.batching import MicroBatcher, ModelOutput
 from amalgam_edge.serving.limits import Limits
-from amalgam_edge.serving.metrics import Metrics
+from amalgam_edge.serving.metrics import ServerMetrics
 
-_WARM_UP = ["warm up", "a longer text, so that a second shape is known too"]
+_WARM_UP_TEXTS = ["warm up", "a longer text, so that a second shape is known too"]
 
 
 @dataclass(frozen=True)
-class Options:
-    """How bundles are opened.
+class LoadOptions:
+    """How bundles are loaded.
 
     Attributes:
-        precision: one of the bundle's; by default the bundle's own choice.
-        threads: to compute with, a batch each; by default one a core.
-        cascade: let a bundle's static student answer where it is sure; by default where the bundle has one.
+        precision: One of the bundle's precisions; None for the bundle's own choice.
+        threads: Threads to compute with, each on a batch of its own; None for one a core.
+        cascade: Whether a bundle's static student answers where it is sure; None for wherever the bundle has one.
     """
 
     precision: str | None = None
@@ -40,81 +40,89 @@ class Options:
 
 
 class ServedModel:
-    """One version of a bundle with its queue; made on the event loop that serves it.
+    """One version of a bundle with its queue. Create it on the event loop that serves it.
 
     Args:
-        name: by which requests ask for it.
-        classifier: open and warm.
-        version: of the bundle: the first digits of its manifest's SHA-256.
-        limits: of the server.
-        metrics: of the server.
-        at_once: batches that run at a time, a thread each.
+        name: Name by which requests ask for the model.
+        classifier: A classifier that has run before.
+        version: Version of the bundle: the first digits of its manifest's SHA-256.
+        limits: Limits of the server.
+        metrics: Counts the batches.
+        n_threads: Batches that run at a time, one a thread.
     """
 
     def __init__(
-        self, name: str, classifier: EdgeClassifier, version: str, limits: Limits, metrics: Metrics, at_once: int
+        self,
+        name: str,
+        classifier: EdgeClassifier,
+        version: str,
+        limits: Limits,
+        metrics: ServerMetrics,
+        n_threads: int,
     ) -> None:
         self.name = name
         self.classifier = classifier
         self.version = version
         self.labels = classifier.labels
-        self.label_json = [json.dumps(label, ensure_ascii=False) for label in self.labels]
+        self.labels_as_json = [json.dumps(label, ensure_ascii=False) for label in self.labels]
         self._metrics = metrics
         self._batcher = MicroBatcher(
             classifier.run,
             max_length=classifier.max_length,
             limits=limits,
-            observe=self._count,
-            at_once=at_once,
+            on_batch=self._count_batch,
+            n_threads=n_threads,
         )
 
     @property
-    def queued(self) -> int:
-        """Texts that wait for it."""
-        return self._batcher.queued
+    def n_queued(self) -> int:
+        """The number of texts that wait for this model."""
+        return self._batcher.n_queued
 
     @cached_property
     def page_description(self) -> dict[str, Any]:
-        """What the page must know of it; its tokenizer is read once."""
-        return describe(self.name, self.classifier.bundle, self.version)
+        """The page's description of the model. Cached, since it reads the tokenizer."""
+        return describe_model(self.name, self.classifier.bundle, self.version)
 
     @cached_property
     def page_files(self) -> dict[str, Path]:
-        """What the page needs of it, by name; checked once."""
+        """Name → file that the page loads to run the model. Cached, since each file's SHA-256 is checked."""
         return model_files(self.classifier.bundle)
 
-    async def answer(self, texts: Sequence[str]) -> Answer:
-        """See :meth:`MicroBatcher.answer`."""
-        return await self._batcher.answer(texts)
+    async def run(self, texts: Sequence[str]) -> ModelOutput:
+        """See :meth:`MicroBatcher.run`."""
+        return await self._batcher.run(texts)
 
     async def close(self) -> None:
-        """Answer what has been taken on, and end."""
+        """Refuse further requests and answer those that wait."""
         await self._batcher.close()
 
-    def _count(self, answer: Answer) -> None:
+    def _count_batch(self, output: ModelOutput) -> None:
         threshold = self.classifier.abstain
-        n_unsure = int((answer.probabilities.max(axis=1) < threshold).sum()) if threshold else 0
-        self._metrics.batch(self.name, len(answer), int(answer.truncated.sum()), n_unsure)
+        n_abstentions = int((output.probabilities.max(axis=1) < threshold).sum()) if threshold else 0
+        self._metrics.count_batch(
+            self.name, n_texts=len(output), n_truncated=int(output.truncated.sum()), n_abstentions=n_abstentions
+        )
 
 
-class Models:
-    """The bundles by name; the first is the one that requests without a name mean.
+class ModelRegistry:
+    """The served models by name. The first one answers requests that name no model.
 
     Args:
-        folders: name → folder of a bundle, or its name on the Hub.
-        options: how they are opened.
-        limits: of the server.
-        metrics: of the server.
+        folders: Name → folder of a bundle, or its name on the Hub.
+        options: How bundles are loaded.
+        limits: Limits of the server.
+        metrics: Counts batches and reloads.
     """
 
-    def __init__(self, folders: dict[str, str], options: Options, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, folders: dict[str, str], options: LoadOptions, limits: Limits, metrics: ServerMetrics) -> None:
         self._folders = folders
         self._options = options
         self._limits = limits
         self._metrics = metrics
         self._served: dict[str, ServedModel] = {}
-        self._faults: dict[str, str] = {}
-        self._retired: set[asyncio.Task[None]] = set()
+        self._reload_errors: dict[str, str] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def names(self) -> list[str]:
@@ -122,72 +130,73 @@ class Models:
         return [*self._folders]
 
     @property
-    def ready(self) -> bool:
-        """Whether all are loaded."""
+    def all_loaded(self) -> bool:
+        """Whether all models are loaded."""
         return len(self._served) == len(self._folders)
 
     def get(self, name: str | None = None) -> ServedModel | None:
-        """The model of a name, or the first; None where there is none."""
+        """The model with this name, or the first model if no name is given; None if there is none."""
         return self._served.get(next(iter(self._folders)) if name is None else name)
 
-    def fault(self, name: str) -> str | None:
-        """Why the last new version of a bundle was not taken; None where it was."""
-        return self._faults.get(name)
+    def reload_error(self, name: str) -> str | None:
+        """Why the bundle's newest version was refused; None if it was not."""
+        return self._reload_errors.get(name)
 
     async def load(self) -> None:
-        """Open all bundles.
+        """Load all bundles.
 
         Raises:
-            AmalgamError: one cannot be opened.
+            AmalgamError: A bundle cannot be opened.
         """
         for name in self._folders:
-            await self._swap(name)
+            await self._load(name)
 
     async def reload(self) -> dict[str, str]:
-        """Open anew what has changed on disk; a version that cannot be opened leaves the old one in its place.
+        """Load the bundles that have changed on disk. If one cannot be opened, its old version goes on answering.
 
         Returns:
-            name → what came of it, of those that have changed.
+            Name → message, for each bundle that was replaced or newly refused.
         """
-        said = {}
+        messages = {}
         for name, folder in self._folders.items():
-            version = version_of(folder)
-            if version == self._served[name].version:
-                self._faults.pop(name, None)
+            if version_of(folder) == self._served[name].version:
+                self._reload_errors.pop(name, None)
                 continue
             try:
-                await self._swap(name)
+                await self._load(name)
             except AmalgamError as error:
-                if self._faults.get(name) != str(error):  # it is tried again each time, and said once
-                    self._faults[name] = str(error)
-                    said[name] = f"not taken, version {self._served[name].version} goes on: {error}"
-                    self._metrics.reloaded(name, taken=False)
+                if self._reload_errors.get(name) != str(error):  # it is tried each time, but reported once
+                    self._reload_errors[name] = str(error)
+                    messages[name] = f"not taken, version {self._served[name].version} goes on: {error}"
+                    self._metrics.count_reload(name, taken=False)
             else:
-                self._faults.pop(name, None)
-                said[name] = f"version {self._served[name].version}"
-                self._metrics.reloaded(name, taken=True)
-        return said
+                self._reload_errors.pop(name, None)
+                messages[name] = f"version {self._served[name].version}"
+                self._metrics.count_reload(name, taken=True)
+        return messages
 
     async def close(self) -> None:
-        """Answer what has been taken on, and end."""
-        await asyncio.gather(*(model.close() for model in self._served.values()), *self._retired)
+        """Refuse further requests and answer those that wait."""
+        await asyncio.gather(*(model.close() for model in self._served.values()), *self._closing)
 
-    async def _swap(self, name: str) -> None:
+    async def _load(self, name: str) -> None:
+        """Load a bundle; the version that it replaces answers what waits for it and ends."""
         folder = self._folders[name]
         version = version_of(folder)
-        classifier = await asyncio.to_thread(_open, folder, self._options)
-        old = self._served.get(name)
-        at_once = self._options.threads or cores()
-        self._served[name] = ServedModel(name, classifier, version, self._limits, self._metrics, at_once)
-        if old is not None:
-            task = asyncio.create_task(old.close())
-            self._retired.add(task)
-            task.add_done_callback(self._retired.discard)
+        classifier = await asyncio.to_thread(_open_classifier, folder, self._options)
+        replaced = self._served.get(name)
+        n_threads = self._options.threads or usable_cores()
+        self._served[name] = ServedModel(name, classifier, version, self._limits, self._metrics, n_threads)
+        if replaced is not None:
+            task = asyncio.create_task(replaced.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
 
-def _open(folder: str, options: Options) -> EdgeClassifier:
+def _open_classifier(folder: str, options: LoadOptions) -> EdgeClassifier:
+    """A classifier that has run once, so that a bundle that gives no finite scores is refused before it answers."""
     classifier = EdgeClassifier.from_pretrained(folder, precision=options.precision, threads=1, cascade=options.cascade)
-    logits = classifier.logits(_WARM_UP)
+    logits = classifier.logits(_WARM_UP_TEXTS)
     if not np.isfinite(logits).all():
         raise AmalgamError(f"{folder}: the model gives scores that are not finite; build the bundle again")
     return classifier

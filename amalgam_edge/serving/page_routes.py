@@ -1,20 +1,19 @@
-"""The page at ``/``, and what it needs to run a model in the browser."""
+"""The web page at ``/``, and the files with which it runs a model in the browser."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import FileResponse
 
-from amalgam_edge.browser.libraries import FILES
-from amalgam_edge.browser.site import CONFIG, PAGE_FILES, page_file
-from amalgam_edge.serving.answering import model_of
-from amalgam_edge.serving.models import Models
+from amalgam_edge.browser.libraries import LIBRARY_FILES
+from amalgam_edge.browser.site import CONFIG_FILE, PAGE_FILES, read_page_file
+from amalgam_edge.serving.models import ModelRegistry
+from amalgam_edge.serving.request_handling import find_model
 
-_TYPES = {
+_MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css",
     ".js": "text/javascript",
@@ -24,7 +23,7 @@ _TYPES = {
     ".onnx": "application/octet-stream",
     "": "text/plain",
 }
-_POLICY = "; ".join(
+_CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",
         "script-src 'self' 'wasm-unsafe-eval'",
@@ -37,67 +36,68 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-# The last one lets the page have threads, which browsers give to pages alone that take nothing from elsewhere.
 _HEADERS = {
-    "content-security-policy": _POLICY,
+    "content-security-policy": _CONTENT_SECURITY_POLICY,
     "cache-control": "no-cache",
+    # Browsers allow threads (SharedArrayBuffer) only to a page that loads nothing from other origins.
     "cross-origin-embedder-policy": "require-corp",
 }
-_FOR_GOOD = {**_HEADERS, "cache-control": "private, max-age=31536000, immutable"}
+# The page asks for a bundle's files with the bundle's version, so that they never change under their address.
+_IMMUTABLE_HEADERS = {**_HEADERS, "cache-control": "private, max-age=31536000, immutable"}
 OPEN_PATHS = frozenset(
-    {"/", *(f"/{name}" for name in (*PAGE_FILES, CONFIG)), *(f"/libraries/{name}" for name in FILES)}
+    {"/", *(f"/{name}" for name in (*PAGE_FILES, CONFIG_FILE)), *(f"/libraries/{name}" for name in LIBRARY_FILES)}
 )
 
 
-def page_router(models: Models, libraries: Path | None, keys: Collection[str]) -> APIRouter:
+def page_router(models: ModelRegistry, libraries: Path | None, *, needs_key: bool) -> APIRouter:
     """The routes of the page.
 
     Args:
-        models: that are served.
-        libraries: folder of the JavaScript libraries; None where models run on the server alone.
-        keys: that are asked for.
+        models: The served models.
+        libraries: Folder of the JavaScript libraries; None if models run on the server only.
+        needs_key: Whether requests need an API key.
     """
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
     async def page() -> Response:
-        return _file("index.html")
+        return _page_file_response("index.html")
 
-    @router.get(f"/{CONFIG}")
+    @router.get(f"/{CONFIG_FILE}")
     async def config() -> dict[str, Any]:
-        served = [model_of(models, name) for name in models.names]
+        served = [find_model(models, name) for name in models.names]
         return {
             "server": True,
             "browser": libraries is not None,
-            "key": bool(keys),
+            "key": needs_key,
             "models": [model.page_description for model in served],
         }
 
     @router.get("/libraries/{name}")
     async def library(name: str) -> Response:
-        if libraries is None or name not in FILES:
+        if libraries is None or name not in LIBRARY_FILES:
             raise HTTPException(404, "not here")
-        return FileResponse(libraries / name, media_type=_type(name), headers=_HEADERS)
+        return FileResponse(libraries / name, media_type=_media_type(name), headers=_HEADERS)
 
     @router.get("/bundles/{model}/{name}")
     async def bundle_file(model: str, name: str) -> Response:
-        own = model_of(models, model).page_files if libraries is not None else {}
-        if name not in own:
+        bundle_files = find_model(models, model).page_files if libraries is not None else {}
+        if name not in bundle_files:
             raise HTTPException(404, "not here")
-        return FileResponse(own[name], media_type=_type(name), headers=_FOR_GOOD)
+        return FileResponse(bundle_files[name], media_type=_media_type(name), headers=_IMMUTABLE_HEADERS)
 
     @router.get("/{name}")
-    async def own_file(name: str) -> Response:
+    async def page_file(name: str) -> Response:
         if name not in PAGE_FILES:
             raise HTTPException(404, "not here")
-        return _file(name)
+        return _page_file_response(name)
 
     return router
 
 
-def _file(name: str) -> Response:
-    return Response(page_file(name), media_type=_type(name), headers=_HEADERS)
+def _page_file_response(name: str) -> Response:
+    return Response(read_page_file(name), media_type=_media_type(name), headers=_HEADERS)
 
 
-def _type(name: str) -> str:
-    return _TYPES[Path(name).suffix]
+def _media_type(name: str) -> str:
+    return _MEDIA_TYPES[Path(name).suffix]

@@ -1,4 +1,4 @@
-"""A server's life: bundles opened, signals heeded, bundles swapped, requests finished."""
+"""The server's process: load bundles, listen, handle signals, reload bundles, finish requests before the end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import uvicorn
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.serving.app import Access, create_app
+from amalgam_edge.serving.admission import AccessControl
+from amalgam_edge.serving.app import create_app
 from amalgam_edge.serving.limits import Limits
-from amalgam_edge.serving.metrics import Metrics
-from amalgam_edge.serving.models import Models, Options
+from amalgam_edge.serving.metrics import ServerMetrics
+from amalgam_edge.serving.models import LoadOptions, ModelRegistry
 
 _WATCH_SECONDS = 1.0
 _BACKLOG = 2048
+
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,16 @@ class ServerSettings:
     """How to serve.
 
     Attributes:
-        host: to listen on.
-        port: to listen on; 0 takes any that is free.
-        watch: whether to look for new versions of bundles every second.
-        connections: the most that are open at a time.
-        shutdown_seconds: that requests in flight have after SIGTERM.
-        options: how bundles are opened.
-        limits: of requests.
-        access: who may ask.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free one.
+        watch: Whether to look for new versions of the bundles every second.
+        connections: Most connections that are open at a time.
+        shutdown_seconds: Time that requests get to finish after SIGTERM.
+        load_options: How bundles are loaded.
+        limits: Limits of requests.
+        access: Who may send requests.
+        browser_libraries: Folder of the JavaScript libraries with which the page runs models in the browser; None if
+            models run on the server only.
     """
 
     host: str = "127.0.0.1"
@@ -41,37 +47,39 @@ class ServerSettings:
     watch: bool = False
     connections: int = 2048
     shutdown_seconds: int = 30
-    options: Options = field(default_factory=Options)
+    load_options: LoadOptions = field(default_factory=LoadOptions)
     limits: Limits = field(default_factory=Limits)
-    access: Access = field(default_factory=Access)
+    access: AccessControl = field(default_factory=AccessControl)
+    browser_libraries: Path | None = None
 
 
-def run(folders: dict[str, str], settings: ServerSettings, say: Callable[[str], None] = lambda line: None) -> None:
+def run_server(folders: dict[str, str], settings: ServerSettings, notify: Notify = lambda line: None) -> None:
     """:func:`serve` on the fastest event loop that is installed."""
     with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
-        runner.run(serve(folders, settings, say))
+        runner.run(serve(folders, settings, notify))
 
 
-async def serve(
-    folders: dict[str, str], settings: ServerSettings, say: Callable[[str], None] = lambda line: None
-) -> None:
-    """Serve bundles until SIGTERM or SIGINT; then finish what is in flight. SIGHUP looks for new versions of bundles.
+async def serve(folders: dict[str, str], settings: ServerSettings, notify: Notify = lambda line: None) -> None:
+    """Serve bundles until SIGTERM or SIGINT, then finish the requests that are running.
+
+    SIGHUP looks for new versions of the bundles.
 
     Args:
-        folders: name → folder of a bundle.
-        settings: of the server.
-        say: told where it listens, and what came of new versions.
+        folders: Name → folder of a bundle.
+        settings: How to serve.
+        notify: Called with the server's address, and with the result of each reload.
 
     Raises:
-        AmalgamError: a bundle cannot be opened, or the address cannot be listened on.
+        AmalgamError: A bundle cannot be opened, or the address cannot be listened on.
     """
-    metrics = Metrics()
-    models = Models(folders, settings.options, settings.limits, metrics)
+    metrics = ServerMetrics()
+    models = ModelRegistry(folders, settings.load_options, settings.limits, metrics)
     await models.load()
-    listening = listen(settings.host, settings.port)
+    listening_socket = listen(settings.host, settings.port)
+    app = create_app(models, settings.limits, metrics, settings.access, browser_libraries=settings.browser_libraries)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(models, settings.limits, metrics, settings.access),
+            app,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -81,48 +89,50 @@ async def serve(
             timeout_graceful_shutdown=settings.shutdown_seconds,
         ),
     )
-    loop = asyncio.get_running_loop()
-    for name in ("SIGTERM", "SIGINT"):  # uvicorn raises what it caught once more when all is done: that is the end
-        signal.signal(getattr(signal, name), lambda number, frame: None)
-    reloader = asyncio.create_task(_reload(models, loop, say, watch=settings.watch))
-    say(f"{', '.join(models.names)} at {url_of(listening)} (its API: {url_of(listening)}/docs)")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises a signal again once it has shut down; without a handler that would end the process too early.
+        signal.signal(number, lambda number, frame: None)
+    reloader = asyncio.create_task(_reload_on_request(models, notify, watch=settings.watch))
+    url = url_of(listening_socket)
+    notify(f"{', '.join(models.names)} at {url} (its API: {url}/docs)")
     try:
-        await server.serve(sockets=[listening])
+        await server.serve(sockets=[listening_socket])
     finally:
         reloader.cancel()
         await models.close()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A listening socket.
 
     Raises:
-        AmalgamError: there is no such address here, it is taken, or it may not be used.
+        AmalgamError: The address does not exist here, is in use, or may not be used.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        # Connections inherit it. Event loops set it only where a socket names its protocol, which create_server's do
-        # not; without it the head of an answer waits 40 ms for the client to acknowledge it before the body follows.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listening
+        listening_socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        # Connections inherit this option. Event loops set it only on sockets that name their protocol, which those of
+        # create_server do not. Without it a response's body waits 40 ms for the client to acknowledge the headers.
+        listening_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening_socket
     except OSError as error:
         raise AmalgamError(f"cannot listen on {host}, port {port} ({error.strerror}): name another --port") from error
 
 
-def url_of(listening: socket.socket) -> str:
-    """Where a socket is reached."""
-    host, port, *_ = listening.getsockname()
+def url_of(listening_socket: socket.socket) -> str:
+    """The URL under which a listening socket is reached."""
+    host, port, *_ = listening_socket.getsockname()
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-async def _reload(models: Models, loop: asyncio.AbstractEventLoop, say: Callable[[str], None], *, watch: bool) -> None:
-    asked = asyncio.Event()
+async def _reload_on_request(models: ModelRegistry, notify: Notify, *, watch: bool) -> None:
+    """Look for new versions of the bundles on SIGHUP, and every second if ``watch``."""
+    requested = asyncio.Event()
     if hasattr(signal, "SIGHUP"):
-        loop.add_signal_handler(signal.SIGHUP, asked.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, requested.set)
     while True:
         with suppress(TimeoutError):
-            await asyncio.wait_for(asked.wait(), _WATCH_SECONDS if watch else None)
-        asked.clear()
-        for name, said in (await models.reload()).items():
-            say(f"{name}: {said}")
+            await asyncio.wait_for(requested.wait(), _WATCH_SECONDS if watch else None)
+        requested.clear()
+        for name, message in (await models.reload()).items():
+            notify(f"{name}: {message}")

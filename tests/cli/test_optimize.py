@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from amalgam_edge.runtime import Bundle, EdgeClassifier
-from amalgam_edge.runtime.footprint import own_peak, peak_megabytes
+from amalgam_edge.runtime.peak_memory import peak_megabytes, peak_megabytes_of_this_process
 
 ANY = "size<=100MB, latency<=10s, loss<=100%"
 EVERY = {"fp32", "int8", "fp16", "w8", "q4", "int8-pq"}
@@ -186,7 +186,7 @@ def test_a_build_refuses_a_budget_before_any_work(mistake, build_options, tmp_pa
 def test_memory_is_that_of_a_process_of_its_own(built):
     tokenizer = built.bundle / "tokenizer.json"
     megabytes = peak_megabytes(built.bundle / "onnx" / "model.onnx", tokenizer, max_length=48, pad_token_id=1)
-    own = own_peak()
+    own = peak_megabytes_of_this_process()
     if own is None:
         assert megabytes is None
     else:

@@ -21,7 +21,7 @@ TEXTS = [*tiny.TEXTS, "", "chess and chess and chess"]
 
 @pytest.fixture(scope="module")
 def static_model(tmp_path_factory, tokenizer):
-    """A model of four logits that are the sum of a random row a token, so that some texts are surer than others."""
+    """A model whose four logits are the sum of one random row per token, so that it is sure of some texts only."""
     table = np.random.default_rng(3).normal(size=(len(tokenizer), 4)).astype(np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
@@ -50,7 +50,7 @@ def static_logits(table, tokenizer, texts):
 
 @pytest.fixture
 def cascaded(copied, static_model):
-    """A copy of the bundle with a cascade; half of the texts are answered by the static student."""
+    """A copy of the bundle with a cascade, and a function that rewrites the manifest's entry for it."""
     (copied / STATIC_FILE).write_bytes(static_model[0].read_bytes())
 
     def write(**entry):
@@ -65,7 +65,7 @@ def cascaded(copied, static_model):
     return copied, write
 
 
-def test_the_sure_answers_are_the_static_students_and_the_rest_the_encoders(cascaded, static_model, tokenizer):
+def test_the_static_student_answers_where_it_is_sure_and_the_encoder_elsewhere(cascaded, static_model, tokenizer):
     folder, _ = cascaded
     static = static_logits(static_model[1], tokenizer, TEXTS).astype(np.float64)
     shares = np.exp(static - static.max(axis=1, keepdims=True))
@@ -77,7 +77,7 @@ def test_the_sure_answers_are_the_static_students_and_the_rest_the_encoders(casc
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.1])
-def test_a_threshold_that_all_or_none_pass(cascaded, static_model, tokenizer, threshold):
+def test_a_threshold_that_every_text_or_none_passes(cascaded, static_model, tokenizer, threshold):
     folder = cascaded[1](threshold=threshold)
     found = EdgeClassifier.from_pretrained(folder, precision="fp32").logits(TEXTS)
     if threshold == 0.0:
@@ -96,33 +96,34 @@ def test_texts_are_tokenized_once(cascaded, monkeypatch):
     assert seen == [len(TEXTS)]
 
 
-def test_answers_stand_in_order_whatever_the_batch(cascaded):
+def test_labels_do_not_depend_on_the_batch_size(cascaded):
     classifier = EdgeClassifier.from_pretrained(cascaded[0], precision="fp32")
     whole = [answer.label for answer in classifier(TEXTS)]
     assert [answer.label for answer in classifier(TEXTS, batch_size=3)] == whole
     assert [classifier([text])[0].label for text in TEXTS] == whole
 
 
-def test_threads_share_a_cascade(cascaded):
+def test_concurrent_calls_share_a_cascade(cascaded):
     classifier = EdgeClassifier.from_pretrained(cascaded[0], precision="fp32", threads=1)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: [answer.label for answer in classifier(TEXTS)], range(12)))
     assert all(answer == answers[0] for answer in answers)
 
 
-def test_truncation_is_told_whoever_answers(cascaded):
-    for threshold in (0.0, 1.1):
-        folder = cascaded[1](threshold=threshold)
-        answers = EdgeClassifier.from_pretrained(folder)(["x", "word " * 200])
-        assert [answer.truncated for answer in answers] == [False, True]
+@pytest.mark.parametrize("threshold", [0.0, 1.1])
+def test_cut_texts_are_flagged_whichever_model_answers(cascaded, threshold):
+    folder = cascaded[1](threshold=threshold)
+    answers = EdgeClassifier.from_pretrained(folder)(["x", "word " * 200])
+    assert [answer.truncated for answer in answers] == [False, True]
 
 
-def test_nan_is_never_sure():
-    logits = np.array([[np.nan, 9.0], [0.0, 9.0]])
-    assert is_sure(logits, 0.5).tolist() == [False, True]
+def test_the_static_student_is_sure_from_the_threshold_on_and_never_of_nan():
+    logits = np.array([[np.nan, 9.0], [0.0, 9.0], [0.0, 0.0], [0.0, -1e-9]])
+    assert is_sure(logits, 0.5).tolist() == [False, True, True, True]
+    assert is_sure(logits, np.nextafter(0.5, 1)).tolist() == [False, True, False, True]
 
 
-def test_below_the_threshold_there_is_no_label_whoever_answers(cascaded):
+def test_no_label_is_given_below_the_threshold_whichever_model_answers(cascaded):
     folder, _ = cascaded
     sure = EdgeClassifier.from_pretrained(folder, precision="fp32")(TEXTS)
     threshold = float(np.median([answer.score for answer in sure]))
@@ -131,20 +132,20 @@ def test_below_the_threshold_there_is_no_label_whoever_answers(cascaded):
     assert [answer.label for answer in answers] == [a.label if a.score >= threshold else None for a in sure]
 
 
-def test_a_cascade_that_is_wanted_but_not_there(copied):
+def test_a_requested_cascade_that_the_bundle_lacks_is_refused(copied):
     assert not isinstance(EdgeClassifier.from_pretrained(copied)._model, CascadeModel)
     with pytest.raises(AmalgamError, match="holds no cascade; build it with --cascade"):
         EdgeClassifier.from_pretrained(copied, cascade=True)
 
 
-def test_a_cascade_that_the_gate_refused_is_not_there(cascaded):
+def test_a_cascade_that_the_gate_refused_counts_as_none(cascaded):
     folder = cascaded[1](file=None)
     EdgeClassifier.from_pretrained(folder)
     with pytest.raises(AmalgamError, match="holds no cascade"):
         EdgeClassifier.from_pretrained(folder, cascade=True)
 
 
-def test_a_damaged_file_is_named_and_can_be_done_without(cascaded, flip):
+def test_a_damaged_file_is_named_and_not_needed_without_the_cascade(cascaded, flip):
     folder, _ = cascaded
     flip(folder / STATIC_FILE)
     with pytest.raises(AmalgamError, match=r"model_static\.onnx: damaged or changed"):

@@ -1,4 +1,4 @@
-"""Batches: how they are cut, and that they are answered alike whoever runs them."""
+"""How texts are split into batches, and how a model runs them on several threads."""
 
 import threading
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import model_runner
 from amalgam_edge.runtime.model_runner import ModelRunner
-from amalgam_edge.runtime.text_model import cut
+from amalgam_edge.runtime.text_model import split_by_length
 
 
 @given(st.lists(st.integers(1, 128), min_size=1, max_size=200), st.sampled_from([1, 3, 32, 256]))
-def test_every_text_is_in_one_batch_of_texts_no_longer_than_those_before(lengths, batch_size):
+def test_every_text_is_in_one_batch_and_the_longest_come_first(lengths, batch_size):
     lengths = np.array(lengths)
-    batches = cut(lengths, batch_size)
+    batches = split_by_length(lengths, batch_size)
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
     widths = [lengths[batch].max() for batch in batches]
     assert widths == sorted(widths, reverse=True)
@@ -27,10 +27,19 @@ def test_every_text_is_in_one_batch_of_texts_no_longer_than_those_before(lengths
 
 
 @pytest.mark.parametrize(
-    ("n_texts", "n_tokens", "expected"), [(1, 64, [1]), (2, 16, [2]), (32, 16, [16, 16]), (32, 64, [8] * 4)]
+    ("n_texts", "n_tokens", "expected"),
+    [
+        (1, 64, [1]),
+        (2, 16, [2]),
+        (8, 16, [8]),  # at least 4 tokens for each of 32 texts
+        (9, 16, [8, 1]),
+        (32, 16, [16, 16]),  # half of the tokens
+        (32, 64, [8] * 4),  # at most 16 tokens for each of 32 texts
+        (65, 1, [32, 32, 1]),  # at most 32 texts
+    ],
 )
-def test_there_is_work_for_two_threads_unless_there_is_little(n_texts, n_tokens, expected):
-    assert [len(batch) for batch in cut(np.full(n_texts, n_tokens), 32)] == expected
+def test_there_is_work_for_two_threads_unless_there_are_few_tokens(n_texts, n_tokens, expected):
+    assert [len(batch) for batch in split_by_length(np.full(n_texts, n_tokens), 32)] == expected
 
 
 @pytest.fixture
@@ -41,7 +50,7 @@ def feeds():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, None])
-def test_answers_are_those_of_one_session(bundle_folder, feeds, threads):
+def test_logits_are_those_of_one_session(bundle_folder, feeds, threads):
     path = bundle_folder / "onnx" / "model.onnx"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     runner = ModelRunner(path, threads)
@@ -51,7 +60,7 @@ def test_answers_are_those_of_one_session(bundle_folder, feeds, threads):
             np.testing.assert_allclose(logits, session.run(["logits"], feed)[0], atol=1e-5)
 
 
-def test_who_answers_one_text_at_a_time_opens_one_session(bundle_folder, feeds, monkeypatch):
+def test_a_second_session_is_opened_once_and_only_for_several_batches(bundle_folder, feeds, monkeypatch):
     opened = []
     inner = model_runner.open_session
     monkeypatch.setattr(model_runner, "open_session", lambda *a, **k: opened.append(k.get("threads")) or inner(*a, **k))
@@ -64,7 +73,7 @@ def test_who_answers_one_text_at_a_time_opens_one_session(bundle_folder, feeds, 
         caller.start()
     for caller in callers:
         caller.join()
-    assert opened == [None, 1]  # however many ask at once
+    assert opened == [None, 1]  # though four callers needed it at the same time
 
 
 def test_an_error_reaches_the_caller(bundle_folder, feeds):

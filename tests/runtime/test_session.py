@@ -26,13 +26,13 @@ def test_paths_and_contents_are_loaded(doubling):
         assert session.get_providers() == ["CPUExecutionProvider"]
 
 
-def test_threads_are_as_many_as_asked_for(doubling):
+def test_the_number_of_threads_is_passed_on(doubling):
     assert open_session(doubling, threads=3).get_session_options().intra_op_num_threads == 3
     assert open_session(doubling).get_session_options().intra_op_num_threads == 0  # one a core
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no model\nat all", b"\x00" * 100])
-def test_what_is_no_model_is_refused_in_one_line(tmp_path, content):
+def test_content_that_is_no_model_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(AmalgamError, match="onnxruntime cannot load it") as refused:

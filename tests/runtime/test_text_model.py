@@ -17,7 +17,7 @@ PAD = 1
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory):
-    """A model whose logits are, of each text: sum of the ids that are not masked, their number, the batch's width."""
+    """A model whose logits are: sum of the unmasked ids, their number, width of the batch, largest masked id."""
     nodes = [
         helper.make_node("Mul", ["input_ids", "attention_mask"], ["seen"]),
         helper.make_node("ReduceSum", ["seen", "axis"], ["total"], keepdims=1),
@@ -71,7 +71,7 @@ def test_tokens_are_those_of_transformers(model, tokenizer):
 @given(
     texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=40), min_size=1, max_size=9), batch=st.integers(1, 10)
 )
-def test_rows_stand_in_the_order_of_the_texts(model, tokenizer, texts, batch):
+def test_logits_keep_the_order_of_the_texts(model, tokenizer, texts, batch):
     logits, truncated = model.run(texts, batch_size=batch)
     totals, lengths = expected(tokenizer, texts)
     assert logits[:, 0].tolist() == totals
@@ -79,7 +79,7 @@ def test_rows_stand_in_the_order_of_the_texts(model, tokenizer, texts, batch):
     assert truncated.tolist() == [len(tokenizer(text)["input_ids"]) > 20 for text in texts]
 
 
-def test_batches_are_of_like_length_and_no_wider_than_needed(model, tokenizer):
+def test_texts_of_similar_length_run_together_and_batches_are_no_wider_than_needed(model, tokenizer):
     texts = list(tiny.TEXTS)
     logits, _ = model.run(texts, batch_size=4)
     lengths, widths = np.array(expected(tokenizer, texts)[1]), logits[:, 2]
@@ -97,7 +97,7 @@ def test_padding_is_the_padding_token_and_masked(model):
     assert logits[1, 3] == 0
 
 
-def test_settings_inside_the_tokenizer_file_are_not_followed(probe, tokenizer_folder, tmp_path, tokenizer):
+def test_truncation_and_padding_in_the_tokenizer_file_are_ignored(probe, tokenizer_folder, tmp_path, tokenizer):
     content = json.loads((tokenizer_folder / "tokenizer.json").read_text("utf-8"))
     content["truncation"] = {"direction": "Left", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
     content["padding"] = {
@@ -110,7 +110,7 @@ def test_settings_inside_the_tokenizer_file_are_not_followed(probe, tokenizer_fo
     assert (logits[:, 0].tolist(), logits[:, 1].tolist()) == expected(tokenizer, tiny.TEXTS)
 
 
-def test_a_tokenizer_without_marks_answers_the_empty_text(probe, tokenizer_folder, tmp_path):
+def test_an_empty_text_without_special_tokens_is_padded_to_one_token(probe, tokenizer_folder, tmp_path):
     content = json.loads((tokenizer_folder / "tokenizer.json").read_text("utf-8"))
     (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "post_processor": None}), "utf-8")
     model = TextModel(probe, tmp_path / "tokenizer.json", max_length=20, pad_token_id=PAD)
@@ -123,7 +123,7 @@ def test_no_texts_are_refused(model):
 
 
 @pytest.mark.parametrize("content", ["", "{}", "not json", "[1]"])
-def test_what_is_no_tokenizer_is_refused(probe, tmp_path, content):
+def test_content_that_is_no_tokenizer_is_refused(probe, tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content, "utf-8")
     with pytest.raises(AmalgamError, match="cannot be read as a tokenizer"):
         TextModel(probe, tmp_path / "tokenizer.json", max_length=20, pad_token_id=PAD)

@@ -12,12 +12,12 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.padding import pad_batch
 from amalgam_edge.runtime import tokens
-from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds, cuts_at_spaces, special_tokens
+from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds, special_tokens, splits_at_spaces
 
 MAX_LENGTH = 9
 WORDS = tuple("a b ab abc un ##un ##a ##b ##c ##1 1 12 . , - ' [ ] ! é e ß σ ss 中 文 가 sep ##sep cls".split())  # noqa: SIM905
-# Spaces of many kinds, marks that combine, letters that lower case or NFKC makes more of, control characters, added
-# tokens alone and inside words, and half a surrogate pair.
+# Many kinds of spaces, combining marks, letters that lower case or NFKC turns into several, control characters, added
+# tokens alone and inside words, and a lone surrogate.
 PIECES = [
     "a", "b", "abc", "UN", "1", "zz", " ", "  ", "\t", "\n", "\x1c", "\x85", "\xa0", "\u2003", "\u3000", "\u200b",
     "\0", "\x7f", ".", ",", "-", "'", "[", "]", "é", "E\u0301", "\u0301", "İ", "ß", "Σ", "ﬁ", "中", "文", "가", "📬",
@@ -26,30 +26,30 @@ PIECES = [
 TEXTS = st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), min_size=1, max_size=6)
 
 
-def word_piece(*, marks=True, normalizer=None, cutter=None):
+def word_piece(*, special_tokens=True, normalizer=None, pre_tokenizer=None):
     """A small WordPiece with BERT's special tokens and one token that was added later."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *dict.fromkeys(WORDS)])}
-    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=20))
-    made.normalizer = normalizer or normalizers.BertNormalizer()
-    made.pre_tokenizer = cutter or pre_tokenizers.BertPreTokenizer()
-    made.add_special_tokens([AddedToken("[MASK]", lstrip=True), *special[:4]])
-    made.add_tokens([AddedToken("<new>", normalized=True)])
-    if marks:
-        made.post_processor = processors.TemplateProcessing(
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: number for number, word in enumerate([*names, *dict.fromkeys(WORDS)])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=20))
+    tokenizer.normalizer = normalizer or normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizer or pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens([AddedToken("[MASK]", lstrip=True), *names[:4]])
+    tokenizer.add_tokens([AddedToken("<new>", normalized=True)])
+    if special_tokens:
+        tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
-    return made
+    return tokenizer
 
 
-def by_the_library(tokenizer, texts):
+def library_tokens(tokenizer, texts):
     tokenizer = Tokenizer.from_str(tokenizer.to_str())
     tokenizer.enable_truncation(MAX_LENGTH)
     encodings = tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])
     return [encoding.ids for encoding in encodings], [bool(encoding.overflowing) for encoding in encodings]
 
 
-def by_ours(opened, texts):
+def our_tokens(opened, texts):
     found = opened.encode(texts)
     parts = np.split(found.ids, np.cumsum(found.lengths)[:-1])
     return [part.tolist() for part in parts], found.truncated.tolist()
@@ -68,10 +68,10 @@ def open_tokenizer(tmp_path_factory):
 KINDS = {
     "BERT's": {},
     "cased": {"normalizer": normalizers.BertNormalizer(lowercase=False)},
-    "without marks": {"marks": False},
+    "without special tokens": {"special_tokens": False},
     "a sequence": {
         "normalizer": normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()]),
-        "cutter": pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]),
+        "pre_tokenizer": pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]),
     },
     "whole texts": {"normalizer": normalizers.Replace(" ", "")},
 }
@@ -85,66 +85,66 @@ def test_tokens_are_those_of_the_library(open_tokenizer, kind):
     @settings(max_examples=150, deadline=None)
     @given(TEXTS)
     def check(texts):
-        assert by_ours(opened, texts) == by_the_library(tokenizer, texts)
-        assert by_ours(opened, texts) == by_the_library(tokenizer, texts)  # by now every word is known
+        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts)
+        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts)  # by now every word is known
 
     check()
 
 
-def test_words_are_forgotten_when_they_are_too_many(open_tokenizer, monkeypatch):
-    monkeypatch.setattr(tokens, "_MEMORY", 1000)
+def test_a_cache_that_has_grown_too_large_is_emptied(open_tokenizer, monkeypatch):
+    monkeypatch.setattr(tokens, "_CACHE_BYTES", 1000)
     tokenizer = word_piece()
     opened = open_tokenizer(tokenizer)
     for first in range(0, 60, 3):
         texts = [f"a{number} b, {number}" for number in range(first, first + 3)]
-        assert by_ours(opened, texts) == by_the_library(tokenizer, texts)
+        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts)
     assert len(opened._words._numbers) < 15
 
 
-def test_threads_do_not_disturb_each_other(open_tokenizer):
+def test_concurrent_calls_get_the_right_tokens(open_tokenizer):
     tokenizer = word_piece()
     opened = open_tokenizer(tokenizer)
     calls = [[f"a{number} {word}" for number in range(call, call + 40)] for call, word in enumerate(WORDS)]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda texts: by_ours(opened, texts), calls))
-    assert answers == [by_the_library(tokenizer, texts) for texts in calls]
+        answers = list(pool.map(lambda texts: our_tokens(opened, texts), calls))
+    assert answers == [library_tokens(tokenizer, texts) for texts in calls]
 
 
 @pytest.mark.parametrize(
-    ("cuts", "kind"),
+    ("expected", "options"),
     [
         (True, {}),
-        (True, {"cutter": pre_tokenizers.Whitespace()}),
+        (True, {"pre_tokenizer": pre_tokenizers.Whitespace()}),
         (False, {"normalizer": normalizers.Prepend("_")}),
         (False, {"normalizer": normalizers.Sequence([normalizers.NFC(), normalizers.Strip()])}),
-        (False, {"cutter": pre_tokenizers.ByteLevel()}),
-        (False, {"cutter": pre_tokenizers.Metaspace()}),
-        (False, {"cutter": pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.Whitespace()])}),
+        (False, {"pre_tokenizer": pre_tokenizers.ByteLevel()}),
+        (False, {"pre_tokenizer": pre_tokenizers.Metaspace()}),
+        (False, {"pre_tokenizer": pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.Whitespace()])}),
     ],
 )
-def test_which_tokenizers_cut_at_spaces(cuts, kind):
-    assert cuts_at_spaces(word_piece(**kind)) is cuts
+def test_which_tokenizers_split_at_spaces(expected, options):
+    assert splits_at_spaces(word_piece(**options)) is expected
 
 
-def test_tokens_that_hold_a_space_are_no_words():
+def test_a_tokenizer_with_an_added_token_that_holds_a_space_does_not_split_at_spaces():
     tokenizer = word_piece()
     tokenizer.add_tokens(["New York"])
-    assert not cuts_at_spaces(tokenizer)
+    assert not splits_at_spaces(tokenizer)
 
 
-def test_merges_drawn_by_chance_are_left_to_the_library():
+def test_a_tokenizer_with_random_merges_does_not_split_at_spaces():
     tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")], dropout=0.5))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    assert not cuts_at_spaces(tokenizer)
+    assert not splits_at_spaces(tokenizer)
 
 
-def test_what_stands_around_a_text():
+def test_special_tokens_before_and_after_a_text():
     assert special_tokens(word_piece()) == ([2], [3])
-    assert special_tokens(word_piece(marks=False)) == ([], [])
+    assert special_tokens(word_piece(special_tokens=False)) == ([], [])
 
 
 @given(st.lists(st.lists(st.integers(0, 99), max_size=7), min_size=1, max_size=6), st.data())
-def test_rectangles_are_those_of_training(texts, data):
+def test_padded_batches_are_those_of_training(texts, data):
     rows = np.array(data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=8)))
     flat = np.array([number for text in texts for number in text], dtype=np.int64)
     tokenized = TokenIds(flat, np.array([len(text) for text in texts]), np.zeros(len(texts), dtype=bool))
@@ -158,7 +158,7 @@ def test_no_texts_are_refused(open_tokenizer):
         open_tokenizer(word_piece()).encode([])
 
 
-def test_what_is_no_tokenizer_is_refused(tmp_path):
+def test_content_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps([1]), "utf-8")
     with pytest.raises(AmalgamError, match="cannot be read as a tokenizer"):
         BatchTokenizer(tmp_path / "tokenizer.json", 8)

@@ -1,4 +1,4 @@
-"""The installed command, serving on a free port."""
+"""Fixtures that start ``amalgam-edge serve`` on a free port."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ import pytest
 
 
 @dataclass
-class Served:
-    """A server's process, where it is, and what it has said."""
+class RunningServer:
+    """A server's process, its URL, and the file with its output."""
 
     process: subprocess.Popen[str]
     url: str
     log: Path
 
     def metric(self, name: str, **labels: str) -> float:
-        """A metric's value; 0 where it has none yet."""
-        wanted = {f'{key}="{value}"' for key, value in labels.items()}
+        """The value of a metric with these labels; 0 if it has not been counted yet."""
+        selected = {f'{key}="{value}"' for key, value in labels.items()}
         for line in httpx.get(f"{self.url}/metrics").text.splitlines():
-            head, _, value = line.rpartition(" ")
-            own, _, rest = head.partition("{")
-            if own == name and wanted <= set(rest.rstrip("}").split(",")):
+            series, _, value = line.rpartition(" ")
+            series_name, _, series_labels = series.partition("{")
+            if series_name == name and selected <= set(series_labels.rstrip("}").split(",")):
                 return float(value)
         return 0.0
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[Served]:
-    """``amalgam-edge serve``; ended when the block is left."""
+def running_server(folder: Path, *arguments: str) -> Iterator[RunningServer]:
+    """``amalgam-edge serve`` with these arguments, ended when the block is left."""
     log = folder / f"serve-{time.monotonic_ns()}.log"
     with log.open("w") as handle:
         command = [sys.executable, "-m", "amalgam_edge.cli", "serve", "--port", "0", "--threads", "1", *arguments]
@@ -43,15 +43,15 @@ def serving(folder: Path, *arguments: str) -> Iterator[Served]:
     try:
         url = None
         for _ in range(1200):
-            said = log.read_text()
-            if " at http://" in said:
-                url = said.split(" at ")[1].split()[0]
+            output = log.read_text()
+            if " at http://" in output:
+                url = output.split(" at ")[1].split()[0]
                 break
             if process.poll() is not None:
-                raise RuntimeError(said)
+                raise RuntimeError(output)
             time.sleep(0.05)
         assert url, log.read_text()
-        yield Served(process, url, log)
+        yield RunningServer(process, url, log)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -59,16 +59,15 @@ def serving(folder: Path, *arguments: str) -> Iterator[Served]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., RunningServer]]:
     """``serve(*arguments)`` starts a server that ends with the test."""
     with ExitStack() as stack:
-        yield lambda *arguments: stack.enter_context(serving(tmp_path, *map(str, arguments)))
+        yield lambda *arguments: stack.enter_context(running_server(tmp_path, *map(str, arguments)))
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Iterator[Served]:
-    """A server of the tiny bundle, named tiny, and once more as exact, in float. Of one module's tests."""
-    with serving(
-        tmp_path_factory.mktemp("server"), f"tiny={bundle_folder}", f"other={bundle_folder}", "--precision", "fp32"
-    ) as one:
-        yield one
+def server(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Iterator[RunningServer]:
+    """A server of the tiny bundle in float32, under the names tiny and other, shared by a module's tests."""
+    folder = tmp_path_factory.mktemp("server")
+    with running_server(folder, f"tiny={bundle_folder}", f"other={bundle_folder}", "--precision", "fp32") as running:
+        yield running

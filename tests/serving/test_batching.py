@@ -1,15 +1,16 @@
-"""Micro-batching: answers by a model that is a table, so that each text's is known."""
+"""Micro-batching, with a model whose logits are a known function of each text."""
 
 import asyncio
 import random
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from amalgam_edge.serving.batching import MicroBatcher, TurnedAway
+from amalgam_edge.serving.batching import MicroBatcher, ModelOutput, UnavailableError
 from amalgam_edge.serving.limits import Limits
 
 
@@ -17,40 +18,41 @@ def logits_of(text):
     return [float(len(text)), float(sum(map(ord, text)) % 1009)]
 
 
-class Model:
-    """Answers at once, or when it is let go; keeps the batches that it has seen."""
+class RecordingModel:
+    """Records its batches; while ``may_finish`` is cleared, batches do not finish."""
 
     def __init__(self):
         self.batches = []
-        self.go = threading.Event()
-        self.go.set()
-        self.fails_at = None
+        self.may_finish = threading.Event()
+        self.may_finish.set()
+        self.poison = None
 
     def __call__(self, texts):
         self.batches.append([*texts])
-        self.go.wait(10)
-        if self.fails_at in texts:
+        self.may_finish.wait(10)
+        if self.poison in texts:
             raise ValueError("a poisoned text")
         return np.array([logits_of(text) for text in texts], dtype=np.float32), np.array([len(t) > 40 for t in texts])
 
 
-def run(scenario, model=None, at_once=1, **limits):
-    """A scenario ``(batcher, model)`` on an event loop of its own."""
+def run(scenario, model=None, n_threads=1, **limits):
+    """Run ``scenario(batcher, model)`` on a new event loop."""
+    model = model or RecordingModel()
 
     async def main():
-        own = model or Model()
-        batcher = MicroBatcher(own, max_length=64, limits=replace(Limits(wait_ms=0), **limits), at_once=at_once)
+        limits_ = replace(Limits(wait_ms=0), **limits)
+        batcher = MicroBatcher(model, max_length=64, limits=limits_, n_threads=n_threads)
         try:
-            return await scenario(batcher, own)
+            return await scenario(batcher, model)
         finally:
-            own.go.set()
+            model.may_finish.set()
             await batcher.close()
 
     return asyncio.run(main())
 
 
-def right(answer, texts):
-    return answer.logits.tolist() == [logits_of(text) for text in texts]
+def is_output_for(output, texts):
+    return output.logits.tolist() == [logits_of(text) for text in texts]
 
 
 async def until(condition):
@@ -59,38 +61,36 @@ async def until(condition):
             await asyncio.sleep(0.001)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3])
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_answers_are_never_mixed_up(seed, at_once):
+def test_every_request_gets_the_output_for_its_own_texts(seed, n_threads):
     rng = random.Random(seed)
     requests = [["x" * rng.randint(0, 90) + str(rng.random()) for _ in range(rng.randint(1, 40))] for _ in range(60)]
 
     async def scenario(batcher, model):
         async def ask(texts):
             await asyncio.sleep(rng.random() / 50)
-            return await batcher.answer(texts)
+            return await batcher.run(texts)
 
-        answers = await asyncio.gather(*map(ask, requests))
-        assert all(right(answer, texts) for answer, texts in zip(answers, requests, strict=True))
-        assert all(
-            answer.truncated.tolist() == [len(t) > 40 for t in texts]
-            for answer, texts in zip(answers, requests, strict=True)
-        )
+        outputs = await asyncio.gather(*map(ask, requests))
+        for output, texts in zip(outputs, requests, strict=True):
+            assert is_output_for(output, texts)
+            assert output.truncated.tolist() == [len(text) > 40 for text in texts]
         assert sum(map(len, model.batches)) == sum(map(len, requests))
         assert len(model.batches) < sum(map(len, requests)) / 4
-        assert batcher.queued == 0
+        assert batcher.n_queued == 0
 
-    run(scenario, at_once=at_once, batch_tokens=3000)
+    run(scenario, n_threads=n_threads, batch_tokens=3000)
 
 
-def test_what_comes_while_a_batch_runs_runs_together():
+def test_texts_that_arrive_while_a_batch_runs_share_the_next_one():
     async def scenario(batcher, model):
-        model.go.clear()
-        first = asyncio.create_task(batcher.answer(["first"]))
+        model.may_finish.clear()
+        first = asyncio.create_task(batcher.run(["first"]))
         await until(lambda: model.batches)
-        rest = [asyncio.create_task(batcher.answer([f"text {k}"])) for k in range(10)]
-        await until(lambda: batcher.queued == 10)
-        model.go.set()
+        rest = [asyncio.create_task(batcher.run([f"text {k}"])) for k in range(10)]
+        await until(lambda: batcher.n_queued == 10)
+        model.may_finish.set()
         await asyncio.gather(first, *rest)
         assert [len(batch) for batch in model.batches] == [1, 10]
 
@@ -99,12 +99,12 @@ def test_what_comes_while_a_batch_runs_runs_together():
 
 def test_the_next_batch_does_not_wait_for_the_event_loop():
     async def scenario(batcher, model):
-        model.go.clear()
-        first = asyncio.create_task(batcher.answer(["first"]))
+        model.may_finish.clear()
+        first = asyncio.create_task(batcher.run(["first"]))
         await until(lambda: model.batches)
-        second = asyncio.create_task(batcher.answer(["second"]))
-        await until(lambda: batcher.queued == 1)
-        model.go.set()
+        second = asyncio.create_task(batcher.run(["second"]))
+        await until(lambda: batcher.n_queued == 1)
+        model.may_finish.set()
         end = time.monotonic() + 5
         while len(model.batches) < 2 and time.monotonic() < end:
             time.sleep(0.001)  # the loop is busy
@@ -114,156 +114,277 @@ def test_the_next_batch_does_not_wait_for_the_event_loop():
     run(scenario)
 
 
-def test_a_large_request_does_not_hold_a_small_one():
+def test_a_large_request_does_not_hold_up_a_small_one():
     texts = [f"large {k}" for k in range(500)]
 
     async def scenario(batcher, model):
-        model.go.clear()
-        large = asyncio.create_task(batcher.answer(texts))
+        model.may_finish.clear()
+        large = asyncio.create_task(batcher.run(texts))
         await until(lambda: model.batches)
-        n_before = batcher.queued
-        small = asyncio.create_task(batcher.answer(["small"]))
-        await until(lambda: batcher.queued > n_before)
-        model.go.set()
-        assert right(await small, ["small"])
-        assert right(await large, texts)
+        n_before = batcher.n_queued
+        small = asyncio.create_task(batcher.run(["small"]))
+        await until(lambda: batcher.n_queued > n_before)
+        model.may_finish.set()
+        assert is_output_for(await small, ["small"])
+        assert is_output_for(await large, texts)
         assert next(k for k, batch in enumerate(model.batches) if "small" in batch) <= 2 < len(model.batches) / 10
 
     run(scenario, batch_tokens=40)
 
 
-def test_a_batch_keeps_to_its_tokens():
+def test_a_batch_keeps_to_the_token_limit():
     texts = ["four" * k for k in range(1, 40)]
 
     async def scenario(batcher, model):
-        await batcher.answer(texts)
+        await batcher.run(texts)
         for batch in model.batches:
             assert len(batch) == 1 or sum(min(64, 2 + len(text) // 4) for text in batch) <= 50
 
     run(scenario, batch_tokens=50)
 
 
-def test_a_text_beyond_the_budget_runs_alone():
+def test_a_text_above_the_token_limit_runs_alone():
     async def scenario(batcher, model):
         texts = ["猫" * 64, "a", "猫" * 64]
-        assert right(await batcher.answer(texts), texts)
+        assert is_output_for(await batcher.run(texts), texts)
         assert ["猫" * 64] in model.batches
 
     run(scenario, batch_tokens=10)
 
 
-def test_where_others_have_come_lately_a_text_waits_for_them():
+def test_a_text_waits_for_others_if_the_last_batch_was_shared():
     async def scenario(batcher, model):
-        model.go.clear()
-        tasks = [asyncio.create_task(batcher.answer(["first"]))]
+        model.may_finish.clear()
+        tasks = [asyncio.create_task(batcher.run(["first"]))]
         await until(lambda: model.batches)
-        tasks += [asyncio.create_task(batcher.answer([f"{k}"])) for k in range(4)]
-        await until(lambda: batcher.queued == 4)
-        model.go.set()
+        tasks += [asyncio.create_task(batcher.run([f"{k}"])) for k in range(4)]
+        await until(lambda: batcher.n_queued == 4)
+        model.may_finish.set()
         await asyncio.gather(*tasks)
         n_before = len(model.batches)
-        one = asyncio.create_task(batcher.answer(["one"]))
+        one = asyncio.create_task(batcher.run(["one"]))
         await asyncio.sleep(0.02)
-        await asyncio.gather(one, batcher.answer(["two"]))
+        await asyncio.gather(one, batcher.run(["two"]))
         assert model.batches[n_before:] == [["one", "two"]]
 
     run(scenario, wait_ms=300)
 
 
-def test_alone_a_text_does_not_wait():
+def test_a_text_does_not_wait_if_the_last_batch_was_not_shared():
     async def scenario(batcher, model):
         async with asyncio.timeout(5):
             for _ in range(3):
-                await batcher.answer(["alone"])
+                await batcher.run(["alone"])
 
     run(scenario, wait_ms=60_000)
 
 
-def test_a_full_queue_turns_away_and_says_when_to_come_again():
+def test_a_full_queue_refuses_requests_and_says_when_to_retry():
     async def scenario(batcher, model):
-        model.go.clear()
-        first = asyncio.create_task(batcher.answer(["first"]))
+        model.may_finish.clear()
+        first = asyncio.create_task(batcher.run(["first"]))
         await until(lambda: model.batches)
-        waiting = asyncio.create_task(batcher.answer(["a", "b", "c"]))
-        await until(lambda: batcher.queued == 3)
-        with pytest.raises(TurnedAway, match=r"the queue is full \(4 texts\)") as caught:
-            await batcher.answer(["d", "e"])
+        waiting = asyncio.create_task(batcher.run(["a", "b", "c"]))
+        await until(lambda: batcher.n_queued == 3)
+        with pytest.raises(UnavailableError, match=r"the queue is full \(4 texts\)") as caught:
+            await batcher.run(["d", "e"])
         assert caught.value.retry_after >= 1
-        one_more = asyncio.create_task(batcher.answer(["d"]))
-        await until(lambda: batcher.queued == 4)
-        model.go.set()
+        one_more = asyncio.create_task(batcher.run(["d"]))
+        await until(lambda: batcher.n_queued == 4)
+        model.may_finish.set()
         await asyncio.gather(first, waiting, one_more)
 
     run(scenario, queue=4)
 
 
-def test_a_request_of_more_texts_than_the_queue_holds_is_taken_alone():
+def test_a_request_larger_than_the_queue_is_accepted_if_nothing_waits():
     async def scenario(batcher, model):
         texts = [str(k) for k in range(20)]
-        assert right(await batcher.answer(texts), texts)
+        assert is_output_for(await batcher.run(texts), texts)
 
     run(scenario, queue=4)
 
 
-def test_a_deadline_frees_the_place():
+def test_texts_leave_the_queue_at_the_deadline():
     async def scenario(batcher, model):
-        model.go.clear()
-        first = asyncio.create_task(batcher.answer(["first"]))
+        model.may_finish.clear()
+        first = asyncio.create_task(batcher.run(["first"]))
         await until(lambda: model.batches)
-        with pytest.raises(TurnedAway, match=r"no answer within 0\.05 s"):
-            await batcher.answer(["late"])
-        assert batcher.queued == 0
-        model.go.set()
-        with pytest.raises(TurnedAway):
+        with pytest.raises(UnavailableError, match=r"no answer within 0\.05 s"):
+            await batcher.run(["late"])
+        assert batcher.n_queued == 0
+        model.may_finish.set()
+        with pytest.raises(UnavailableError):
             await first
-        assert right(await batcher.answer(["next"]), ["next"])
+        assert is_output_for(await batcher.run(["next"]), ["next"])
         assert ["late"] not in model.batches
 
     run(scenario, seconds=0.05)
 
 
-def test_who_goes_away_frees_the_place():
+def test_texts_of_a_cancelled_request_leave_the_queue():
     async def scenario(batcher, model):
-        model.go.clear()
-        first = asyncio.create_task(batcher.answer(["first"]))
+        model.may_finish.clear()
+        first = asyncio.create_task(batcher.run(["first"]))
         await until(lambda: model.batches)
-        gone = asyncio.create_task(batcher.answer(["gone 1", "gone 2"]))
-        stays = asyncio.create_task(batcher.answer(["stays"]))
-        await until(lambda: batcher.queued == 3)
+        gone = asyncio.create_task(batcher.run(["gone 1", "gone 2"]))
+        stays = asyncio.create_task(batcher.run(["stays"]))
+        await until(lambda: batcher.n_queued == 3)
         gone.cancel()
-        await until(lambda: batcher.queued == 1)
+        await until(lambda: batcher.n_queued == 1)
         first.cancel()  # it is running: its answer goes nowhere
-        model.go.set()
-        assert right(await stays, ["stays"])
+        model.may_finish.set()
+        assert is_output_for(await stays, ["stays"])
         assert model.batches == [["first"], ["stays"]]
 
     run(scenario)
 
 
-def test_a_failing_batch_fails_its_own_requests_alone():
-    model = Model()
-    model.fails_at = "poison"
+def test_a_failing_batch_fails_only_its_own_requests():
+    model = RecordingModel()
+    model.poison = "poison"
 
     async def scenario(batcher, _):
         with pytest.raises(ValueError, match="a poisoned text"):
-            await batcher.answer(["poison"])
-        assert right(await batcher.answer(["next"]), ["next"])
+            await batcher.run(["poison"])
+        assert is_output_for(await batcher.run(["next"]), ["next"])
 
     run(scenario, model)
 
 
-def test_closing_answers_what_was_taken_on():
+def test_closing_answers_the_texts_that_wait():
     async def scenario(batcher, model):
-        model.go.clear()
-        asked = [asyncio.create_task(batcher.answer([f"text {k}"])) for k in range(5)]
+        model.may_finish.clear()
+        asked = [asyncio.create_task(batcher.run([f"text {k}"])) for k in range(5)]
         await until(lambda: model.batches)
         closing = asyncio.create_task(batcher.close())
         await asyncio.sleep(0)
-        with pytest.raises(TurnedAway, match="closing"):
-            await batcher.answer(["too late"])
-        model.go.set()
+        with pytest.raises(UnavailableError, match="closing"):
+            await batcher.run(["too late"])
+        model.may_finish.set()
         await closing
-        answers = await asyncio.gather(*asked)
-        assert all(right(answer, [f"text {k}"]) for k, answer in enumerate(answers))
+        outputs = await asyncio.gather(*asked)
+        assert all(is_output_for(output, [f"text {k}"]) for k, output in enumerate(outputs))
 
     run(scenario)
+
+
+def test_idle_threads_share_the_texts_of_one_request():
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        request = asyncio.create_task(batcher.run([f"text {k}" for k in range(7)]))
+        await until(lambda: len(model.batches) == 3)  # all run at the same time
+        model.may_finish.set()
+        assert is_output_for(await request, [f"text {k}" for k in range(7)])
+        assert [len(batch) for batch in model.batches] == [3, 3, 1]
+
+    run(scenario, n_threads=3)
+
+
+def test_a_batch_takes_eight_texts_of_each_request_in_turn():
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        tasks = [asyncio.create_task(batcher.run(["first"]))]
+        await until(lambda: model.batches)
+        tasks += [asyncio.create_task(batcher.run([f"{name}{k}" for k in range(20)])) for name in "ab"]
+        await until(lambda: batcher.n_queued == 40)
+        model.may_finish.set()
+        await asyncio.gather(*tasks)
+        a, b = ([f"{name}{k}" for k in range(20)] for name in "ab")
+        assert model.batches[1] == [*a[:8], *b[:8], *a[8:16], *b[8:16], *a[16:], *b[16:]]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_tokens"),
+    [
+        ("x" * 12, 5),  # one token for four characters, and two special tokens
+        ("x" * 15, 5),
+        ("x" * 16, 6),
+        ("é" * 3, 5),  # one token for each character
+        ("xxé", 5),
+        ("x" * 1000, 64),  # the longest input
+        ("", 2),
+    ],
+)
+def test_tokens_are_estimated_from_characters(text, n_tokens):
+    async def scenario(batcher, model):
+        await batcher.run([text] * 8)
+        assert [len(batch) for batch in model.batches] == [3, 3, 2]
+
+    run(scenario, batch_tokens=3 * n_tokens)
+    run(scenario, batch_tokens=4 * n_tokens - 1)
+
+
+def test_a_request_whose_next_text_does_not_fit_comes_first_in_the_next_batch():
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        tasks = [asyncio.create_task(batcher.run(["first"]))]
+        await until(lambda: model.batches)
+        tasks += [asyncio.create_task(batcher.run([text])) for text in ("a", "é" * 30, "b", "c")]
+        await until(lambda: batcher.n_queued == 4)
+        model.may_finish.set()
+        await asyncio.gather(*tasks)
+        assert model.batches[1:] == [["a"], ["é" * 30], ["b", "c"]]
+
+    run(scenario, batch_tokens=33)
+
+
+def test_the_time_to_retry_is_that_of_the_texts_that_wait(monkeypatch):
+    clock = iter(range(0, 1000, 3))  # each batch takes three seconds
+    monkeypatch.setattr("amalgam_edge.serving.batching.time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    async def scenario(batcher, model):
+        await batcher.run(["one", "two"])
+        model.may_finish.clear()
+        running = asyncio.create_task(batcher.run(["running"]))
+        await until(lambda: len(model.batches) == 2)
+        waiting = asyncio.create_task(batcher.run([f"text {k}" for k in range(6)]))
+        await until(lambda: batcher.n_queued == 6)
+        with pytest.raises(UnavailableError) as refused:
+            await batcher.run(["too many"])
+        assert refused.value.retry_after == 9  # six texts of one and a half seconds
+        model.may_finish.set()
+        await asyncio.gather(running, waiting)
+
+    run(scenario, queue=6)
+
+
+def test_several_threads_make_the_time_to_retry_shorter(monkeypatch):
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr("amalgam_edge.serving.batching.time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    async def scenario(batcher, model):
+        await batcher.run(["one"])
+        assert batcher._seconds_per_text == 1.5
+
+    run(scenario, n_threads=2)
+
+
+def test_a_text_waits_no_longer_than_it_may():
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        tasks = [asyncio.create_task(batcher.run(["first"]))]
+        await until(lambda: model.batches)
+        tasks += [asyncio.create_task(batcher.run([f"{k}"])) for k in range(2)]
+        await until(lambda: batcher.n_queued == 2)
+        model.may_finish.set()
+        await asyncio.gather(*tasks)  # the last batch was shared
+        started = time.monotonic()
+        await batcher.run(["alone"])
+        assert 0.2 <= time.monotonic() - started < 1.5
+
+    run(scenario, wait_ms=200)
+
+
+def test_labels_with_equal_logits_are_ranked_in_their_order():
+    output = ModelOutput.from_logits(np.zeros((2, 300), dtype=np.float32), np.zeros(2, dtype=bool))
+    assert output.ranking.tolist() == [[*range(300)]] * 2
+
+
+def test_labels_are_ranked_by_descending_logits():
+    output = ModelOutput.from_logits(np.array([[1.0, 3.0, 2.0]], dtype=np.float32), np.zeros(1, dtype=bool))
+    assert output.ranking.tolist() == [[1, 2, 0]]
+    exponentials = np.exp([1.0, 3.0, 2.0])
+    np.testing.assert_allclose(output.probabilities, [exponentials / exponentials.sum()], rtol=1e-12)

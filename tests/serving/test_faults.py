@@ -1,4 +1,4 @@
-"""Limits, overload, keys, and what happens to requests while servers end and bundles change."""
+"""Wrong requests, limits, overload, API keys, and requests during shutdown and reloads."""
 
 import json
 import re
@@ -41,20 +41,20 @@ def until(condition, seconds=20):
         (["x"], 422, "object"),
     ],
 )
-def test_what_is_wrong_with_a_request_is_told(server, body, status, why):
+def test_wrong_requests_get_an_error_that_says_why(server, body, status, why):
     answer = httpx.post(server.url, json=body)
     assert answer.status_code == status
     assert why in answer.json()["error"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"inputs": "\\ud800"}', b"[" * 50_000, b'{"inputs": NaN}'])
-def test_no_json_is_told(server, body):
+def test_a_body_that_is_not_valid_json_is_refused(server, body):
     answer = httpx.post(server.url, content=body)
     assert answer.status_code == 422
     assert answer.json()["error"]
 
 
-def test_a_body_beyond_the_limit_is_refused_by_its_length_or_when_it_is_reached(server):
+def test_a_body_above_the_limit_is_refused_with_and_without_a_content_length(server):
     too_long = b'{"inputs": "' + b"x" * 4_000_000 + b'"}'
     assert httpx.post(server.url, content=too_long).status_code == 413
 
@@ -77,13 +77,13 @@ def test_compressed_bodies_are_refused(server):
     "path",
     ["/none", "/models/..%2f..%2fetc%2fpasswd", "/v2/models/%00", "/models/", "/v2/models/tiny/versions/x/infer"],
 )
-def test_paths_that_lead_nowhere_lead_nowhere(server, path):
+def test_unknown_paths_and_path_traversal_are_not_found(server, path):
     answer = httpx.post(f"{server.url}{path}", json={"inputs": "x"})
     assert answer.status_code in (404, 405)
     assert "etc" not in answer.text
 
 
-def test_what_a_client_sends_is_in_no_log_and_no_metric(server):
+def test_logs_and_metrics_hold_nothing_that_a_client_sends(server):
     mark = "mark\x1b[31m\n%s"
     url = f"{server.url}/models/mark%1b%0a"
     httpx.post(url, json={"inputs": mark}, headers={"user-agent": "mark-agent"})
@@ -92,7 +92,7 @@ def test_what_a_client_sends_is_in_no_log_and_no_metric(server):
     assert "mark" not in httpx.get(f"{server.url}/metrics").text
 
 
-def test_answers_have_safe_headers(server):
+def test_every_response_has_security_headers(server):
     for answer in (httpx.get(f"{server.url}/info"), httpx.get(f"{server.url}/none"), post(server, 3)):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["x-frame-options"] == "DENY"
@@ -100,7 +100,7 @@ def test_answers_have_safe_headers(server):
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_keys(serve, bundle_folder, tmp_path):
+def test_requests_need_one_of_the_api_keys(serve, bundle_folder, tmp_path):
     keys = tmp_path / "keys.txt"
     keys.write_text("first-key\n\n  second-key  \n")
     server = serve(bundle_folder, "--api-key-file", keys)
@@ -115,7 +115,7 @@ def test_keys(serve, bundle_folder, tmp_path):
     assert "first-key" not in server.log.read_text()
 
 
-def test_other_origins_are_let_in_by_name_alone(serve, bundle_folder):
+def test_only_named_origins_may_ask(serve, bundle_folder):
     server = serve(bundle_folder, "--cors", "https://example.org")
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     for origin, allowed in (("https://example.org", "https://example.org"), ("https://evil.example", None)):
@@ -124,7 +124,7 @@ def test_other_origins_are_let_in_by_name_alone(serve, bundle_folder):
         assert post(server, "x", headers={"origin": origin}).headers.get("access-control-allow-origin") == allowed
 
 
-def test_overload_is_answered_with_503_and_nothing_else(serve, bundle_folder):
+def test_overload_gives_503_and_no_other_error(serve, bundle_folder):
     server = serve(bundle_folder, "--max-queue", "64", "--batch-tokens", "64")
     with ThreadPoolExecutor(48) as pool:
         answers = [*pool.map(lambda k: post(server, [f"{k} {j} {LONG}" for j in range(24)]), range(144))]
@@ -137,7 +137,7 @@ def test_overload_is_answered_with_503_and_nothing_else(serve, bundle_folder):
     assert post(server, "x").status_code == 200
 
 
-def test_a_deadline_is_kept(serve, bundle_folder):
+def test_a_request_that_takes_too_long_gets_503(serve, bundle_folder):
     server = serve(bundle_folder, "--deadline", "0.05")
     answer = post(server, [f"{k} {LONG}" for k in range(1000)])
     assert answer.status_code == 503
@@ -145,7 +145,7 @@ def test_a_deadline_is_kept(serve, bundle_folder):
     assert post(server, "x").status_code == 200
 
 
-def test_clients_that_go_away_free_their_place(serve, bundle_folder):
+def test_texts_of_disconnected_clients_leave_the_queue(serve, bundle_folder):
     server = serve(bundle_folder, "--batch-tokens", "40")
     body = json.dumps({"inputs": [f"{k} {LONG}" for k in range(1000)]}).encode()
     port = int(server.url.rsplit(":", 1)[1])
@@ -161,7 +161,7 @@ def test_clients_that_go_away_free_their_place(serve, bundle_folder):
     assert server.metric("amalgam_texts_total") < 1000  # of 4000
 
 
-def test_sigterm_finishes_what_is_in_flight(serve, bundle_folder):
+def test_sigterm_finishes_the_requests_that_are_running(serve, bundle_folder):
     server = serve(bundle_folder, "--batch-tokens", "40")
     texts = [f"{k} {LONG}" for k in range(200)]
     with ThreadPoolExecutor(1) as pool:
@@ -177,7 +177,7 @@ def test_sigterm_finishes_what_is_in_flight(serve, bundle_folder):
 
 
 def relabelled(source, folder):
-    """A new version of a bundle in the place of the old one: its labels' names are others."""
+    """Replace a bundle by a new version with other label names."""
     staged = shutil.copytree(source, folder.with_name("staged"))
     path = staged / "amalgam.json"
     manifest = json.loads(path.read_text())
@@ -189,7 +189,7 @@ def relabelled(source, folder):
 
 
 @pytest.mark.parametrize("how", ["watch", "hup"])
-def test_a_new_version_is_taken_without_losing_a_request(serve, copied, bundle_folder, how):
+def test_a_new_version_replaces_the_old_one_without_a_failed_request(serve, copied, bundle_folder, how):
     server = serve(f"tiny={copied}", *(["--watch"] if how == "watch" else []))
     answers, stop = [], threading.Event()
 
@@ -220,7 +220,7 @@ def test_a_new_version_is_taken_without_losing_a_request(serve, copied, bundle_f
     assert server.metric("amalgam_reloads_total", model="tiny", result="taken") == 1
 
 
-def test_a_damaged_new_version_leaves_the_old_one_serving_and_says_so(serve, copied, flip):
+def test_a_damaged_new_version_is_refused_and_the_old_one_goes_on(serve, copied, flip):
     server = serve(f"tiny={copied}", "--watch")
     before = httpx.get(f"{server.url}/info").json()["models"][0]
     flip(copied / "onnx" / "model_quantized.onnx")

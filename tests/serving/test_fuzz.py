@@ -1,4 +1,4 @@
-"""Requests that nobody means: from the API's own description, and by hand where that says nothing."""
+"""Malformed requests: derived from the API's description, and mutated bodies and connections."""
 
 import json
 import random
@@ -16,15 +16,15 @@ pytestmark = pytest.mark.serving
 schemathesis = pytest.importorskip("schemathesis")
 
 
-def resident(server):
-    """Memory of the server's process in bytes; None where this system does not say."""
+def resident_bytes(server):
+    """Resident memory of the server's process in bytes; None if the operating system does not report it."""
     status = Path(f"/proc/{server.process.pid}/status")
     if not status.exists():
         return None
     return int(next(line for line in status.read_text().splitlines() if line.startswith("VmRSS")).split()[1]) * 1024
 
 
-def test_what_the_description_leads_to_is_no_server_error(server):
+def test_requests_derived_from_the_description_cause_no_server_error(server):
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/openapi.json", "--url", server.url,
         "--checks", "not_a_server_error,content_type_conformance,response_schema_conformance",
@@ -40,7 +40,7 @@ def test_what_the_description_leads_to_is_no_server_error(server):
 
 
 def mutated(rng, content):
-    """A body with something wrong in it."""
+    """The content with up to eight random defects."""
     content = bytearray(content)
     for _ in range(rng.randint(1, 8)):
         place = rng.randrange(len(content) + 1)
@@ -75,10 +75,10 @@ def test_damaged_tensors_are_refused_or_answered(server):
             statuses.append(answer.status_code)
             assert answer.status_code in (200, 422), answer.text
             if k == 200:
-                before = resident(server)
+                before = resident_bytes(server)
     assert {200, 422} == {*statuses}
     if before is not None:
-        assert resident(server) < before * 1.05 + 4e6
+        assert resident_bytes(server) < before * 1.05 + 4e6
 
 
 def test_damaged_json_is_refused_or_answered(server):
@@ -98,7 +98,7 @@ def test_damaged_json_is_refused_or_answered(server):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "raw",
     [
         b"",
         b"\x00" * 300,
@@ -112,11 +112,11 @@ def test_damaged_json_is_refused_or_answered(server):
         b"GET / HTTP/1.1\r\nHost: \xff\xfe\r\nauthorization: Bearer \xff\r\n\r\n",
     ],
 )
-def test_no_http_is_no_harm(server, said):
+def test_bytes_that_are_not_http_do_no_harm(server, raw):
     port = int(server.url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
         try:
-            client.sendall(said)
+            client.sendall(raw)
             client.shutdown(socket.SHUT_WR)
             answer = client.recv(4096)
         except OSError:

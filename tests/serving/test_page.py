@@ -1,4 +1,4 @@
-"""The page in headless Chromium: on the server, in the browser, as files of a plain web host, and without a network."""
+"""The page in headless Chromium: on the server, in the browser, as files on a plain web host, and offline."""
 
 import csv
 import functools
@@ -26,7 +26,7 @@ WEB = Path(__file__).parents[1] / "web"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TEXTS = [*tiny.TEXTS[:20], 'said "no", twice', "=cmd()", "Straße 猫 👩‍🚀", "chess and maps of the night sky " * 30]
 
-browsing = [
+NEEDS_CHROMIUM = [
     pytest.mark.skipif(not shutil.which("node"), reason="no node here"),
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium here"),
     pytest.mark.skipif(
@@ -36,14 +36,14 @@ browsing = [
 
 
 def in_chromium(test):
-    for mark in browsing:
+    for mark in NEEDS_CHROMIUM:
         test = mark(test)
     return test
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fetched(tmp_path_factory):
-    """The libraries out of node_modules and the registry's archive, as a user's cache would hold them."""
+def downloaded_libraries(tmp_path_factory):
+    """Download the libraries into a temporary cache folder."""
     folder = tmp_path_factory.mktemp("libraries")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(libraries, "user_cache_path", lambda name: folder)
@@ -55,7 +55,8 @@ def fetched(tmp_path_factory):
         yield
 
 
-def look(url, where, tmp_path, *more):
+def visit(url, where, tmp_path, *more):
+    """What tests/web/page.mjs reads off the page."""
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps(TEXTS))
     command = ["node", str(WEB / "page.mjs"), CHROMIUM, url, str(texts), where, str(tmp_path / "shot"), *more]
@@ -75,7 +76,7 @@ def exact_folder(tmp_path_factory, bundle_folder):
 
 
 def check_page(seen):
-    """It works, takes nothing from elsewhere, and fits a narrow screen."""
+    """The page has no errors, loads nothing from other origins, and fits a narrow screen."""
     assert seen["faults"] == seen["elsewhere"] == seen["unnamed"] == []
     assert not seen["wide"]
     assert seen["empty"] == "Type or paste a text first."
@@ -83,7 +84,7 @@ def check_page(seen):
 
 
 def check_one(seen, folder):
-    """The bars are the classifier's scores, to what is shown of them."""
+    """The bars show the classifier's scores, as far as they are rounded."""
     (answer,) = EdgeClassifier.from_pretrained(folder, threads=1)(TEXTS[:1], all_scores=True)
     shown = {label: float(score.split()[0]) / 100 for label, _, score in seen["one"]["bars"]}
     assert [*shown] == [*answer.scores]
@@ -91,7 +92,7 @@ def check_one(seen, folder):
 
 
 def check_many(seen, folder):
-    """The table and the file are the classifier's answers."""
+    """The table and the downloaded file hold the classifier's answers."""
     expected = EdgeClassifier.from_pretrained(folder, threads=1)([t.strip() for t in TEXTS], all_scores=True)
     for row, answer in zip(seen["many"]["rows"], expected, strict=True):
         assert row[0] == answer.label
@@ -104,11 +105,11 @@ def check_many(seen, folder):
 
 
 @in_chromium
-def test_on_the_server_and_in_the_browser_the_page_says_the_same(serve, exact_folder, tmp_path):
+def test_the_page_shows_the_same_on_the_server_and_in_the_browser(serve, exact_folder, tmp_path):
     server = serve(f"tiny={exact_folder}", "--in-browser")
     seen = {}
     for where in ("server", "browser"):
-        seen[where] = look(server.url, where, tmp_path)
+        seen[where] = visit(server.url, where, tmp_path)
         check_page(seen[where])
         check_one(seen[where], exact_folder)
         check_many(seen[where], exact_folder)
@@ -120,7 +121,7 @@ def test_on_the_server_and_in_the_browser_the_page_says_the_same(serve, exact_fo
 
 
 @in_chromium
-def test_files_on_any_web_host_work_and_go_on_without_a_network(bundle_folder, tmp_path):
+def test_an_exported_page_works_on_any_web_host_and_then_offline(bundle_folder, tmp_path):
     output = tmp_path / "site"
     site.export_site(Bundle.open(bundle_folder), output)
     quiet = functools.partial(
@@ -128,7 +129,7 @@ def test_files_on_any_web_host_work_and_go_on_without_a_network(bundle_folder, t
     )
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet) as host:
         threading.Thread(target=host.serve_forever, daemon=True).start()
-        seen = look(f"http://127.0.0.1:{host.server_port}/", "browser", tmp_path, "offline")
+        seen = visit(f"http://127.0.0.1:{host.server_port}/", "browser", tmp_path, "offline")
         host.shutdown()
     check_page(seen)
     check_one(seen, bundle_folder)  # its int8 model's
@@ -136,7 +137,7 @@ def test_files_on_any_web_host_work_and_go_on_without_a_network(bundle_folder, t
 
 
 @in_chromium
-def test_with_keys_the_page_asks_for_one(serve, bundle_folder, tmp_path):
+def test_with_api_keys_the_page_asks_for_one(serve, bundle_folder, tmp_path):
     keys = tmp_path / "keys.txt"
     keys.write_text("a-key")
     server = serve(f"tiny={bundle_folder}", "--in-browser", "--api-key-file", keys)
@@ -147,7 +148,7 @@ def test_with_keys_the_page_asks_for_one(serve, bundle_folder, tmp_path):
     assert httpx.get(f"{server.url}/bundles/tiny/model.onnx", headers=key).status_code == 200
 
 
-def test_nothing_but_the_model_and_its_tokenizer_can_be_had(serve, bundle_folder):
+def test_only_the_model_and_its_tokenizer_can_be_downloaded(serve, bundle_folder):
     server = serve(f"tiny={bundle_folder}", "--in-browser")
     for name in ("amalgam.json", "config.json", "..%2famalgam.json", "onnx%2fmodel.onnx", "%2e%2e/amalgam.json"):
         assert httpx.get(f"{server.url}/bundles/tiny/{name}").status_code == 404
@@ -159,7 +160,7 @@ def test_nothing_but_the_model_and_its_tokenizer_can_be_had(serve, bundle_folder
     )
 
 
-def test_the_page_has_a_policy(server):
+def test_the_page_has_a_content_security_policy(server):
     page = httpx.get(server.url)
     policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"
@@ -168,18 +169,18 @@ def test_the_page_has_a_policy(server):
     assert not re.search(r"<script(?![^>]*src=)|\son\w+=|style=|https?://", page.text)
 
 
-def test_without_the_libraries_models_run_on_the_server_alone(server):
+def test_without_the_libraries_models_run_on_the_server_only(server):
     assert httpx.get(f"{server.url}/config.json").json()["browser"] is False
     assert httpx.get(f"{server.url}/libraries/tokenizers.min.mjs").status_code == 404
     assert httpx.get(f"{server.url}/bundles/tiny/model.onnx").status_code == 404
 
 
-def test_the_service_worker_s_cache_is_of_these_libraries(monkeypatch):
+def test_the_service_worker_s_cache_has_the_name_of_the_pinned_libraries(monkeypatch):
     monkeypatch.delenv("AMALGAM_WEB_LIBRARIES")
-    assert f'"amalgam-edge-{libraries._folder().name}"' in site.page_file("offline.js").decode()
+    assert f'"amalgam-edge-{libraries._folder().name}"' in site.read_page_file("offline.js").decode()
 
 
-def test_a_page_is_replaced_only_where_it_may_be(bundle_folder, tmp_path):
+def test_only_an_exported_page_is_replaced_and_only_on_request(bundle_folder, tmp_path):
     bundle = Bundle.open(bundle_folder)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
@@ -189,23 +190,3 @@ def test_a_page_is_replaced_only_where_it_may_be(bundle_folder, tmp_path):
     with pytest.raises(AmalgamError, match="--overwrite"):
         site.export_site(bundle, tmp_path / "site")
     assert site.export_site(bundle, tmp_path / "site", overwrite=True) > 14e6
-
-
-def test_libraries_that_cannot_be_had_or_are_others_are_told(monkeypatch, tmp_path):
-    monkeypatch.delenv("AMALGAM_WEB_LIBRARIES")
-    monkeypatch.setattr(libraries, "user_cache_path", lambda name: tmp_path)
-    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
-    with pytest.raises(AmalgamError, match="cannot be fetched"):
-        libraries.get_libraries()
-    monkeypatch.setenv("npm_config_registry", "file:///etc")
-    with pytest.raises(AmalgamError, match="no address of an npm registry"):
-        libraries.get_libraries()
-    monkeypatch.setenv("AMALGAM_WEB_LIBRARIES", str(tmp_path))
-    with pytest.raises(AmalgamError, match=r"lacks ort\.wasm\.min\.mjs"):
-        libraries.get_libraries()
-    monkeypatch.delenv("AMALGAM_WEB_LIBRARIES")
-    monkeypatch.setenv("npm_config_registry", "http://localhost")
-    monkeypatch.setattr(libraries, "urlopen", lambda url, timeout: io.BytesIO(b"another archive"))
-    with pytest.raises(AmalgamError, match="not the archive that was tested"):
-        libraries.get_libraries()
-    assert not [*tmp_path.glob("browser/*")]

@@ -1,4 +1,4 @@
-"""Both protocols, by the clients that people have, beside the classifier itself."""
+"""Both protocols through their usual clients, compared with the classifier itself."""
 
 import httpx
 import numpy as np
@@ -24,7 +24,7 @@ def expected(bundle_folder):
 
 @pytest.fixture
 def online(monkeypatch):
-    """The client refuses every address while the Hub is cut off, this machine's own as well."""
+    """Take Hugging Face's client out of its offline mode, in which it refuses local addresses as well."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 
@@ -38,7 +38,7 @@ def test_hugging_face_s_client_gets_every_label(server, expected):
 
 
 @pytest.mark.usefixtures("online")
-def test_hugging_face_s_client_by_model_name_and_with_top_k(server, expected):
+def test_hugging_face_s_client_may_name_a_model_and_top_k(server, expected):
     client = InferenceClient(base_url=f"{server.url}/models/other")
     found = client.text_classification(TEXTS[0], top_k=2)
     assert [element.label for element in found] == [*expected[0].scores][:2]
@@ -54,7 +54,7 @@ def test_hugging_face_s_client_may_ask_for_other_functions(server, bundle_folder
 
 
 @pytest.mark.usefixtures("online")
-def test_hugging_face_s_client_hears_what_is_wrong(server):
+def test_hugging_face_s_client_gets_the_error_message(server):
     client = InferenceClient(base_url=f"{server.url}/models/none")
     with pytest.raises(HfHubHTTPError, match="no model of that name; there are tiny, other"):
         client.text_classification("x")
@@ -76,7 +76,7 @@ def triton(server):
     client.close()
 
 
-def asked(http, texts, *, binary, column=False):
+def input_tensor(http, texts, *, binary, column=False):
     shape = [len(texts), 1] if column else [len(texts)]
     tensor = http.InferInput("text", shape, "BYTES")
     tensor.set_data_from_numpy(
@@ -104,7 +104,7 @@ def test_triton_s_client_gets_tensors(triton, expected, binary_in, binary_out, c
     http, client = triton
     outputs = [http.InferRequestedOutput(name, binary_data=binary_out) for name in ("label", "score", "probabilities")]
     result = client.infer(
-        "tiny", [asked(http, TEXTS, binary=binary_in, column=column)], outputs=outputs, request_id="7"
+        "tiny", [input_tensor(http, TEXTS, binary=binary_in, column=column)], outputs=outputs, request_id="7"
     )
     labels = [label.decode() if isinstance(label, bytes) else label for label in result.as_numpy("label").tolist()]
     assert labels == [answer.label for answer in expected]
@@ -117,19 +117,19 @@ def test_triton_s_client_gets_tensors(triton, expected, binary_in, binary_out, c
 
 def test_triton_s_client_may_name_no_output(triton, expected):
     http, client = triton
-    result = client.infer("other", [asked(http, TEXTS, binary=True)])
+    result = client.infer("other", [input_tensor(http, TEXTS, binary=True)])
     np.testing.assert_allclose(result.as_numpy("score"), [answer.score for answer in expected], atol=1e-5)
 
 
-def test_triton_s_client_hears_what_is_wrong(triton):
+def test_triton_s_client_gets_the_error_message(triton):
     http, client = triton
     with pytest.raises(InferenceServerException, match="no output 'logit'"):
-        client.infer("tiny", [asked(http, ["x"], binary=True)], outputs=[http.InferRequestedOutput("logit")])
+        client.infer("tiny", [input_tensor(http, ["x"], binary=True)], outputs=[http.InferRequestedOutput("logit")])
     with pytest.raises(InferenceServerException, match="no version of that name"):
-        client.infer("tiny", [asked(http, ["x"], binary=True)], model_version="7")
+        client.infer("tiny", [input_tensor(http, ["x"], binary=True)], model_version="7")
 
 
-def test_what_is_served_is_told(server, bundle_folder):
+def test_info_tells_what_is_served(server, bundle_folder):
     info = httpx.get(f"{server.url}/info").json()
     assert [model["name"] for model in info["models"]] == ["tiny", "other"]
     assert info["models"][0]["precision"] == "fp32"
@@ -137,14 +137,14 @@ def test_what_is_served_is_told(server, bundle_folder):
     assert info["limits"]["texts"] == 1024
 
 
-def test_the_api_is_described(server):
+def test_the_api_description_has_a_schema_for_each_request(server):
     document = httpx.get(f"{server.url}/openapi.json").json()
     for path in ("/", "/predict", "/models/{name}", "/v2/models/{name}/infer"):
         schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert schema["type"] == "object"
 
 
-def test_what_happens_is_counted(server):
+def test_metrics_count_texts_and_requests(server):
     before = server.metric("amalgam_texts_total", model="other")
     httpx.post(f"{server.url}/models/other", json={"inputs": ["a", "b", "c"]})
     assert server.metric("amalgam_texts_total", model="other") == before + 3

@@ -1,6 +1,6 @@
-// A service worker: what was loaded once is there without a network. A model never changes under its address, nor do the
-// libraries under the name of the cache: they are taken from it first. All else is asked for anew, and comes from the
-// cache if that fails.
+// A service worker: the page works offline once it has been loaded. The address of a model holds its version, and the
+// name of the cache holds those of the libraries, so both come from the cache first. Everything else comes from the
+// network first, and from the cache if that fails.
 const CACHE = "amalgam-edge-6d662e17daac";
 const PAGE = ["./", "page.css", "page.js", "model.js", "config.json"];
 
@@ -9,35 +9,35 @@ self.addEventListener("install", (event) => {
 });
 
 self.addEventListener("activate", (event) => {
-  const drop = (names) => Promise.all(names.filter((name) => name !== CACHE).map((name) => caches.delete(name)));
-  event.waitUntil(caches.keys().then(drop).then(() => self.clients.claim()));
+  const deleteOthers = (names) => Promise.all(names.filter((name) => name !== CACHE).map((name) => caches.delete(name)));
+  event.waitUntil(caches.keys().then(deleteOthers).then(() => self.clients.claim()));
 });
 
-async function kept(request) {
+async function cacheFirst(request) {
   const cache = await caches.open(CACHE);
-  const old = await cache.match(request);
-  if (old) return old;
-  const answer = await fetch(request);
-  if (answer.ok) {
-    const own = new URL(request.url);
-    for (const other of await cache.keys()) {
-      const { pathname, search } = new URL(other.url);
-      if (pathname === own.pathname && search !== own.search) await cache.delete(other); // an old version
+  const cached = await cache.match(request);
+  if (cached) return cached;
+  const response = await fetch(request);
+  if (response.ok) {
+    const url = new URL(request.url);
+    for (const key of await cache.keys()) {
+      const { pathname, search } = new URL(key.url);
+      if (pathname === url.pathname && search !== url.search) await cache.delete(key); // an old version
     }
-    await cache.put(request, answer.clone());
+    await cache.put(request, response.clone());
   }
-  return answer;
+  return response;
 }
 
-async function fresh(request) {
+async function networkFirst(request) {
   const cache = await caches.open(CACHE);
   try {
-    const answer = await fetch(request);
-    if (answer.ok) await cache.put(request, answer.clone());
-    return answer;
+    const response = await fetch(request);
+    if (response.ok) await cache.put(request, response.clone());
+    return response;
   } catch (error) {
-    const old = await cache.match(request);
-    if (old) return old;
+    const cached = await cache.match(request);
+    if (cached) return cached;
     throw error;
   }
 }
@@ -47,6 +47,6 @@ self.addEventListener("fetch", (event) => {
   const scope = new URL(self.registration.scope);
   if (event.request.method !== "GET" || url.origin !== scope.origin) return;
   const path = url.pathname.slice(scope.pathname.length);
-  if (path.startsWith("bundles/") || path.startsWith("libraries/")) event.respondWith(kept(event.request));
-  else if (path === "" || PAGE.includes(path)) event.respondWith(fresh(event.request));
+  if (path.startsWith("bundles/") || path.startsWith("libraries/")) event.respondWith(cacheFirst(event.request));
+  else if (path === "" || PAGE.includes(path)) event.respondWith(networkFirst(event.request));
 });

@@ -1,25 +1,26 @@
-// The page: what is asked, where it is answered, and what is shown. The model itself runs in model.js.
+// The page: reads the texts, has them classified on the server or in this browser (model.js), and shows the results.
 
 const $ = (id) => document.getElementById(id);
 const percent = (score) => `${(100 * score).toFixed(1)} %`;
-const NO_LABEL = "–";
+const NO_LABEL = "–"; // shown if the best score is below the bundle's threshold
+const LIBRARIES_BYTES = 14.5e6; // approximate size of the JavaScript libraries
 
 let config;
 let worker;
-let waiting; // of the worker's answer: {resolve, reject}
-let answered = []; // [{text, scores: [{label, score}, …]}, …]
+let pending; // {resolve, reject} of the promise of the worker's scores
+let results = []; // of the last request: [{text, scores: [{label, score}, …]}, …]
 
 function model() {
-  return config.models.find((one) => one.name === $("model").value);
+  return config.models.find(({ name }) => name === $("model").value);
 }
 
 function where() {
   return $("where-browser").checked ? "browser" : "server";
 }
 
-function say(text, bad = false) {
+function showStatus(text, isError = false) {
   $("status").textContent = text;
-  $("status").classList.toggle("bad", bad);
+  $("status").classList.toggle("bad", isError);
 }
 
 function headers() {
@@ -27,14 +28,14 @@ function headers() {
 }
 
 async function onServer(texts) {
-  const answer = await fetch(`models/${encodeURIComponent(model().name)}`, {
+  const response = await fetch(`models/${encodeURIComponent(model().name)}`, {
     method: "POST",
     headers: { "content-type": "application/json", ...headers() },
     body: JSON.stringify({ inputs: texts }),
   });
-  const said = await answer.json();
-  if (!answer.ok) throw new Error(said.error);
-  return said;
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.error);
+  return body;
 }
 
 function inBrowser(texts) {
@@ -42,13 +43,13 @@ function inBrowser(texts) {
     worker = new Worker("model.js", { type: "module" });
     worker.onmessage = ({ data }) => {
       if (data.progress) showProgress(data.progress);
-      else if (data.error) waiting.reject(new Error(data.error));
-      else waiting.resolve(data.scores);
+      else if (data.error) pending.reject(new Error(data.error));
+      else pending.resolve(data.scores);
     };
-    worker.onerror = (event) => waiting.reject(new Error(event.message || "the model's thread cannot be started"));
+    worker.onerror = (event) => pending.reject(new Error(event.message || "the model's thread cannot be started"));
   }
   return new Promise((resolve, reject) => {
-    waiting = { resolve, reject };
+    pending = { resolve, reject };
     worker.postMessage({ model: model(), texts, headers: headers() });
   });
 }
@@ -60,21 +61,21 @@ function showProgress({ text, share }) {
 }
 
 function cell(row, tag, text) {
-  const made = row.appendChild(document.createElement(tag));
-  made.textContent = text;
-  return made;
+  const element = row.appendChild(document.createElement(tag));
+  element.textContent = text;
+  return element;
 }
 
-// The likeliest label, or none where its score is below the bundle's threshold.
+// The likeliest label, or NO_LABEL if its score is below the bundle's threshold.
 function label({ scores }) {
   return scores[0].score < model().abstain ? NO_LABEL : scores[0].label;
 }
 
-function showOne(answer) {
-  const [best] = answer.scores;
-  $("one-title").textContent = label(answer) === NO_LABEL ? "No label is likely enough" : `${best.label}, ${percent(best.score)}`;
+function showOne(result) {
+  const [best] = result.scores;
+  $("one-title").textContent = label(result) === NO_LABEL ? "No label is likely enough" : `${best.label}, ${percent(best.score)}`;
   $("bars").replaceChildren(
-    ...answer.scores.map(({ label, score }) => {
+    ...result.scores.map(({ label, score }) => {
       const row = document.createElement("tr");
       const name = cell(row, "th", label);
       name.scope = "row";
@@ -91,14 +92,14 @@ function showOne(answer) {
   );
 }
 
-function showMany(answers) {
-  $("many-title").textContent = `${answers.length} texts`;
+function showMany(results) {
+  $("many-title").textContent = `${results.length} texts`;
   $("rows").replaceChildren(
-    ...answers.map((answer) => {
+    ...results.map((result) => {
       const row = document.createElement("tr");
-      cell(row, "td", label(answer));
-      cell(row, "td", percent(answer.scores[0].score));
-      cell(row, "td", answer.text);
+      cell(row, "td", label(result));
+      cell(row, "td", percent(result.scores[0].score));
+      cell(row, "td", result.text);
       return row;
     }),
   );
@@ -108,33 +109,33 @@ async function classify(event) {
   event?.preventDefault();
   const texts = $("texts").value.split("\n").map((line) => line.trim()).filter(Boolean);
   if (!texts.length) {
-    say("Type or paste a text first.", true);
+    showStatus("Type or paste a text first.", true);
     $("texts").focus();
     return;
   }
   $("go").disabled = true;
-  say("Classifying …");
+  showStatus("Classifying …");
   try {
-    const began = performance.now();
+    const started = performance.now();
     const scores = await (where() === "browser" ? inBrowser(texts) : onServer(texts));
-    const took = performance.now() - began;
-    answered = texts.map((text, k) => ({ text, scores: scores[k] }));
-    const one = texts.length === 1;
-    $("one").hidden = !one;
-    $("many").hidden = one;
-    if (one) showOne(answered[0]);
-    else showMany(answered);
+    const took = performance.now() - started;
+    results = texts.map((text, k) => ({ text, scores: scores[k] }));
+    const isSingle = texts.length === 1;
+    $("one").hidden = !isSingle;
+    $("many").hidden = isSingle;
+    if (isSingle) showOne(results[0]);
+    else showMany(results);
     const place = where() === "browser" ? "in this browser" : "on the server";
-    say(`${one ? `${label(answered[0])}. ` : ""}${texts.length} text${one ? "" : "s"} in ${took.toFixed(took < 10 ? 1 : 0)} ms, ${place}.`);
+    showStatus(`${isSingle ? `${label(results[0])}. ` : ""}${texts.length} text${isSingle ? "" : "s"} in ${took.toFixed(took < 10 ? 1 : 0)} ms, ${place}.`);
   } catch (error) {
-    say(`No answer: ${error.message}`, true);
+    showStatus(`No answer: ${error.message}`, true);
   } finally {
     $("progress").hidden = true;
     $("go").disabled = false;
   }
 }
 
-// A cell that a spreadsheet would take for a formula begins with a quote.
+// A CSV cell. Text that a spreadsheet would run as a formula gets a leading quote.
 function csvCell(value) {
   const text = String(value);
   const safe = /^[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text;
@@ -143,9 +144,9 @@ function csvCell(value) {
 
 function save() {
   const labels = model().labels;
-  const rows = answered.map((answer) => {
-    const own = Object.fromEntries(answer.scores.map(({ label, score }) => [label, score]));
-    return [answer.text, label(answer) === NO_LABEL ? "" : label(answer), answer.scores[0].score, ...labels.map((name) => own[name])];
+  const rows = results.map((result) => {
+    const scoreOf = Object.fromEntries(result.scores.map(({ label, score }) => [label, score]));
+    return [result.text, label(result) === NO_LABEL ? "" : label(result), result.scores[0].score, ...labels.map((name) => scoreOf[name])];
   });
   const csv = [["text", "label", "score", ...labels], ...rows].map((row) => row.map(csvCell).join(",")).join("\r\n");
   const link = document.createElement("a");
@@ -157,7 +158,7 @@ function save() {
 
 function describe() {
   const { labels, bytes } = model();
-  const download = config.browser ? ` In this browser it takes a download of ${((bytes + 14.5e6) / 1e6).toFixed(0)} MB, once.` : "";
+  const download = config.browser ? ` In this browser it takes a download of ${((bytes + LIBRARIES_BYTES) / 1e6).toFixed(0)} MB, once.` : "";
   $("about").textContent = `${labels.length} labels: ${labels.join(", ")}.${download}`;
 }
 
@@ -171,7 +172,7 @@ async function start() {
   $("where-browser").disabled = !config.browser;
   $("key-choice").hidden = !config.key;
   if (!config.browser) {
-    $("why").textContent = "This server was started without --in-browser, so that the model runs on the server alone.";
+    $("why").textContent = "This server was started without --in-browser, so the model runs on the server only.";
     $("why").hidden = false;
   }
   describe();
@@ -185,4 +186,4 @@ async function start() {
   document.body.dataset.ready = "yes";
 }
 
-start().catch((error) => say(`The page cannot start: ${error.message}`, true));
+start().catch((error) => showStatus(`The page cannot start: ${error.message}`, true));

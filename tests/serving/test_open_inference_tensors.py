@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol: beside the reference client's own, and damaged in every way."""
+"""Tensors of the Open Inference Protocol: compared with the reference client's, and damaged in many ways."""
 
 import json
 import struct
@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amalgam_edge.serving.tensors import BadTensorsError, read_request, write_response
+from amalgam_edge.serving.protocols.open_inference_tensors import (
+    BadTensorsError,
+    OutputTensor,
+    encode_response,
+    parse_request,
+)
 
 
 def request(data=("a", "b"), shape=None, **changes):
@@ -16,13 +21,13 @@ def request(data=("a", "b"), shape=None, **changes):
     return {"inputs": [{**tensor, **changes.pop("tensor", {})}], **changes}
 
 
-def read(document, header_length=None, tail=b"", most_texts=100):
+def read(document, header_length=None, tail=b"", max_texts=100):
     head = json.dumps(document).encode()
-    return read_request(head + tail, str(len(head)) if header_length is True else header_length, most_texts=most_texts)
+    return parse_request(head + tail, str(len(head)) if header_length is True else header_length, max_texts=max_texts)
 
 
 def binary(texts, **changes):
-    """A request whose texts follow the JSON, and these bytes."""
+    """A request whose texts follow the JSON as bytes, and those bytes."""
     raw = b"".join(struct.pack("<I", len(text)) + text for text in texts)
     tensor = {"name": "text", "shape": [len(texts)], "datatype": "BYTES", "parameters": {"binary_data_size": len(raw)}}
     return {"inputs": [{**tensor, **changes}]}, raw
@@ -36,11 +41,15 @@ def test_texts_as_json_and_as_bytes_are_the_same(texts):
     assert read(request(plain)).texts == plain
 
 
-def test_what_is_wanted():
-    asked = read(request(id="7", outputs=[{"name": "score"}, {"name": "label", "parameters": {"binary_data": True}}]))
-    assert (asked.id, dict(asked.outputs), asked.binary) == ("7", {"score": False, "label": True}, False)
-    asked = read(request(parameters={"binary_data_output": True}, outputs=[{"name": "label"}]))
-    assert (asked.id, dict(asked.outputs), asked.binary) == (None, {"label": True}, True)
+def test_id_and_requested_outputs_are_read():
+    parsed = read(request(id="7", outputs=[{"name": "score"}, {"name": "label", "parameters": {"binary_data": True}}]))
+    assert (parsed.request_id, dict(parsed.outputs), parsed.binary_output) == (
+        "7",
+        {"score": False, "label": True},
+        False,
+    )
+    parsed = read(request(parameters={"binary_data_output": True}, outputs=[{"name": "label"}]))
+    assert (parsed.request_id, dict(parsed.outputs), parsed.binary_output) == (None, {"label": True}, True)
 
 
 def test_a_column_of_texts_may_be_nested():
@@ -79,15 +88,15 @@ def test_a_column_of_texts_may_be_nested():
         (request(outputs=[{"name": "label", "parameters": {"binary_data": 1}}]), "binary_data"),
     ],
 )
-def test_what_cannot_be_read_is_told(document, why):
+def test_wrong_requests_are_refused_with_a_reason(document, why):
     with pytest.raises(BadTensorsError, match=why):
         read(document)
 
 
 @pytest.mark.parametrize("head", [b"", b"{", b"\xff", b"[" * 100_000])
-def test_no_json_is_told(head):
+def test_a_body_that_is_not_json_is_refused(head):
     with pytest.raises(BadTensorsError, match="no JSON"):
-        read_request(head, None, most_texts=10)
+        parse_request(head, None, max_texts=10)
 
 
 @pytest.mark.parametrize(
@@ -101,42 +110,59 @@ def test_no_json_is_told(head):
         (struct.pack("<I", 1) + b"a" + struct.pack("<I", 1) + b"b", "not 1 texts"),
     ],
 )
-def test_damaged_bytes_are_told(raw, why):
+def test_damaged_bytes_are_refused_with_a_reason(raw, why):
     document, _ = binary([b"a"], parameters={"binary_data_size": len(raw)})
     with pytest.raises(BadTensorsError, match=why):
         read(document, True, raw)
 
 
-def test_lengths_must_be_those_of_the_bytes():
+def test_the_binary_size_must_be_that_of_the_bytes_after_the_json():
     document, raw = binary([b"ab"])
     with pytest.raises(BadTensorsError, match="binary_data_size of 6, and 7 bytes follow"):
         read(document, True, raw + b"x")
+
+
+def test_bytes_after_the_json_need_a_binary_size():
     with pytest.raises(BadTensorsError, match="3 bytes follow the JSON, and no input"):
         read(request(), True, b"abc")
-    with pytest.raises(BadTensorsError, match="the body has"):
-        read(document, "999999", raw)
-    for header in ("-1", "1e3", "²", "", "9" * 30):
-        with pytest.raises(BadTensorsError, match="no number"):
-            read(document, header, raw)
-    for size in (True, "6", 6.0, None):
-        document, raw = binary([b"ab"], parameters={"binary_data_size": size})
-        with pytest.raises(BadTensorsError):
-            read(document, True, raw)
 
 
-def test_an_answer_is_what_the_reference_client_reads():
+@pytest.mark.parametrize("size", [True, "6", 6.0, None])
+def test_a_binary_size_that_is_not_an_integer_is_refused(size):
+    document, raw = binary([b"ab"], parameters={"binary_data_size": size})
+    with pytest.raises(BadTensorsError):
+        read(document, True, raw)
+
+
+@pytest.mark.parametrize("header", ["999999", "9" * 11])
+def test_a_header_length_above_that_of_the_body_is_refused(header):
+    document, raw = binary([b"ab"])
+    with pytest.raises(BadTensorsError, match=f"is {header}, the body has"):
+        read(document, header, raw)
+
+
+@pytest.mark.parametrize("header", ["-1", "1e3", "²", "", "9" * 12, "9" * 30])
+def test_a_header_length_that_is_no_number_is_refused(header):
+    document, raw = binary([b"ab"])
+    with pytest.raises(BadTensorsError, match="no number"):
+        read(document, header, raw)
+
+
+@pytest.mark.parametrize("as_binary", [True, False])
+def test_the_reference_client_reads_a_response(as_binary):
     tritonclient = pytest.importorskip("tritonclient.http")
-    label = np.array([b"games", "Straße 猫".encode()], dtype=object)
-    score = np.array([0.25, 0.5], dtype=np.float32)
-    table = np.array([[0.25, 0.75], [0.5, 0.5]], dtype=np.float32)
-    tensors = [("label", "BYTES", label), ("score", "FP32", score), ("probabilities", "FP32", table)]
-    for as_bytes in (True, False):
-        body, length = write_response(
-            {"model_name": "m"}, tensors, dict.fromkeys(["label", "score", "probabilities"], as_bytes)
-        )
-        result = tritonclient.InferResult.from_response_body(body, False, length)
-        found = [value.decode() if isinstance(value, bytes) else value for value in result.as_numpy("label").tolist()]
-        assert found == ["games", "Straße 猫"]
-        np.testing.assert_array_equal(result.as_numpy("score"), score)
-        np.testing.assert_array_equal(result.as_numpy("probabilities"), table)
-        assert (length is None) == (not as_bytes)
+    labels = np.array([b"games", "Straße 猫".encode()], dtype=object)
+    scores = np.array([0.25, 0.5], dtype=np.float32)
+    probabilities = np.array([[0.25, 0.75], [0.5, 0.5]], dtype=np.float32)
+    tensors = [
+        OutputTensor("label", "BYTES", labels, as_binary),
+        OutputTensor("score", "FP32", scores, as_binary),
+        OutputTensor("probabilities", "FP32", probabilities, as_binary),
+    ]
+    body, header_length = encode_response({"model_name": "m"}, tensors)
+    result = tritonclient.InferResult.from_response_body(body, False, header_length)
+    found = [value.decode() if isinstance(value, bytes) else value for value in result.as_numpy("label").tolist()]
+    assert found == ["games", "Straße 猫"]
+    np.testing.assert_array_equal(result.as_numpy("score"), scores)
+    np.testing.assert_array_equal(result.as_numpy("probabilities"), probabilities)
+    assert (header_length is None) == (not as_binary)

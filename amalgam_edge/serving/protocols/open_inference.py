@@ -1,0 +1,187 @@
+"""The Open Inference Protocol, version 2, over HTTP: texts come as the tensor ``text``, answers are tensors too.
+
+Specification: https://github.com/kserve/open-inference-protocol
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, HTTPException, Request, Response
+
+from amalgam_edge.environment import own_version
+from amalgam_edge.serving.batching import ModelOutput
+from amalgam_edge.serving.fast_path import FastPathRoute
+from amalgam_edge.serving.limits import Limits
+from amalgam_edge.serving.models import ModelRegistry, ServedModel
+from amalgam_edge.serving.protocols.open_inference_tensors import (
+    HEADER_LENGTH,
+    BadTensorsError,
+    InferenceRequest,
+    OutputTensor,
+    encode_response,
+    parse_request,
+)
+from amalgam_edge.serving.request_handling import check_texts, find_model, read_body, run_unless_disconnected
+
+_OUTPUT_TYPES = {"label": "BYTES", "score": "FP32", "probabilities": "FP32"}
+_REQUEST_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "inputs": {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": 1,
+                            "items": {
+                                "type": "object",
+                                "required": ["name", "shape", "datatype", "data"],
+                                "properties": {
+                                    "name": {"const": "text"},
+                                    "shape": {
+                                        "type": "array",
+                                        "items": {"type": "integer", "minimum": 1},
+                                        "minItems": 1,
+                                        "maxItems": 2,
+                                    },
+                                    "datatype": {"const": "BYTES"},
+                                    "data": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                                },
+                            },
+                        },
+                        "outputs": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["name"],
+                                "properties": {"name": {"enum": [*_OUTPUT_TYPES]}},
+                            },
+                        },
+                    },
+                },
+                "example": {
+                    "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a game of chess"]}]
+                },
+            }
+        },
+    }
+}
+
+
+def create_router(models: ModelRegistry, limits: Limits) -> APIRouter:
+    """The routes below ``/v2``."""
+    router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+    _add_health_routes(router, models)
+    _add_metadata_routes(router, models)
+
+    async def infer(request: Request, name: str, version: str | None = None) -> Response:
+        """Classify the texts of the tensor ``text``."""
+        _find_version(models, name, version)  # an unknown model is refused before the body is read
+        inference = _parse(await read_body(request), request.headers.get(HEADER_LENGTH), limits)
+        model = _find_version(models, name, version)  # once more: it may have been replaced while the body came
+        output = await run_unless_disconnected(request, model, inference.texts)
+        return _response(model, inference, output)
+
+    for path in ("/models/{name}/infer", "/models/{name}/versions/{version}/infer"):
+        router.add_api_route(
+            path,
+            infer,
+            methods=["POST"],
+            openapi_extra=_REQUEST_BODY,
+            response_model=None,
+            operation_id=f"infer {path}",
+            route_class_override=FastPathRoute,
+        )
+    return router
+
+
+def _add_health_routes(router: APIRouter, models: ModelRegistry) -> None:
+    @router.get("")
+    async def server_metadata() -> dict[str, Any]:
+        """The server's name, version and protocol extensions."""
+        return {"name": "amalgam-edge", "version": own_version(), "extensions": ["binary_tensor_data"]}
+
+    @router.get("/health/live")
+    async def live() -> dict[str, bool]:
+        """Whether the server runs."""
+        return {"live": True}
+
+    @router.get("/health/ready")
+    async def ready() -> dict[str, bool]:
+        """Whether all models are loaded."""
+        if not models.all_loaded:
+            raise HTTPException(503, "models are being loaded", {"retry-after": "1"})
+        return {"ready": True}
+
+
+def _add_metadata_routes(router: APIRouter, models: ModelRegistry) -> None:
+    @router.get("/models/{name}")
+    @router.get("/models/{name}/versions/{version}")
+    async def model_metadata(name: str, version: str | None = None) -> dict[str, Any]:
+        """A model's input and output tensors."""
+        return _metadata(_find_version(models, name, version))
+
+    @router.get("/models/{name}/ready")
+    @router.get("/models/{name}/versions/{version}/ready")
+    async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
+        """Whether a model can answer."""
+        return {"name": _find_version(models, name, version).name, "ready": True}
+
+
+def _parse(body: bytes, header_length: str | None, limits: Limits) -> InferenceRequest:
+    try:
+        inference = parse_request(body, header_length, max_texts=limits.texts)
+    except BadTensorsError as error:
+        raise HTTPException(422, str(error)) from error
+    if unknown := [output for output in inference.outputs if output not in _OUTPUT_TYPES]:
+        raise HTTPException(422, f"no output {unknown[0]!r}; there are {', '.join(_OUTPUT_TYPES)}")
+    check_texts(inference.texts, limits)
+    return inference
+
+
+def _response(model: ServedModel, inference: InferenceRequest, output: ModelOutput) -> Response:
+    best = output.ranking[:, 0]
+    values = {
+        "label": np.array([model.labels[k].encode() for k in best], dtype=object),
+        "score": output.probabilities[np.arange(len(best)), best].astype(np.float32),
+        "probabilities": output.probabilities.astype(np.float32),
+    }
+    as_binary = inference.outputs or dict.fromkeys(_OUTPUT_TYPES, inference.binary_output)
+    header = {"model_name": model.name, "model_version": model.version}
+    if inference.request_id is not None:
+        header["id"] = inference.request_id
+    tensors = [
+        OutputTensor(name, _OUTPUT_TYPES[name], values[name], as_binary=binary) for name, binary in as_binary.items()
+    ]
+    content, header_length = encode_response(header, tensors)
+    if header_length is None:
+        return Response(content, media_type="application/json")
+    return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(header_length)})
+
+
+def _find_version(models: ModelRegistry, name: str, version: str | None) -> ServedModel:
+    model = find_model(models, name)
+    if version not in (None, model.version):
+        raise HTTPException(404, f"no version of that name; there is {model.version}")
+    return model
+
+
+def _metadata(model: ServedModel) -> dict[str, Any]:
+    shapes = {"label": [-1], "score": [-1], "probabilities": [-1, len(model.labels)]}
+    return {
+        "name": model.name,
+        "versions": [model.version],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {"name": name, "datatype": datatype, "shape": shapes[name]} for name, datatype in _OUTPUT_TYPES.items()
+        ],
+        "parameters": {"labels": [*model.labels]},
+    }
