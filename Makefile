@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # Fine-tunes two teachers, merges them, and compares: about 6 minutes on 2 cores.
 demo: install
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python -m examples.demo
 
 # Exported teachers and the server's page are tested in onnxruntime-web; where there is no npm, these tests are skipped.
 web: tests/web/node_modules

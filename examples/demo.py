@@ -1,9 +1,10 @@
-"""The demo: two real teachers, their labels thrown away, and one student that knows what both knew.
+"""The demo: merge two real teachers into one student with `amalgam-edge build`, and compare it with other students.
 
-    python benchmarks/demo.py            # or: make demo
+    python -m examples.demo              # or: make demo
 
-1. Fine-tune two teachers on disjoint halves of the labels of ``samples/debian_sections.csv``, in place of your own.
-2. Throw the labels of the remaining texts away, and run the product's one command on them.
+1. Fine-tune two teachers on disjoint halves of the labels of ``samples/data/debian_sections.csv``; they stand for your
+   own.
+2. Throw the labels of the remaining texts away, and run `amalgam-edge build`, `predict` and `evaluate`.
 3. Train three more students of the same shape, by vanilla distillation, by MUKA as in the paper and on the true labels,
    and compare.
 """
@@ -19,9 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic
 
-import corpora
 from datasets import disable_progress_bars
-from teachers import encoder, fine_tune
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -34,18 +33,29 @@ from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe, read_recipe
 from amalgam_edge.reports.tables import Column, Table, precision_table
+from samples import corpora
+from samples.teachers import encoder_folder, fine_tune
 
 CORPUS = "debian_sections"
 OTHER_METHODS = ("vanilla-kd", "muka-soft")
 TEACHERS = corpora.TEACHERS[CORPUS]
 
 
-def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[str, float]:
-    """Accuracy over the union of students of the same shape under other supervision, all else equal."""
+def compare_supervision(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[str, float]:
+    """Accuracy of students that differ from that of the recipe only in their supervision.
+
+    Args:
+        recipe: The recipe of the build, whose scores are read again.
+        progress: Receives a step for each student.
+        truth: The true label of each unlabeled text.
+
+    Returns:
+        Accuracy on all labels, by the name of the supervision.
+    """
     texts = stages.read_texts(recipe)
     assert texts.labelled is not None
     teachers, labels, (untrained,) = stages.load_models(recipe)
-    stores = stages.cached_stores(recipe, teachers, texts.corpus)  # the build's
+    stores = stages.cached_stores(recipe, teachers, texts.corpus)  # those of the build
     tokenized = stages.tokenize(texts.corpus, untrained.tokenizer)
     scores = [store.read() for store in stores]
     texts, tokenized, scores = stages.only_scored(recipe, texts, tokenized, scores, progress)
@@ -78,9 +88,9 @@ def compare(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[s
 
 
 def accuracy_table(manifest: dict, accuracies: dict[str, float]) -> Table:
-    """Teachers on their own labels, students on all."""
+    """Accuracies of the teachers on their own labels, and of the students on all labels."""
     evaluation = manifest["evaluation"]
-    own = [
+    teachers = [
         (name, f"{row['n_texts']} texts of its own labels", f"{row['accuracy']:.1%}")
         for name, row in evaluation["teachers"].items()
     ]
@@ -94,22 +104,22 @@ def accuracy_table(manifest: dict, accuracies: dict[str, float]) -> Table:
         ("student by true labels", all_texts, f"{accuracies['true labels']:.1%}"),
     ]
     columns = (Column("model", numeric=False), Column("measured on", numeric=False), Column("accuracy"))
-    return Table(columns, (*own, *students))
+    return Table(columns, (*teachers, *students))
 
 
-def run(arguments: Iterable[str]) -> None:
-    """Show a command and run it; stop where it fails."""
+def run_command(arguments: Iterable[str]) -> None:
+    """Print a command of amalgam-edge and run it; end the demo if it fails."""
     command = list(arguments)
     print(f"\n$ amalgam-edge {' '.join(f'{word!r}' if ' ' in word else word for word in command)}", flush=True)
     finished = subprocess.run([sys.executable, "-m", "amalgam_edge.cli", *command], check=False)
-    if finished.returncode not in (0, 3):  # 3: the gate let no int8 model through, which the table will show
+    if finished.returncode not in (0, 3):  # 3: no int8 model passed the gate, as the table will show
         sys.exit(finished.returncode)
 
 
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for all that is made")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for everything that is made")
     runs = parser.parse_args().runs
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -120,8 +130,8 @@ def main() -> None:
 
     for_teachers, corpus, test = corpora.split(*corpora.load(CORPUS))
     student = runs / "student"
-    for made in (*(runs / name for name in TEACHERS), student, runs / "student.work"):  # what others keep there stays
-        shutil.rmtree(made, ignore_errors=True)
+    for folder in (*(runs / name for name in TEACHERS), student, runs / "student.work"):  # other folders in runs/ stay
+        shutil.rmtree(folder, ignore_errors=True)
     runs.mkdir(parents=True, exist_ok=True)
     corpora.write_jsonl(runs / "unlabeled.jsonl", ({"text": text} for text, _ in corpus))
     corpora.write_jsonl(runs / "labelled.jsonl", ({"text": text, "label": label} for text, label in test))
@@ -129,18 +139,18 @@ def main() -> None:
     for name, labels in TEACHERS.items():
         fine_tune(name, labels, for_teachers, runs / name, progress)
 
-    run(
+    run_command(
         ["build"]
         + [word for name in TEACHERS for word in ("--teacher", str(runs / name))]
-        + ["--corpus", str(runs / "unlabeled.jsonl"), "--student", encoder(), "--student-layers", "3"]
+        + ["--corpus", str(runs / "unlabeled.jsonl"), "--student", encoder_folder(), "--student-layers", "3"]
         + ["--evaluate", str(runs / "labelled.jsonl"), "--output", str(student)]
     )
-    run(["predict", str(student), "a puzzle game about falling blocks", "typefaces for old manuscripts"])
-    run(["evaluate", str(student), "--data", str(runs / "labelled.jsonl")])
+    run_command(["predict", str(student), "a puzzle game about falling blocks", "typefaces for old manuscripts"])
+    run_command(["evaluate", str(student), "--data", str(runs / "labelled.jsonl")])
 
     print("\nThe same student under other supervision, for comparison:", flush=True)
     progress.begin(1 + len(OTHER_METHODS))
-    accuracies = compare(read_recipe(student / "recipe.yaml", {}), progress, dict(corpus))
+    accuracies = compare_supervision(read_recipe(student / "recipe.yaml", {}), progress, dict(corpus))
     manifest = json.loads((student / "amalgam.json").read_text("utf-8"))
     print(f"\n{accuracy_table(manifest, accuracies).to_text()}\n\n{precision_table(manifest).to_text()}")
     print(f"\nreport: {student / 'report.html'}\nthe whole demo took {(monotonic() - start) / 60:.1f} min")

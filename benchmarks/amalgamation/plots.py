@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 import matplotlib as mpl
-from amalgamation_results import BASELINE, OURS, PAPER, REFERENCE, Result, by_seed, names
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
-from settings import SETTINGS
 
-# Blue and orange are told apart by all; shapes tell the same.
+from benchmarks.amalgamation.results import BASELINE, OURS, PAPER, REFERENCE, Result, by_seed, names
+from benchmarks.amalgamation.settings import SETTINGS
+
+# Colour and marker. Colour-blind readers can tell blue from orange too, and markers differ as well.
 _LOOKS = {
     BASELINE: ("#6b7785", "s"),
     PAPER: ("#2f6db3", "o"),
@@ -34,7 +35,7 @@ _STYLE = {
 
 
 def base_plot(results: Sequence[Result], methods: Sequence[str]) -> str:
-    """A panel a corpus, a line a method: each seed's accuracy, their mean and standard deviation."""
+    """A panel per corpus and a line per method: the accuracy of each seed, their mean and standard deviation."""
     corpora, rows = names(results, "corpus"), names(results, "method", methods)
     with mpl.rc_context(_STYLE):
         figure, panels = _panels(corpora, rows)
@@ -46,25 +47,27 @@ def base_plot(results: Sequence[Result], methods: Sequence[str]) -> str:
 
 
 def settings_plot(results: Sequence[Result], methods: Sequence[str]) -> str:
-    """A panel a corpus, a line a setting, a mark a method."""
-    own = names(results, "method", methods)
+    """A panel per corpus, a line per setting and a mark per method."""
+    shown = names(results, "method", methods)
     corpora, rows = names(results, "corpus"), names(results, "setting", [*SETTINGS])
     with mpl.rc_context(_STYLE):
         figure, panels = _panels(corpora, rows)
         for panel, corpus in zip(panels, corpora, strict=True):
-            for method in own:
+            for method in shown:
                 colour, marker = _look(method)
                 for place, setting in enumerate(rows):
                     values = [*by_seed(results, "accuracy", corpus=corpus, setting=setting, method=method).values()]
-                    shift = 0.5 * (own.index(method) + 0.5) / len(own) - 0.25
+                    shift = 0.5 * (shown.index(method) + 0.5) / len(shown) - 0.25
                     _mark(panel, place + shift, values, colour, marker)
-        marks = [Line2D([], [], ls="", marker=_look(method)[1], color=_look(method)[0], label=method) for method in own]
-        figure.legend(handles=marks, frameon=False, loc="outside upper left", ncols=len(own))
+        marks = [
+            Line2D([], [], ls="", marker=_look(method)[1], color=_look(method)[0], label=method) for method in shown
+        ]
+        figure.legend(handles=marks, frameon=False, loc="outside upper left", ncols=len(shown))
         return _svg(figure)
 
 
 def _panels(titles: Sequence[str], rows: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """Panels side by side that share their rows, the first on top."""
+    """Panels side by side that share their rows; the first row is at the top."""
     figure = Figure(figsize=(1.6 + 2.1 * len(titles), 1.3 + 0.26 * len(rows)), layout="constrained")
     panels = [*figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]]
     for panel, title in zip(panels, titles, strict=True):
@@ -81,7 +84,7 @@ def _panels(titles: Sequence[str], rows: Sequence[str]) -> tuple[Figure, list[Ax
 
 
 def _mark(panel: Axes, place: float, values: Sequence[float], colour: str, marker: str) -> None:
-    """Seeds as small dots, their mean with a bar of a standard deviation to either side."""
+    """Draw each seed as a small dot, and the mean with a bar of one standard deviation to each side."""
     if not values:
         return
     spread = stdev(values) if len(values) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Results of the amalgamation benchmark: reading them, and picking from them."""
+"""Results of the amalgamation benchmark: reading and selecting them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_results(runs: Path) -> list[dict[str, Any]]:
 
 
 def by_seed(results: Iterable[Result], measure: str, **of: Any) -> dict[int, float]:
-    """Seed → a measure, of the results whose fields are as given; where it was not measured there is no entry."""
+    """A measure by seed, of the results whose fields equal ``of``; results that lack the measure are left out."""
     return {
         row["seed"]: row[measure]
         for row in results
@@ -28,9 +28,9 @@ def by_seed(results: Iterable[Result], measure: str, **of: Any) -> dict[int, flo
 
 
 def names(results: Iterable[Result], field: str, order: Sequence[str] = ()) -> list[str]:
-    """The values of a field, each once: those of ``order`` in its order, others after them."""
-    there = dict.fromkeys(row[field] for row in results)
-    return [name for name in order if name in there] + [name for name in there if name not in order]
+    """The different values of a field: first those of ``order`` in its order, then the others."""
+    found = dict.fromkeys(row[field] for row in results)
+    return [name for name in order if name in found] + [name for name in found if name not in order]
 
 
 def of_setting(results: Iterable[Result], setting: str) -> list[Result]:

@@ -1,7 +1,7 @@
 """The settings of the amalgamation benchmark: which teachers, which unlabeled texts, which test texts. Pure functions.
 
-A setting makes a :class:`Plan` of a corpus, of another one beside it, and of a seed. Test texts are the same for all
-seeds, but where the seed says which labels take part.
+A setting makes a :class:`Plan` from a corpus, a second corpus and a seed. Test texts are the same for all seeds, except
+in settings where the seed decides which labels take part.
 """
 
 from __future__ import annotations
@@ -13,27 +13,23 @@ from functools import partial
 from itertools import chain
 from string import ascii_lowercase
 
-from corpora import Rows, Split
-from sampling import by_hash
+from benchmarks.common.errors import UnavailableError
+from samples.corpora import Rows, Split, by_hash
 
 TWO_LANGUAGES = "debian_two_languages"
-UNBALANCED_SHARE = 0.9  # of the unlabeled texts, that belong to the first teacher
-OUT_OF_DOMAIN_SHARE = 0.2  # of the unlabeled texts, that belong to none
-
-
-class LeftOut(Exception):  # noqa: N818
-    """A setting cannot be had of a corpus; the message says why."""
+UNBALANCED_SHARE = 0.9  # share of the unlabeled texts that have labels of the first teacher
+OUT_OF_DOMAIN_SHARE = 0.2  # share of the unlabeled texts whose label no teacher knows
 
 
 @dataclass(frozen=True)
-class Source:
-    """A labelled corpus, ready to be planned with.
+class LabelledCorpus:
+    """A labelled corpus with its texts split by purpose.
 
     Attributes:
-        name: of the corpus.
-        split: its texts by purpose.
-        order: its labels, as seed 0 deals them out.
-        larger: more unlabeled texts with their labels, none of them in ``split``.
+        name: Name of the corpus.
+        split: Its texts by purpose.
+        order: Its labels, in the order in which seed 0 deals them out to teachers.
+        larger: More texts for the unlabeled corpus with their labels, none of them in ``split``.
     """
 
     name: str
@@ -43,30 +39,30 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Case:
-    """What a plan is made of.
+class PlanInputs:
+    """What a plan is made from.
 
     Attributes:
-        source: the corpus.
-        other: another corpus, for settings that take two.
-        seed: of the deal.
+        source: The corpus.
+        other: Another corpus, for settings that take two.
+        seed: Decides which teacher gets which labels.
     """
 
-    source: Source
-    other: Source
+    source: LabelledCorpus
+    other: LabelledCorpus
     seed: int
 
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """A teacher to be.
+    """What a teacher is fine-tuned on.
 
     Attributes:
-        name: by which scores and results call it.
-        labels: in the order of its logits.
-        rows: texts that it is fine-tuned on, with the labels that it is told.
-        architecture: one of ``teachers.ARCHITECTURES``.
-        useful: whether there is anything to be learned from it.
+        name: Its name in scores and results.
+        labels: Its labels, in the order of its logits.
+        rows: Pairs of text and label that it is fine-tuned on.
+        architecture: One of ``architectures.ARCHITECTURES``.
+        useful: Whether there is anything to be learned from it.
     """
 
     name: str
@@ -78,12 +74,12 @@ class TeacherPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a setting comes to.
+    """The teachers and texts of one setting, corpus and seed.
 
     Attributes:
-        teachers: in order.
-        corpus: unlabeled texts, and the gold label that no student sees; None for texts of no teacher's labels.
-        test: labelled texts.
+        teachers: The teachers, in order.
+        corpus: Unlabeled texts with the gold label that no student sees; None where no teacher knows the label.
+        test: Pairs of text and label for testing.
     """
 
     teachers: tuple[TeacherPlan, ...]
@@ -91,7 +87,7 @@ class Plan:
     test: Rows
 
     def owners(self) -> dict[str, list[int]]:
-        """Label → positions of the useful teachers that know it."""
+        """For each label, the positions of the useful teachers that know it."""
         owners: dict[str, list[int]] = defaultdict(list)
         for position, teacher in enumerate(self.teachers):
             for label in teacher.labels if teacher.useful else ():
@@ -99,182 +95,194 @@ class Plan:
         return dict(owners)
 
 
-def interleaved(hands: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """The order of labels that :func:`deal` deals into these hands again."""
-    return tuple(chain.from_iterable(zip(*hands, strict=True)))
+def interleaved(label_sets: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """The order of labels from which :func:`deal_labels` makes these sets again with seed 0."""
+    return tuple(chain.from_iterable(zip(*label_sets, strict=True)))
 
 
-def deal(order: Sequence[str], n_teachers: int, seed: int) -> list[tuple[str, ...]]:
-    """Labels dealt round among teachers: as they stand by seed 0, in an order of its own by any other.
+def deal_labels(order: Sequence[str], n_teachers: int, seed: int) -> list[tuple[str, ...]]:
+    """Deal labels out to teachers in turn: in the given order with seed 0, in a shuffled order with any other seed.
 
     Raises:
-        LeftOut: a teacher would have fewer than two.
+        UnavailableError: A teacher would have fewer than two labels.
     """
     if len(order) < 2 * n_teachers:
-        raise LeftOut(f"{n_teachers} teachers need {2 * n_teachers} labels, there are {len(order)}")
-    cards = sorted(order, key=lambda label: by_hash(f"{seed} {label}")) if seed else list(order)
-    return [tuple(cards[first::n_teachers]) for first in range(n_teachers)]
+        raise UnavailableError(f"{n_teachers} teachers need {2 * n_teachers} labels, there are {len(order)}")
+    labels = sorted(order, key=lambda label: by_hash(f"{seed} {label}")) if seed else list(order)
+    return [tuple(labels[first::n_teachers]) for first in range(n_teachers)]
 
 
-def of(rows: Rows, labels: Collection[str]) -> Rows:
-    """The rows of some labels."""
+def with_labels(rows: Rows, labels: Collection[str]) -> Rows:
+    """The rows that have one of these labels."""
     return [row for row in rows if row[1] in labels]
 
 
-def spread(rows: Rows, n: int) -> Rows:
-    """``n`` rows, as many of each label as can be, chosen by hash.
+def balanced_sample(rows: Rows, n: int) -> Rows:
+    """``n`` rows, spread as evenly as possible over the labels, chosen by hash.
 
     Raises:
-        LeftOut: there are not so many.
+        UnavailableError: There are fewer rows.
     """
     if len(rows) < n:
-        raise LeftOut(f"{n} texts are needed, there are {len(rows)}")
+        raise UnavailableError(f"{n} texts are needed, there are {len(rows)}")
     by_label: dict[str, Rows] = defaultdict(list)
     for row in sorted(rows, key=_hash):
         by_label[row[1]].append(row)
-    ranked = [(rank, by_hash(row[0]), row) for own in by_label.values() for rank, row in enumerate(own)]
+    ranked = [(rank, by_hash(row[0]), row) for of_label in by_label.values() for rank, row in enumerate(of_label)]
     return [row for _, _, row in sorted(ranked)[:n]]
 
 
-def teacher(position: int, labels: Sequence[str], rows: Rows, architecture: str = "bert") -> TeacherPlan:
-    """The teacher at a position, fine-tuned on the rows that bear its labels."""
-    return TeacherPlan(f"teacher-{ascii_lowercase[position]}", tuple(labels), of(rows, labels), architecture)
+def teacher_plan(position: int, labels: Sequence[str], rows: Rows, architecture: str = "bert") -> TeacherPlan:
+    """The plan of the teacher at a position, which is fine-tuned on the rows that have its labels."""
+    return TeacherPlan(f"teacher-{ascii_lowercase[position]}", tuple(labels), with_labels(rows, labels), architecture)
 
 
-def plain(split: Split, hands: Sequence[Sequence[str]], architectures: Sequence[str] = ()) -> Plan:
-    """Teachers with these labels, and all texts of their labels."""
-    own = set(chain.from_iterable(hands))
-    kinds = architectures or ["bert"] * len(hands)
+def plan_for_label_sets(split: Split, label_sets: Sequence[Sequence[str]], architectures: Sequence[str] = ()) -> Plan:
+    """A teacher for each set of labels, and all texts that have one of the labels."""
+    known = set(chain.from_iterable(label_sets))
+    kinds = architectures or ["bert"] * len(label_sets)
     return Plan(
         tuple(
-            teacher(k, hand, split.for_teachers, kind) for k, (hand, kind) in enumerate(zip(hands, kinds, strict=True))
+            teacher_plan(k, labels, split.for_teachers, kind)
+            for k, (labels, kind) in enumerate(zip(label_sets, kinds, strict=True))
         ),
-        [*of(split.corpus, own)],
-        of(split.test, own),
+        [*with_labels(split.corpus, known)],
+        with_labels(split.test, known),
     )
 
 
-def several(case: Case, n_teachers: int) -> Plan:
+def disjoint_teachers(inputs: PlanInputs, n_teachers: int) -> Plan:
     """Teachers with disjoint labels."""
-    return plain(case.source.split, deal(case.source.order, n_teachers, case.seed))
+    return plan_for_label_sets(inputs.source.split, deal_labels(inputs.source.order, n_teachers, inputs.seed))
 
 
-def heterogeneous(case: Case, architectures: Sequence[str]) -> Plan:
+def heterogeneous(inputs: PlanInputs, architectures: Sequence[str]) -> Plan:
     """Teachers of other architectures, sizes and tokenizers."""
-    return plain(case.source.split, deal(case.source.order, len(architectures), case.seed), architectures)
+    return plan_for_label_sets(
+        inputs.source.split, deal_labels(inputs.source.order, len(architectures), inputs.seed), architectures
+    )
 
 
-def two_datasets(case: Case) -> Plan:
-    """The first teacher knows half of the corpus' labels, the second half of another corpus'; texts are of both."""
-    first, second = deal(case.source.order, 2, case.seed)[0], deal(case.other.order, 2, case.seed)[1]
-    parts = plain(case.source.split, [first]), plain(case.other.split, [second])
+def two_datasets(inputs: PlanInputs) -> Plan:
+    """The first teacher knows half of the labels of the corpus, the second half of another's; texts are from both."""
+    first, second = (
+        deal_labels(inputs.source.order, 2, inputs.seed)[0],
+        deal_labels(inputs.other.order, 2, inputs.seed)[1],
+    )
+    parts = plan_for_label_sets(inputs.source.split, [first]), plan_for_label_sets(inputs.other.split, [second])
     return Plan(
-        (parts[0].teachers[0], teacher(1, second, case.other.split.for_teachers)),
+        (parts[0].teachers[0], teacher_plan(1, second, inputs.other.split.for_teachers)),
         sorted(chain(*(part.corpus for part in parts)), key=_hash),
         [row for part in parts for row in part.test],
     )
 
 
-def overlap(case: Case) -> Plan:
-    """Two teachers share two labels, of which each has seen texts of its own."""
-    first, second = deal(case.source.order, 2, case.seed)
+def overlap(inputs: PlanInputs) -> Plan:
+    """Two teachers share two labels, which they have learned from different texts."""
+    first, second = deal_labels(inputs.source.order, 2, inputs.seed)
     shared = (first[-1], second[-1])
-    hands = [(*first, second[-1]), (*second, first[-1])]
-    plan = plain(case.source.split, hands)
-    theirs: dict[str, int] = defaultdict(int)
-    half: dict[tuple[str, str], int] = {}
-    for row in of(case.source.split.for_teachers, shared):
-        half[row] = theirs[row[1]] % 2
-        theirs[row[1]] += 1
+    label_sets = [(*first, second[-1]), (*second, first[-1])]
+    plan = plan_for_label_sets(inputs.source.split, label_sets)
+    n_seen: dict[str, int] = defaultdict(int)
+    owner: dict[tuple[str, str], int] = {}  # the teacher that learns from a text of a shared label
+    for row in with_labels(inputs.source.split.for_teachers, shared):
+        owner[row] = n_seen[row[1]] % 2
+        n_seen[row[1]] += 1
     return replace(
         plan,
         teachers=tuple(
-            replace(one, rows=[row for row in one.rows if half.get(row, position) == position])
-            for position, one in enumerate(plan.teachers)
+            replace(teacher, rows=[row for row in teacher.rows if owner.get(row, position) == position])
+            for position, teacher in enumerate(plan.teachers)
         ),
     )
 
 
-def few(case: Case, n_texts: int) -> Plan:
-    """``n_texts`` unlabeled texts a label; the teachers and the test are those of two teachers."""
-    plan = several(case, 2)
+def few(inputs: PlanInputs, n_texts: int) -> Plan:
+    """Two teachers, and an unlabeled corpus with ``n_texts`` texts of each label."""
+    plan = disjoint_teachers(inputs, 2)
     chosen: Rows = []
     for label in plan.owners():
-        parts = (sorted(of(rows, [label]), key=_hash) for rows in (case.source.split.corpus, case.source.larger))
+        parts = (
+            sorted(with_labels(rows, [label]), key=_hash) for rows in (inputs.source.split.corpus, inputs.source.larger)
+        )
         rows = [*chain(*parts)]
         if len(rows) < n_texts:
-            raise LeftOut(
-                f"{n_texts} unlabeled texts a label are needed, of {label} there are {len(rows)}; samples/"
-                f"{case.source.name}_large.csv may hold more, made with --most {round(2.5 * n_texts)}"
+            raise UnavailableError(
+                f"{n_texts} unlabeled texts per label are needed, but {label} has {len(rows)}; make a larger corpus "
+                f"with --most {round(2.5 * n_texts)} and save it as samples/data/{inputs.source.name}_large.csv"
             )
         chosen += rows[:n_texts]
     return replace(plan, corpus=sorted(chosen, key=_hash))
 
 
-def languages(case: Case) -> Plan:
-    """Each teacher reads one language; which label is in which language is the corpus', so seeds do not deal."""
-    return plain(case.source.split, deal(case.source.order, 2, 0))
+def languages(inputs: PlanInputs) -> Plan:
+    """Each teacher reads one language; the corpus fixes the language of each label, so the seed does not matter."""
+    return plan_for_label_sets(inputs.source.split, deal_labels(inputs.source.order, 2, 0))
 
 
-def unbalanced(case: Case) -> Plan:
-    """Nine in ten of the texts, unlabeled ones and test texts, belong to the first teacher."""
-    plan = several(case, 2)
-    first, second = (one.labels for one in plan.teachers)
-    split = case.source.split
-    return replace(plan, corpus=[*thinned(split.corpus, first, second)], test=thinned(split.test, first, second))
+def unbalanced(inputs: PlanInputs) -> Plan:
+    """Nine in ten of the texts, both unlabeled and test texts, have labels of the first teacher."""
+    plan = disjoint_teachers(inputs, 2)
+    first, second = (teacher.labels for teacher in plan.teachers)
+    split = inputs.source.split
+    return replace(
+        plan,
+        corpus=[*unbalanced_sample(split.corpus, first, second)],
+        test=unbalanced_sample(split.test, first, second),
+    )
 
 
-def thinned(rows: Rows, most: Collection[str], rest: Collection[str]) -> Rows:
-    """All rows of the labels ``most``, and so few of the labels ``rest`` that nine in ten are of ``most``."""
-    first = of(rows, most)
-    kept = spread(of(rows, rest), round(len(first) * (1 - UNBALANCED_SHARE) / UNBALANCED_SHARE))
+def unbalanced_sample(rows: Rows, most: Collection[str], rest: Collection[str]) -> Rows:
+    """All rows with labels ``most``, and so few with labels ``rest`` that nine in ten have labels ``most``."""
+    first = with_labels(rows, most)
+    kept = balanced_sample(with_labels(rows, rest), round(len(first) * (1 - UNBALANCED_SHARE) / UNBALANCED_SHARE))
     return sorted([*first, *kept], key=_hash)
 
 
-def with_strangers(plan: Plan, strangers: Rows) -> Plan:
-    """The plan with a fifth of its unlabeled texts from among ``strangers``, whose labels no teacher knows."""
-    added = spread(strangers, round(len(plan.corpus) * OUT_OF_DOMAIN_SHARE / (1 - OUT_OF_DOMAIN_SHARE)))
+def with_out_of_domain_texts(plan: Plan, texts: Rows) -> Plan:
+    """The plan with texts whose labels no teacher knows added, until they are a fifth of the unlabeled corpus."""
+    added = balanced_sample(texts, round(len(plan.corpus) * OUT_OF_DOMAIN_SHARE / (1 - OUT_OF_DOMAIN_SHARE)))
     rows = [*plan.corpus, *((text, None) for text, _ in added)]
     return replace(plan, corpus=sorted(rows, key=_hash))
 
 
-def out_of_domain(case: Case) -> Plan:
-    """A label of each teacher is held back from it; a fifth of the unlabeled texts are of these two."""
-    first, second = deal(case.source.order, 2, case.seed)
+def out_of_domain(inputs: PlanInputs) -> Plan:
+    """One label of each teacher is held back from it; a fifth of the unlabeled texts have these two labels."""
+    first, second = deal_labels(inputs.source.order, 2, inputs.seed)
     if len(first) < 3 or len(second) < 3:
-        raise LeftOut(f"each of two teachers needs three labels, there are {len(case.source.order)}")
-    held_back = of(case.source.split.corpus, (first[-1], second[-1]))
-    return with_strangers(plain(case.source.split, [first[:-1], second[:-1]]), held_back)
+        raise UnavailableError(f"each of two teachers needs three labels, there are {len(inputs.source.order)}")
+    held_back = with_labels(inputs.source.split.corpus, (first[-1], second[-1]))
+    return with_out_of_domain_texts(plan_for_label_sets(inputs.source.split, [first[:-1], second[:-1]]), held_back)
 
 
-def out_of_domain_far(case: Case) -> Plan:
-    """A fifth of the unlabeled texts are another corpus'."""
-    return with_strangers(several(case, 2), case.other.split.corpus)
+def out_of_domain_far(inputs: PlanInputs) -> Plan:
+    """A fifth of the unlabeled texts are from another corpus."""
+    return with_out_of_domain_texts(disjoint_teachers(inputs, 2), inputs.other.split.corpus)
 
 
-def useless_foreign(case: Case) -> Plan:
-    """A third teacher knows labels of another corpus, of which there is no text."""
-    plan = several(case, 2)
-    third = teacher(2, deal(case.other.order, 2, case.seed)[1], case.other.split.for_teachers)
+def useless_foreign(inputs: PlanInputs) -> Plan:
+    """A third teacher knows labels of another corpus, which no text has."""
+    plan = disjoint_teachers(inputs, 2)
+    third = teacher_plan(2, deal_labels(inputs.other.order, 2, inputs.seed)[1], inputs.other.split.for_teachers)
     return replace(plan, teachers=(*plan.teachers, replace(third, useful=False)))
 
 
-def useless_shuffled(case: Case) -> Plan:
-    """A third teacher has half of the second one's labels, and was fine-tuned on its texts with labels shuffled."""
-    plan = several(case, 2)
+def useless_shuffled(inputs: PlanInputs) -> Plan:
+    """A third teacher has half of the labels of the second one and is fine-tuned on its texts with shuffled labels."""
+    plan = disjoint_teachers(inputs, 2)
     second = plan.teachers[1]
-    third = teacher(2, second.labels[: max(2, len(second.labels) // 2)], second.rows)
-    shuffled = [label for _, label in sorted(third.rows, key=lambda row: by_hash(f"{case.seed} {row[0]}"))]
+    third = teacher_plan(2, second.labels[: max(2, len(second.labels) // 2)], second.rows)
+    shuffled = [label for _, label in sorted(third.rows, key=lambda row: by_hash(f"{inputs.seed} {row[0]}"))]
     rows = [(text, label) for (text, _), label in zip(third.rows, shuffled, strict=True)]
     return replace(plan, teachers=(*plan.teachers, replace(third, rows=rows, useful=False)))
 
 
 BASE = "two"
-SETTINGS: dict[str, Callable[[Case], Plan]] = {
-    BASE: partial(several, n_teachers=2),
-    "three": partial(several, n_teachers=3),
-    "four": partial(several, n_teachers=4),
-    "five": partial(several, n_teachers=5),
+SETTINGS: dict[str, Callable[[PlanInputs], Plan]] = {
+    BASE: partial(disjoint_teachers, n_teachers=2),
+    "three": partial(disjoint_teachers, n_teachers=3),
+    "four": partial(disjoint_teachers, n_teachers=4),
+    "five": partial(disjoint_teachers, n_teachers=5),
     "heterogeneous": partial(heterogeneous, architectures=("bert", "distilbert")),
     "heterogeneous-three": partial(heterogeneous, architectures=("bert", "distilbert", "roberta")),
     "datasets": two_datasets,
@@ -291,15 +299,15 @@ SETTINGS: dict[str, Callable[[Case], Plan]] = {
 }
 
 
-def plan(setting: str, case: Case) -> Plan:
-    """What a setting comes to.
+def make_plan(setting: str, inputs: PlanInputs) -> Plan:
+    """The plan of a setting, by its name in ``SETTINGS``.
 
     Raises:
-        LeftOut: it cannot be had of this corpus.
+        UnavailableError: The setting is not possible with this corpus.
     """
-    if (setting == "languages") != (case.source.name == TWO_LANGUAGES):
-        raise LeftOut(f"languages is the setting of {TWO_LANGUAGES}, and its only one")
-    return SETTINGS[setting](case)
+    if (setting == "languages") != (inputs.source.name == TWO_LANGUAGES):
+        raise UnavailableError(f"the setting languages needs the corpus {TWO_LANGUAGES}, which has no other setting")
+    return SETTINGS[setting](inputs)
 
 
 def _hash(row: tuple[str, str | None]) -> str:

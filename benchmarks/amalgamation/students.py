@@ -1,4 +1,4 @@
-"""Runs of the amalgamation benchmark: from the plan of a group to what each of its students is measured to be."""
+"""Runs of the amalgamation benchmark: makes teachers and scores of a group, trains its students, measures them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from corpora import Rows, write_jsonl
 from filelock import FileLock
-from hub_corpora import folder_name
-from settings import LeftOut, Plan, TeacherPlan
-from teachers import SETTINGS as TEACHER_TRAINING
-from teachers import encoder, fine_tune
 
 from amalgam_edge.building import stages
 from amalgam_edge.evaluation.bundle_evaluation import measure_answers
@@ -31,9 +27,16 @@ from amalgam_edge.recipe.recipe import Recipe, read_recipe
 from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.storage.fingerprints import of_mapping
 from amalgam_edge.storage.staging import staged, write_whole
+from benchmarks.amalgamation.architectures import untrained
+from benchmarks.amalgamation.settings import Plan, TeacherPlan
+from benchmarks.common.errors import UnavailableError
+from benchmarks.corpora.hub import folder_name
+from samples.corpora import Rows, write_jsonl
+from samples.teachers import TEACHER_TRAINING, encoder_folder, fine_tune
 
-LABELS = "labels"  # the reference: the student learns from true labels
-METHOD_ROWS: dict[str, dict[str, Any]] = {
+LABELS = "labels"  # the reference method: the student learns from the true labels
+# Methods by their names in results, with the recipe fields that they set beyond that name.
+METHOD_VARIANTS: dict[str, dict[str, Any]] = {
     "vanilla-kd": {},
     "uhc": {},
     "cfl": {},
@@ -43,20 +46,20 @@ METHOD_ROWS: dict[str, dict[str, Any]] = {
     "muka-soft-no-reweight": {"method": "muka-soft", "reweight": False},
     "muka-soft": {},
     "refined": {},
-    LABELS: {"method": "muka-soft"},  # for its loss: the cross-entropy to the target
+    LABELS: {"method": "muka-soft"},  # only for its loss, the cross-entropy to the target
 }
 STUDENT_LAYERS = 3
 
 
 class Group(NamedTuple):
-    """Runs that share their teachers, texts and scores."""
+    """A corpus, a setting and a seed: the runs of all methods on them share their teachers, texts and scores."""
 
     corpus: str
     setting: str
     seed: int
 
     def folder(self, runs: Path) -> Path:
-        """Where they are kept."""
+        """The folder of the group, below the folder ``runs`` of the study."""
         return runs / folder_name(self.corpus) / self.setting / f"seed-{self.seed}"
 
     def __str__(self) -> str:
@@ -65,15 +68,15 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """What all groups have in common.
+    """Options that all groups have in common.
 
     Attributes:
-        runs: folder for all that is made.
-        methods: rows, by the names that :func:`row_overrides` understands.
-        epochs: of students.
-        teacher_epochs: of teachers.
-        most: texts a label of a corpus; None for all of a sample.
-        threads: to compute with; None for one a core.
+        runs: Folder for everything that is made.
+        methods: Names of methods as :func:`recipe_overrides` understands them.
+        epochs: Epochs that a student is trained for.
+        teacher_epochs: Epochs that a teacher is fine-tuned for.
+        most: How many texts per label to take of a corpus; None for all.
+        threads: How many threads compute; None for one per core.
     """
 
     runs: Path
@@ -85,19 +88,19 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedGroup:
     """What the students of a group are made from.
 
     Attributes:
-        recipe: of all of them, but for the method.
-        plan: of the group.
-        texts: unlabeled and for testing.
-        tokenized: the unlabeled ones.
-        teachers: loaded.
-        labels: the union of theirs.
-        scores: each teacher's.
-        gold: of the unlabeled texts, ``(n_texts,)``; −1 where no teacher knows the label.
-        teacher_accuracy: of each teacher on the test texts of its own labels; None where there are none.
+        recipe: The recipe of all students, without the method.
+        plan: The plan of the group.
+        texts: Unlabeled texts and test texts.
+        tokenized: The unlabeled texts as tokens of the student.
+        teachers: The loaded teachers.
+        labels: The union of the teachers' labels.
+        scores: Scores of each teacher on the unlabeled texts.
+        gold: True label of each unlabeled text, ``(n_texts,)``; −1 where no teacher knows the label.
+        teacher_accuracy: Accuracy of each teacher on the test texts of its own labels; None where there are none.
     """
 
     recipe: Recipe
@@ -111,26 +114,26 @@ class Prepared:
     teacher_accuracy: dict[str, float | None]
 
 
-def row_overrides(row: str) -> dict[str, Any]:
-    """What a row sets in the recipe: ``NAME`` of ``METHOD_ROWS``, or ``NAME@field=value,…``.
+def recipe_overrides(method: str) -> dict[str, Any]:
+    """Recipe fields of a method given as ``NAME`` or ``NAME@field=value,…``, where NAME may be in ``METHOD_VARIANTS``.
 
     Raises:
-        LeftOut: there is no such method.
+        UnavailableError: There is no such method.
     """
-    name, _, options = row.partition("@")
-    overrides = {"method": name, **METHOD_ROWS.get(name, {})}
+    name, _, options = method.partition("@")
+    overrides = {"method": name, **METHOD_VARIANTS.get(name, {})}
     if overrides["method"] not in METHODS:
-        raise LeftOut(f"no method '{overrides['method']}'")
+        raise UnavailableError(f"no method '{overrides['method']}'")
     return overrides | dict(option.split("=", 1) for option in options.split(",") if option)
 
 
 def teacher_key(teacher: TeacherPlan, seed: int, epochs: int) -> str:
-    """What a teacher is made from, in short."""
+    """A hash of everything that a teacher is made from."""
     return of_mapping({**asdict(teacher), "name": "", "useful": True, "seed": seed, "epochs": epochs})[:16]
 
 
 def group_key(study: Study, group: Group, plan: Plan) -> str:
-    """What all runs of a group depend on, in short."""
+    """A hash of everything that all runs of a group depend on."""
     return of_mapping(
         {
             "seed": group.seed,
@@ -143,14 +146,14 @@ def group_key(study: Study, group: Group, plan: Plan) -> str:
     )
 
 
-def run_key(group: str, row: str) -> str:
-    """What a run depends on, in short, by the key of its group: recipes may gain fields and it stays the same."""
-    return of_mapping({"group": group, "row": row_overrides(row)})[:16]
+def run_key(group: str, method: str) -> str:
+    """A hash of everything that a run depends on, from the key of its group; new recipe fields do not change it."""
+    return of_mapping({"group": group, "row": recipe_overrides(method)})[:16]
 
 
-def result_of(folder: Path, row: str, key: str) -> dict[str, Any] | None:
-    """What a run came to, where it was made and was made of the same."""
-    path = folder / row / "result.json"
+def read_result(folder: Path, method: str, key: str) -> dict[str, Any] | None:
+    """The result of a run, or None if there is none or it was made from something else."""
+    path = folder / method / "result.json"
     if not path.exists():
         return None
     result = json.loads(path.read_text("utf-8"))
@@ -158,7 +161,7 @@ def result_of(folder: Path, row: str, key: str) -> dict[str, Any] | None:
 
 
 def make_teachers(study: Study, group: Group, plan: Plan, progress: Progress) -> list[str]:
-    """The teachers of a plan as a recipe names them; one that is not there yet is fine-tuned, by one process."""
+    """The teachers of a plan, as the recipe's ``teachers``; a missing one is fine-tuned while other processes wait."""
     specs = []
     for teacher in plan.teachers:
         folder = study.runs / "teachers" / teacher_key(teacher, group.seed, study.teacher_epochs)
@@ -172,15 +175,15 @@ def make_teachers(study: Study, group: Group, plan: Plan, progress: Progress) ->
                         teacher.rows,
                         part,
                         progress,
-                        architecture=teacher.architecture,
+                        new_classifier=partial(untrained, architecture=teacher.architecture),
                         settings=replace(TEACHER_TRAINING, epochs=study.teacher_epochs, seed=group.seed),
                     )
         specs.append(f"{teacher.name}={folder}")
     return specs
 
 
-def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepared:
-    """Teachers, texts and scores of a group; what is there already is read."""
+def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> PreparedGroup:
+    """Make or read the teachers, texts and scores of a group."""
     folder = group.folder(study.runs)
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / "unlabeled.jsonl", ({"text": text} for text, _ in plan.corpus))
@@ -191,12 +194,14 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
             "teachers": make_teachers(study, group, plan, progress),
             "corpus": str(folder / "unlabeled.jsonl"),
             "evaluate": str(folder / "labelled.jsonl"),
-            "student": encoder(),
+            "student": encoder_folder(),
             "student_layers": STUDENT_LAYERS,
             "epochs": study.epochs,
             "seed": group.seed,
             "threads": study.threads,
-            "work": str(folder.parents[1] / "work"),  # settings may have teachers and texts in common, and so scores
+            "work": str(
+                folder.parents[1] / "work"
+            ),  # shared, since settings may have teachers, texts and scores in common
         },
     )
     texts = stages.read_texts(recipe)
@@ -208,7 +213,7 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
     texts, tokenized, scores = stages.only_scored(recipe, texts, tokenized, scores, progress)
     label_of = dict(plan.corpus)
     position = {name: k for k, name in enumerate(labels.names)}
-    return Prepared(
+    return PreparedGroup(
         recipe=recipe,
         plan=plan,
         texts=texts,
@@ -217,101 +222,101 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
         labels=labels,
         scores=scores,
         gold=np.array([position.get(label_of[text] or "", -1) for text in texts.corpus.texts]),
-        teacher_accuracy={teacher.name: own_accuracy(teacher, plan.test) for teacher in teachers},
+        teacher_accuracy={teacher.name: teacher_accuracy(teacher, plan.test) for teacher in teachers},
     )
 
 
-def own_accuracy(teacher: Teacher, test: Rows) -> float | None:
-    """Of a teacher on the texts of its own labels; None where there are none."""
-    own = [(text, teacher.class_names.index(label)) for text, label in test if label in teacher.class_names]
-    if not own:
+def teacher_accuracy(teacher: Teacher, test: Rows) -> float | None:
+    """Accuracy of a teacher on the texts that have one of its labels; None if there are none."""
+    rows = [(text, teacher.class_names.index(label)) for text, label in test if label in teacher.class_names]
+    if not rows:
         return None
     logits = predict_texts(
         TorchRunner(teacher.model, sites=()),
         teacher.tokenizer,
-        [text for text, _ in own],
+        [text for text, _ in rows],
         max_length=teacher.max_length,
     )
-    return accuracy(np.array([gold for _, gold in own]), logits.argmax(axis=1))
+    return accuracy(np.array([gold for _, gold in rows]), logits.argmax(axis=1))
 
 
-def lesson_of(made: Prepared, recipe: Recipe, row: str, progress: Progress) -> stages.Lesson:
-    """What a student learns: what the method says, or the true labels, without the texts that bear none of them."""
-    texts, told = made.texts, Told()
-    if row.partition("@")[0] == LABELS:
-        known = made.gold >= 0
+def training_data_of(group: PreparedGroup, recipe: Recipe, method: str, progress: Progress) -> stages.Lesson:
+    """What a student is trained on: the method's supervision, or the true labels of the texts that have one."""
+    texts, told = group.texts, Told()
+    if method.partition("@")[0] == LABELS:
+        known = group.gold >= 0
         texts = replace(texts, train=texts.train[known[texts.train]], held_out=texts.held_out[known[texts.held_out]])
-        supervised = supervision.from_labels(np.maximum(made.gold, 0), len(made.labels))
+        supervised = supervision.from_labels(np.maximum(group.gold, 0), len(group.labels))
     else:
-        told = stages.tell(recipe, made.teachers, texts.corpus, made.scores, progress)
-        supervised = stages.supervise(recipe, made.teachers, texts, made.labels, made.scores, progress)
-    return stages.Lesson(recipe, texts, made.tokenized, made.labels, made.scores, supervised, told)
+        told = stages.tell(recipe, group.teachers, texts.corpus, group.scores, progress)
+        supervised = stages.supervise(recipe, group.teachers, texts, group.labels, group.scores, progress)
+    return stages.Lesson(recipe, texts, group.tokenized, group.labels, group.scores, supervised, told)
 
 
-def teach(made: Prepared, row: str, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Train the student of a row and measure it."""
-    overrides = {**row_overrides(row), "output": str(folder / row / "bundle")}
-    recipe = read_recipe(None, {**made.recipe.model_dump(), **overrides})
-    if row.partition("@")[0] != LABELS:
-        write_whole(folder / row / "recipe.yaml", recipe.to_yaml())
-    lesson = lesson_of(made, recipe, row, progress)
-    student = stages.new_student(recipe, made.teachers, made.labels, STUDENT_LAYERS)
+def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Train the student of a method and measure it on the test texts."""
+    overrides = {**recipe_overrides(method), "output": str(folder / method / "bundle")}
+    recipe = read_recipe(None, {**group.recipe.model_dump(), **overrides})
+    if method.partition("@")[0] != LABELS:
+        write_whole(folder / method / "recipe.yaml", recipe.to_yaml())
+    lesson = training_data_of(group, recipe, method, progress)
+    student = stages.new_student(recipe, group.teachers, group.labels, STUDENT_LAYERS)
     settings = stages.training_settings(recipe)
-    scratch = folder / row / "training"
-    with progress.step(f"student by {row}", settings.n_updates(len(lesson.texts.train)), "updates") as advance:
+    scratch = folder / method / "training"
+    with progress.step(f"student by {method}", settings.n_updates(len(lesson.texts.train)), "updates") as advance:
         stages.distil(student, lesson, settings, scratch, advance)
     shutil.rmtree(scratch)
     variant = stages.calibrated(stages.Variant(student), lesson)
     logits = predict_texts(
         TorchRunner(student.model, sites=()),
         student.tokenizer,
-        [text for text, _ in made.plan.test],
+        [text for text, _ in group.plan.test],
         max_length=student.tokenizer.model_max_length,
     )
-    gold = made.labels.encode([label for _, label in made.plan.test])
-    domains = {teacher: list(columns) for teacher, columns in made.labels.columns.items()}
+    gold = group.labels.encode([label for _, label in group.plan.test])
+    domains = {teacher: list(columns) for teacher, columns in group.labels.columns.items()}
     measured = measure_answers(gold, logits / variant.temperature, domains, abstain=0.0)
     kept = ("accuracy", "macro_f1", "ece", "nll", "aurc", "domains", "confusion")
     return {
         **{name: measured[name] for name in kept},
         "temperature": variant.temperature,
-        **(judged(lesson.supervision, made) if row.partition("@")[0] != LABELS else {}),
-        "teacher_accuracy": made.teacher_accuracy,
-        "labels": list(made.labels.names),
-        "n_corpus": len(made.texts.corpus),
-        "n_test": len(made.plan.test),
+        **(supervision_quality(lesson.supervision, group) if method.partition("@")[0] != LABELS else {}),
+        "teacher_accuracy": group.teacher_accuracy,
+        "labels": list(group.labels.names),
+        "n_corpus": len(group.texts.corpus),
+        "n_test": len(group.plan.test),
         "supervision": lesson.supervision.digest(),
     }
 
 
-def judged(supervised: Supervision, made: Prepared) -> dict[str, float | None]:
-    """How right supervision is on the unlabeled texts: the likeliest label, and the teacher that it comes from."""
-    known = made.gold >= 0
+def supervision_quality(supervised: Supervision, group: PreparedGroup) -> dict[str, float | None]:
+    """How often the likeliest label of the supervision is right on the unlabeled texts, and how often its teacher."""
+    known = group.gold >= 0
     return {
-        "target_accuracy": accuracy(made.gold[known], supervised.target[known].argmax(axis=1)),
-        "teacher_selection": teacher_selection(supervised.target, made.gold, made.labels, made.plan.owners()),
+        "target_accuracy": accuracy(group.gold[known], supervised.target[known].argmax(axis=1)),
+        "teacher_selection": teacher_selection(supervised.target, group.gold, group.labels, group.plan.owners()),
     }
 
 
 def teacher_selection(
     target: np.ndarray, gold: np.ndarray, labels: LabelSpace, owners: Mapping[str, Sequence[int]]
 ) -> float | None:
-    """Share of texts on which the teacher with the most of the target on its labels is the one that knows the gold one.
+    """Share of texts on which the target gives most of its mass to the labels of the teacher that knows the gold label.
 
     Texts whose label is known to several useful teachers, or to none, do not count.
 
     Args:
-        target: of the supervision, ``(n_texts, n_labels)``.
-        gold: ``(n_texts,)``; −1 where no teacher knows the label.
-        labels: the label space.
-        owners: label → positions of the useful teachers that know it.
+        target: Target of the supervision, ``(n_texts, n_labels)``.
+        gold: True labels, ``(n_texts,)``; −1 where no teacher knows the label.
+        labels: The label space.
+        owners: For each label, the positions of the useful teachers that know it.
     """
     mass = np.stack([target[:, list(columns)].sum(axis=1) for columns in labels.columns.values()], axis=1)
-    only = [owners.get(name, ()) for name in labels.names]
-    owner_of = np.array([own[0] if len(own) == 1 else -1 for own in only])
+    known_to = [owners.get(name, ()) for name in labels.names]
+    owner_of = np.array([teachers[0] if len(teachers) == 1 else -1 for teachers in known_to])
     owner = np.where(gold >= 0, owner_of[gold], -1)
     rows = np.flatnonzero(owner >= 0)
     if not len(rows):
         return None
-    right = mass[rows, owner[rows]] >= mass[rows].max(axis=1) - 1e-6  # teachers that share labels may be even
+    right = mass[rows, owner[rows]] >= mass[rows].max(axis=1) - 1e-6  # teachers that share labels may tie
     return float(right.mean())

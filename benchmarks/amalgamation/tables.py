@@ -1,4 +1,4 @@
-"""Tables and plots of the amalgamation benchmark, from the results of its runs. Pure functions but for the last one."""
+"""Tables of the amalgamation benchmark, from the results of its runs. Only the last function writes files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from amalgamation_plots import base_plot, settings_plot
-from amalgamation_results import (
+from amalgam_edge.reports.tables import Column, Table
+from amalgam_edge.storage.staging import write_whole
+from benchmarks.amalgamation.plots import base_plot, settings_plot
+from benchmarks.amalgamation.results import (
     BASELINE,
     OURS,
     PAPER,
@@ -22,10 +24,7 @@ from amalgamation_results import (
     of_setting,
     read_results,
 )
-from settings import BASE, SETTINGS
-
-from amalgam_edge.reports.tables import Column, Table
-from amalgam_edge.storage.staging import write_whole
+from benchmarks.amalgamation.settings import BASE, SETTINGS
 
 NONE = "–"
 CSV_FIELDS = (
@@ -49,7 +48,7 @@ CSV_FIELDS = (
 
 
 def mean_sd(values: Iterable[float], percent: bool = True) -> str:
-    """Mean ± standard deviation of a sample; no deviation of one value."""
+    """Mean ± standard deviation of a sample; the mean alone of a single value."""
     values = [value * (100 if percent else 1) for value in values]
     if not values:
         return NONE
@@ -59,10 +58,10 @@ def mean_sd(values: Iterable[float], percent: bool = True) -> str:
 
 
 def gap_closed(results: Sequence[Result], method: str, measure: str = "accuracy", **of: Any) -> float | None:
-    """(method − vanilla-kd) / (labels − vanilla-kd), of means over the seeds that all three were made with.
+    """(method − vanilla-kd) / (labels − vanilla-kd), of means over the seeds that all three have results for.
 
-    A quotient of means: where the gap of a seed is small, its own quotient says nothing. None where there are no such
-    seeds or no gap.
+    It is a quotient of means, because the quotient of a single seed says nothing if its gap is small. None if there are
+    no such seeds or no gap.
     """
     ours, low, high = (by_seed(results, measure, method=name, **of) for name in (method, BASELINE, REFERENCE))
     seeds = ours.keys() & low.keys() & high.keys()
@@ -71,13 +70,13 @@ def gap_closed(results: Sequence[Result], method: str, measure: str = "accuracy"
 
 
 def difference(results: Sequence[Result], method: str, other: str, **of: Any) -> list[float]:
-    """Accuracy of a method less that of another, seed by seed, of the seeds that both were made with."""
+    """Accuracy of a method minus that of another, for each seed that both have results for."""
     ours, theirs = (by_seed(results, "accuracy", method=name, **of) for name in (method, other))
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
 
 def signed(values: Sequence[float]) -> str:
-    """Mean difference in points with its sign, ± standard deviation over seeds."""
+    """Mean difference in points with its sign, ± the standard deviation over seeds."""
     if not values:
         return NONE
     spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
@@ -85,12 +84,12 @@ def signed(values: Sequence[float]) -> str:
 
 
 def measure_table(results: Sequence[Result], measure: str, methods: Sequence[str]) -> Table:
-    """Rows are methods, columns corpora, cells mean ± sd over seeds."""
+    """A row per method and a column per corpus; cells are mean ± standard deviation over seeds."""
     corpora = names(results, "corpus")
     return Table(
         (Column("method", numeric=False), *map(Column, corpora), Column("mean")),
         tuple(
-            (method, *cells, over(means))
+            (method, *cells, mean_percent(means))
             for method in methods
             for cells, means in [_cells(results, measure, method, corpora)]
         ),
@@ -100,18 +99,18 @@ def measure_table(results: Sequence[Result], measure: str, methods: Sequence[str
 def _cells(
     results: Sequence[Result], measure: str, method: str, corpora: Sequence[str]
 ) -> tuple[list[str], list[float]]:
-    """A cell a corpus, and the means in those that are filled."""
+    """A cell per corpus, and the means of those that have values."""
     values = [by_seed(results, measure, method=method, corpus=corpus).values() for corpus in corpora]
     return [mean_sd(of) for of in values], [fmean(of) for of in values if of]
 
 
-def over(values: Sequence[float]) -> str:
-    """The mean over corpora in percent."""
+def mean_percent(values: Sequence[float]) -> str:
+    """The mean over corpora, in percent."""
     return f"{100 * fmean(values):.1f}" if values else NONE
 
 
 def quality_table(results: Sequence[Result], methods: Sequence[str]) -> Table:
-    """Rows are methods: how much of the gap is closed on each corpus, and means over corpora of other measures."""
+    """A row per method: how much of the gap it closes on each corpus, and means of other measures over corpora."""
     corpora = names(results, "corpus")
     measures = {
         "right teacher": "teacher_selection",
@@ -125,14 +124,14 @@ def quality_table(results: Sequence[Result], methods: Sequence[str]) -> Table:
         others = []
         for measure in measures.values():
             _, means = _cells(results, measure, method, corpora)
-            others.append((f"{fmean(means):.3f}" if measure == "nll" else over(means)) if means else NONE)
+            others.append((f"{fmean(means):.3f}" if measure == "nll" else mean_percent(means)) if means else NONE)
         rows.append((method, *map(_percent, gaps), _percent(_mean(gaps)), *others))
     titles = [*(f"gap closed, {corpus}" for corpus in corpora), "gap closed, mean", *measures]
     return Table((Column("method", numeric=False), *map(Column, titles)), tuple(rows))
 
 
 def settings_table(results: Sequence[Result], methods: Sequence[str]) -> Table:
-    """Rows are settings, columns methods, cells mean ± sd of accuracy; of one corpus."""
+    """A row per setting and a column per method, for one corpus; cells are mean ± standard deviation of accuracy."""
     return Table(
         (Column("setting", numeric=False), Column("teachers"), *map(Column, methods)),
         tuple(
@@ -147,7 +146,7 @@ def settings_table(results: Sequence[Result], methods: Sequence[str]) -> Table:
 
 
 def goals_table(results: Sequence[Result], methods: Sequence[str], ours: str = OURS) -> Table:
-    """Rows are the other methods, columns corpora: how many points of accuracy ours is above each."""
+    """A row per other method and a column per corpus: by how many points of accuracy ours is above it."""
     corpora = names(results, "corpus")
     rows = []
     for method in methods:
@@ -160,7 +159,7 @@ def goals_table(results: Sequence[Result], methods: Sequence[str], ours: str = O
 
 
 def ours_by_setting_table(results: Sequence[Result], other: str = PAPER, ours: str = OURS) -> Table:
-    """Rows are settings, columns corpora: how many points of accuracy ours is above another method."""
+    """A row per setting and a column per corpus: by how many points of accuracy ours is above another method."""
     corpora = names(results, "corpus")
     rows = []
     for setting in names(results, "setting", [*SETTINGS]):
@@ -170,7 +169,7 @@ def ours_by_setting_table(results: Sequence[Result], other: str = PAPER, ours: s
 
 
 def worse_line(results: Sequence[Result], other: str = PAPER, ours: str = OURS) -> str:
-    """In how many settings of how many corpora ours is below another method, and by how much at most."""
+    """In how many pairs of corpus and setting ours is below another method, and by how much at most."""
     cells = {
         f"{corpus}, {setting}": fmean(values)
         for corpus in names(results, "corpus")
@@ -188,8 +187,8 @@ def worse_line(results: Sequence[Result], other: str = PAPER, ours: str = OURS) 
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return fmean(there) if there else None
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _percent(value: float | None) -> str:
@@ -197,12 +196,12 @@ def _percent(value: float | None) -> str:
 
 
 def _mean_signed(values: Sequence[Sequence[float]]) -> str:
-    there = [fmean(of) for of in values if of]
-    return f"{100 * fmean(there):+.1f}" if there else NONE
+    means = [fmean(of) for of in values if of]
+    return f"{100 * fmean(means):+.1f}" if means else NONE
 
 
 def with_derived(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The results with what each seed's runs say of each other: share of the gap, and mean accuracy of teachers."""
+    """The results with two more fields: the share of the gap that the run closes, and the teachers' mean accuracy."""
     return [
         {
             **row,
@@ -216,7 +215,7 @@ def with_derived(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def to_csv(results: Sequence[Result]) -> str:
-    """A row a run."""
+    """CSV with a row per run."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -225,38 +224,38 @@ def to_csv(results: Sequence[Result]) -> str:
 
 
 def markdown(results: Sequence[Result], methods: Sequence[str]) -> str:
-    """All tables."""
+    """All tables as one Markdown text."""
     base = of_setting(results, BASE)
-    there = names(results, "method", methods)
+    all_methods = names(results, "method", methods)
     seeds = len(names(results, "seed"))
     parts = [f"Accuracy in percent on test texts, mean ± standard deviation over up to {seeds} seeds."]
     if base:
-        own = names(base, "method", methods)
-        parts += ["## Two teachers: accuracy", measure_table(base, "accuracy", own).to_markdown()]
-        parts += ["## Two teachers: macro-F1", measure_table(base, "macro_f1", own).to_markdown()]
+        base_methods = names(base, "method", methods)
+        parts += ["## Two teachers: accuracy", measure_table(base, "accuracy", base_methods).to_markdown()]
+        parts += ["## Two teachers: macro-F1", measure_table(base, "macro_f1", base_methods).to_markdown()]
         parts += [
             "## Two teachers: what is behind it",
             "Gap closed: (method − vanilla-kd) / (labels − vanilla-kd) of mean accuracies. Right teacher: share of "
             "unlabeled texts on which the teacher with the most of the supervision's mass on its labels is the one "
             "that knows the gold label; right target: on which the likeliest label is the gold one. Percent, but NLL; "
             "the last four are means over corpora.",
-            quality_table(base, own).to_markdown(),
+            quality_table(base, base_methods).to_markdown(),
         ]
-        if OURS in own:
-            parts += [f"## Two teachers: {OURS} against the others", goals_table(base, own).to_markdown()]
-    if OURS in there and PAPER in there:
+        if OURS in base_methods:
+            parts += [f"## Two teachers: {OURS} against the others", goals_table(base, base_methods).to_markdown()]
+    if OURS in all_methods and PAPER in all_methods:
         parts += [f"## All settings: {OURS} − {PAPER}", ours_by_setting_table(results).to_markdown()]
         parts += [worse_line(results)]
     for corpus in names(results, "corpus"):
-        own = [row for row in results if row["corpus"] == corpus]
-        table = settings_table(own, names(own, "method", methods))
+        of_corpus = [row for row in results if row["corpus"] == corpus]
+        table = settings_table(of_corpus, names(of_corpus, "method", methods))
         parts += [f"## {corpus}: accuracy by setting", "Teachers: their mean on texts of their own labels."]
         parts += [table.to_markdown()]
     return "\n\n".join(parts) + "\n"
 
 
 def write_tables(runs: Path, output: Path, methods: Sequence[str]) -> str:
-    """Write results.csv, tables.md and the plots of all results below ``runs``; returns the Markdown."""
+    """Write results.csv, tables.md and plots of all results below ``runs``, and return the Markdown."""
     results = with_derived(read_results(runs))
     if not results:
         return f"{runs}: no results yet"
@@ -265,7 +264,7 @@ def write_tables(runs: Path, output: Path, methods: Sequence[str]) -> str:
     write_whole(output / "tables.md", text)
     if base := of_setting(results, BASE):
         write_whole(output / "two-teachers.svg", base_plot(base, methods))
-    few = [row for row in results if row["method"] in SHOWN]
-    if len(names(few, "setting")) > 1:
-        write_whole(output / "settings.svg", settings_plot(few, SHOWN))
+    shown = [row for row in results if row["method"] in SHOWN]
+    if len(names(shown, "setting")) > 1:
+        write_whole(output / "settings.svg", settings_plot(shown, SHOWN))
     return f"{text}\ntables and plots: {output}"

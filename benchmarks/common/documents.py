@@ -1,4 +1,4 @@
-"""Tables in documents, between marks that tell which script made them."""
+"""Writing tables into documents, between marks that name the command that made them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from pathlib import Path
 _END = "<!-- end -->"
 
 
-def write_between_marks(path: Path, script: str, text: str) -> None:
-    """Put what a script of benchmarks/ has measured where it stood before; a document without its mark gets it last."""
-    begin = f"<!-- made by benchmarks/{script} -->"
+def write_between_marks(path: Path, module: str, text: str) -> None:
+    """Replace what a benchmark wrote into a document before; a document without its mark gets the text at its end.
+
+    Args:
+        path: The Markdown document.
+        module: The benchmark's module, as in ``benchmarks.edge.run``.
+        text: Markdown to put between the marks.
+    """
+    begin = f"<!-- made by {module} -->"
     before, _, rest = path.read_text("utf-8").partition(begin)
     path.write_text(f"{before}{begin}\n\n{text}\n\n{_END}{rest.partition(_END)[2]}", "utf-8")

@@ -1,9 +1,10 @@
-"""Make the sample of real labelled text from a Debian package index.
+"""Make the corpus debian_sections from a Debian package index.
 
-    apt-cache dumpavail | python benchmarks/make_debian_sections.py > benchmarks/samples/debian_sections.csv
+    apt-cache dumpavail | python -m benchmarks.corpora.make_debian_sections > samples/data/debian_sections.csv
 
-Text: a package's one-line description. Label: its archive section. One package of each source package, so that near
-twins (``0ad``, ``0ad-data``) do not stand on both sides of a split; at most ``--most`` of each section, chosen by hash.
+The text is a package's one-line description, the label its archive section. Only one package of each source package is
+taken, so that near duplicates (``0ad``, ``0ad-data``) cannot fall into two parts of a split. At most ``--most`` texts
+of each section are taken, chosen by hash.
 """
 
 from __future__ import annotations
@@ -15,23 +16,24 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TextIO
 
-from sampling import by_hash, write_sample
+from benchmarks.corpora.sampling import write_sample
+from samples.corpora import by_hash
 
 SECTIONS = ("games", "science", "net", "sound", "admin", "text", "graphics", "fonts")
 _FIELD = re.compile(r"^(Package|Source|Section|Description|Description-(?:md5|en|de)): (.*)$", re.MULTILINE)
 
 
 def packages(index: TextIO) -> Iterator[dict[str, str]]:
-    """The stanzas of an index of packages or of translations, as the fields that matter here."""
+    """The stanzas of an index of packages or of translations, reduced to the fields that are used here."""
     for stanza in index.read().split("\n\n"):
         yield dict(_FIELD.findall(stanza))
 
 
 def main() -> None:
-    """Read an index on standard input and write CSV to standard output."""
+    """Read a package index from standard input and write CSV to standard output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", default=SECTIONS, help="archive sections to take")
-    parser.add_argument("--most", type=int, default=560, help="texts a section at most")
+    parser.add_argument("--most", type=int, default=560, help="how many texts per section to take at most")
     arguments = parser.parse_args()
 
     seen: set[str] = set()

@@ -1,12 +1,13 @@
-"""Make a sample in two languages from a Debian package index and its German translations.
+"""Make the corpus debian_two_languages from a Debian package index and its German translations.
 
     curl -O "$MIRROR/dists/bookworm/main/i18n/Translation-de.bz2" && bunzip2 Translation-de.bz2
     apt-cache dumpavail > index
-    python benchmarks/make_debian_two_languages.py Translation-de < index > benchmarks/samples/debian_two_languages.csv
+    python -m benchmarks.corpora.make_debian_two_languages Translation-de < index \
+        > samples/data/debian_two_languages.csv
 
-Text: a package's one-line description, in German for four archive sections, in English for four others. Label: the
-section. One package of each source package, no two texts of nearly the same words; at most ``--most`` of each section,
-chosen by hash.
+The text is a package's one-line description, in German for four archive sections and in English for four others; the
+label is the section. Only one package of each source package is taken, and no two texts of nearly the same words. At
+most ``--most`` texts of each section are taken, chosen by hash.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from make_debian_sections import packages
-from sampling import choose, write_sample
+from benchmarks.corpora.make_debian_sections import packages
+from benchmarks.corpora.sampling import choose, write_sample
 
 GERMAN = ("games", "sound", "admin", "text")
 ENGLISH = ("science", "graphics", "net", "fonts")
 
 
 def descriptions(index: Iterable[dict[str, str]], german_of: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """The description and the section of one package of each source package.
+    """Description and section of one package of each source package.
 
     Args:
         index: Stanzas of the package index.
-        german_of: Translations by the checksum of the original, so that none is of another version.
+        german_of: German descriptions by the checksum of the English one, so that none belongs to another version.
     """
     seen: set[str] = set()
     for package in index:
@@ -42,10 +43,10 @@ def descriptions(index: Iterable[dict[str, str]], german_of: dict[str, str]) -> 
 
 
 def main() -> None:
-    """Read an index on standard input and write CSV to standard output."""
+    """Read a package index from standard input and write CSV to standard output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("translations", type=Path, help="the archive's Translation-de, unpacked")
-    parser.add_argument("--most", type=int, default=400, help="texts a section at most")
+    parser.add_argument("translations", type=Path, help="the archive's file Translation-de, unpacked")
+    parser.add_argument("--most", type=int, default=400, help="how many texts per section to take at most")
     arguments = parser.parse_args()
     with arguments.translations.open(encoding="utf-8") as file:
         german_of = {

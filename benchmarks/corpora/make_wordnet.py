@@ -1,11 +1,11 @@
-"""Make a sample of WordNet's definitions, labelled by lexicographer file.
+"""Make the corpora wordnet_nouns and wordnet_verbs: definitions of WordNet, labelled with their lexicographer file.
 
     apt-get download wordnet-base && dpkg-deb -x wordnet-base_*.deb wordnet
-    python benchmarks/make_wordnet.py wordnet/usr/share/wordnet/data.noun > benchmarks/samples/wordnet_nouns.csv
-    python benchmarks/make_wordnet.py wordnet/usr/share/wordnet/data.verb > benchmarks/samples/wordnet_verbs.csv
+    python -m benchmarks.corpora.make_wordnet wordnet/usr/share/wordnet/data.noun > samples/data/wordnet_nouns.csv
+    python -m benchmarks.corpora.make_wordnet wordnet/usr/share/wordnet/data.verb > samples/data/wordnet_verbs.csv
 
-Text: a synset's gloss without the examples. Label: the lexicographer file that the synset comes from. At most
-``--most`` of each label, chosen by hash; no two texts of nearly the same words.
+The text is a synset's gloss without the examples, the label the lexicographer file that the synset is from. At most
+``--most`` texts of each label are taken, chosen by hash; no two of them have nearly the same words.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sampling import choose, write_sample
+from benchmarks.corpora.sampling import choose, write_sample
 
-# The numbers of lexnames(5WN) for the labels that the samples have.
+# Numbers of lexicographer files, as in lexnames(5WN), of the labels in the two corpora.
 LEXICOGRAPHER_FILES = {
     5: "noun.animal",
     6: "noun.artifact",
@@ -39,9 +39,9 @@ LEAST_WORDS = 4
 
 
 def glosses(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Definitions and labels of a data file as wndb(5WN) describes it."""
+    """Definitions and labels from the lines of a data file, whose format is described in wndb(5WN)."""
     for line in lines:
-        if line.startswith(" "):  # the licence, at the top
+        if line.startswith(" "):  # the licence at the top of the file
             continue
         fields, _, gloss = line.partition(" | ")
         label = LEXICOGRAPHER_FILES.get(int(fields.split(" ", 2)[1]))
@@ -54,7 +54,7 @@ def main() -> None:
     """Read a data file and write CSV to standard output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="WordNet's data.noun or data.verb")
-    parser.add_argument("--most", type=int, default=400, help="texts a label at most")
+    parser.add_argument("--most", type=int, default=400, help="how many texts per label to take at most")
     arguments = parser.parse_args()
     with arguments.data.open(encoding="utf-8") as file:
         write_sample(choose(glosses(file), tuple(LEXICOGRAPHER_FILES.values()), arguments.most))

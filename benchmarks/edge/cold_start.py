@@ -1,10 +1,10 @@
-"""How soon a bundle answers from cold, and what memory it takes.
+"""Measure how soon a bundle answers in a new process, and how much memory it takes.
 
-    python benchmarks/edge_start.py runs/student/ [--python PATH]
+    python -m benchmarks.edge.cold_start runs/student/ [--python PATH]
 
-Each command runs in a process of its own, the commands taking turns; printed are medians over the rounds, in seconds
-and as ratios to a bare ``import numpy, tokenizers, onnxruntime``, which is what the edge cannot do without. Peak memory
-is the kernel's high-water mark of the process (Linux).
+Each command runs in a new process, and the commands take turns. Printed are medians over the rounds, in seconds and as
+ratios to a bare ``import numpy, tokenizers, onnxruntime``, which the edge cannot do without. Peak memory is the
+kernel's high-water mark of the process (Linux).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ STATUS = "print(open('/proc/self/status').read())"
 
 
 def seconds(command: list[str]) -> float:
-    """Wall-clock seconds of one process, run outside this repository so that the installed package is measured."""
+    """Wall-clock seconds of one process, started outside this repository so that the installed package is measured."""
     start = perf_counter()
     subprocess.run(command, check=True, capture_output=True, cwd=tempfile.gettempdir())
     return perf_counter() - start
 
 
 def peak_megabytes(python: str, bundle: str) -> float:
-    """Peak resident memory of a process that answers one text."""
+    """Peak resident memory, in MB, of a process that answers one text."""
     status = subprocess.run(
         [python, "-c", ANSWER + STATUS, bundle, TEXT],
         check=True,
@@ -47,10 +47,10 @@ def peak_megabytes(python: str, bundle: str) -> float:
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure the commands and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
-    parser.add_argument("--python", default=sys.executable, help="of the environment to measure")
+    parser.add_argument("--python", default=sys.executable, help="interpreter of the environment to measure")
     parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args()
     python, bundle = (str(Path(path).absolute()) for path in (arguments.python, arguments.bundle))

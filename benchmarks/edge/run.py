@@ -1,12 +1,13 @@
-"""Bundles beside what their students could be run with instead, and what a budget chose from: tables for docs/edge.md.
+"""Compare bundles with other runtimes for the same students, and show what a budget chose from: docs/edge.md.
 
     amalgam-edge build --recipe runs/student/recipe.yaml --include-torch --output runs/student-3
     amalgam-edge build --recipe runs/student/recipe.yaml --include-torch --student-layers 6 --output runs/student-6
     amalgam-edge optimize runs/student-3 --budget "size<=20MB, latency<=2ms, loss<=1%" --output runs/student-3-small
-    python benchmarks/edge.py runs/student-3 runs/student-6 --front runs/student-3-small --corpus runs/unlabeled.jsonl \
-        --write docs/edge.md
+    python -m benchmarks.edge.run runs/student-3 runs/student-6 --front runs/student-3-small \
+        --corpus runs/unlabeled.jsonl --write docs/edge.md
 
-Text in, label out, in one process, with as many threads for each; contenders take turns, and the figures are medians.
+Measured is the time from text to label, in one process, with the same number of threads for each runtime. The runtimes
+take turns, and the figures are medians over rounds.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from documents import write_between_marks
-
 from amalgam_edge.cli.progress import ConsoleProgress
 from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.environment import cpu_features
@@ -30,18 +29,19 @@ from amalgam_edge.metrics.timing import Cell
 from amalgam_edge.reports.plots import front_scatter
 from amalgam_edge.reports.tables import benchmark_table, front_line, front_table
 from amalgam_edge.runtime import Bundle
+from benchmarks.common.documents import write_between_marks
 
 
 def main() -> None:
     """Measure, and write the tables where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="+", help="built with --include-torch")
-    parser.add_argument("--corpus", required=True, help="texts of mixed lengths")
-    parser.add_argument("--front", help="a bundle that was made under a budget")
-    parser.add_argument("--max-texts", type=int, default=512, help="of the corpus")
+    parser.add_argument("--corpus", required=True, help="texts of various lengths")
+    parser.add_argument("--front", help="a bundle that was built or optimized under a budget")
+    parser.add_argument("--max-texts", type=int, default=512, help="how many texts of the corpus to use at most")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", type=Path, help="a Markdown file with the marks between which tables go")
+    parser.add_argument("--write", type=Path, help="a Markdown file to write the tables into, between its marks")
     options = parser.parse_args()
 
     texts = list(read_corpus(options.corpus).texts[: options.max_texts])
@@ -65,7 +65,7 @@ def main() -> None:
     text = "\n\n".join(parts)
     print(text)
     if options.write:
-        write_between_marks(options.write, "edge.py", text)
+        write_between_marks(options.write, "benchmarks.edge.run", text)
 
 
 def _machine(threads: int, n_texts: int, rounds: int) -> str:
@@ -77,7 +77,7 @@ def _machine(threads: int, n_texts: int, rounds: int) -> str:
 
 
 def _ratios(cells: Sequence[Cell]) -> str:
-    """Our best precision over the best peer, cell by cell."""
+    """How many times as fast our best precision is as the best other runtime, for each cell."""
     best = {cell.name: max((cell.ratio(name) or 0, name) for name in cell.ours) for cell in cells}
     words = [f"{name} {ratio:.2f}× ({ours.removeprefix('amalgam-edge ')})" for name, (ratio, ours) in best.items()]
     return f"Our best over the best peer: {', '.join(words)}."

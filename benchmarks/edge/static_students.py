@@ -1,12 +1,12 @@
-"""Static students and a cascade beside a 3-layer encoder student: size, accuracy, and texts a second.
+"""Compare static students and a cascade with a 3-layer encoder student: size, accuracy and texts per second.
 
-    python benchmarks/static.py --teacher runs/teacher-a --teacher runs/teacher-b --encoder ENCODER
+    python -m benchmarks.edge.static_students --teacher runs/teacher-a --teacher runs/teacher-b --encoder ENCODER \
         --corpus runs/unlabeled.jsonl --evaluate runs/labelled.jsonl --work runs/student.work --output runs/static
 
-Bundles that stand in the output folder already are measured again, not built again. Throughput is from text in to label
-out, default precision, on the labelled texts, by classifiers that have read the corpus before: once when these texts
-are new, and once when they come again, with all of their words known. Classifiers take turns and the ratios are medians
-over rounds, so that whatever else the machine does bears on all alike.
+Bundles that are in the output folder already are measured again, not built again. Throughput is measured from text to
+label, with the default precision, on the labelled texts, by classifiers that have read the corpus before: once when
+these texts are new, and once when they are repeated, so that all of their words are known. Classifiers take turns and
+ratios are medians over rounds, so that other work of the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from amalgam_edge.runtime.bundle import MANIFEST, Bundle
 
 
 def bundles(options: argparse.Namespace) -> dict[str, Bundle]:
-    """Build what is not there yet."""
+    """Build the bundles that do not exist yet, and open all of them."""
     common = {
         "teachers": options.teacher,
         "corpus": options.corpus,
@@ -60,7 +60,7 @@ def bundles(options: argparse.Namespace) -> dict[str, Bundle]:
 
 
 def student_table(opened: dict[str, Bundle]) -> Table:
-    """Size, accuracy and int8's agreement with float of each bundle."""
+    """Size and accuracy of each bundle, and how far its int8 model agrees with the float model."""
     rows = []
     for name, bundle in opened.items():
         precisions, measured = bundle.manifest["precisions"], bundle.manifest["evaluation"]["student"]
@@ -83,13 +83,13 @@ def student_table(opened: dict[str, Bundle]) -> Table:
 
 
 def throughput(
-    open_all: dict[str, Callable[[], EdgeClassifier]], known: list[str], texts: list[str], rounds: int
+    openers: dict[str, Callable[[], EdgeClassifier]], known: list[str], texts: list[str], rounds: int
 ) -> dict[str, np.ndarray]:
-    """Seconds over the texts of each classifier, ``(rounds, 2)``: the texts new, and again."""
-    seconds: dict[str, list[list[float]]] = {name: [] for name in open_all}
+    """Seconds that each classifier takes for the texts, ``(rounds, 2)``: when they are new, and when repeated."""
+    seconds: dict[str, list[list[float]]] = {name: [] for name in openers}
     for _ in range(rounds):
-        for name, open_one in open_all.items():
-            classifier = open_one()
+        for name, open_classifier in openers.items():
+            classifier = open_classifier()
             classifier(known)
             taken = []
             for _ in range(2):
@@ -101,7 +101,7 @@ def throughput(
 
 
 def throughput_table(seconds: dict[str, np.ndarray], n_texts: int) -> Table:
-    """Medians over rounds, and of the ratio to the first classifier in the same round."""
+    """Medians over rounds of texts per second, and of the ratio to the first classifier in the same round."""
     first = next(iter(seconds.values()))
     rows = [
         (
@@ -116,39 +116,39 @@ def throughput_table(seconds: dict[str, np.ndarray], n_texts: int) -> Table:
 
 
 def main() -> None:
-    """Build, measure, print."""
+    """Build and measure the bundles, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", action="append", required=True)
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--evaluate", required=True, help="labelled texts")
-    parser.add_argument("--encoder", required=True, help="that students start from")
-    parser.add_argument("--layers", type=int, default=3, help="of the encoder student")
+    parser.add_argument("--encoder", required=True, help="encoder that the students start from")
+    parser.add_argument("--layers", type=int, default=3, help="layers of the encoder student")
     parser.add_argument("--method", default="muka-soft")
-    parser.add_argument("--agreement", type=float, default=0.99, help="of the cascade with the encoder")
+    parser.add_argument("--agreement", type=float, default=0.99, help="agreement of the cascade with the encoder")
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--work", help="folder with the scores of earlier builds")
     parser.add_argument("--output", type=Path, required=True, help="folder for bundles")
     options = parser.parse_args()
-    os.environ["RAYON_NUM_THREADS"] = str(options.threads)  # what tokenizers compute with
+    os.environ["RAYON_NUM_THREADS"] = str(options.threads)  # the threads of tokenizers
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
 
     opened = bundles(options)
     print(f"\n{student_table(opened).to_text()}\n", flush=True)
-    open_all: dict[str, Callable[[], EdgeClassifier]] = {}
+    openers: dict[str, Callable[[], EdgeClassifier]] = {}
     for name, bundle in opened.items():
         for suffix, cascade in (("", False), *([(" cascade", True)] if bundle.cascade else [])):
-            open_all[name + suffix] = lambda bundle=bundle, cascade=cascade: EdgeClassifier(
+            openers[name + suffix] = lambda bundle=bundle, cascade=cascade: EdgeClassifier(
                 bundle, threads=options.threads, cascade=cascade
             )
         if line := cascade_line(bundle.manifest):
             print(f"{name}: {line}\n", flush=True)
     known = list(read_corpus(options.corpus).texts)
     texts = list(read_corpus(options.evaluate, drop_duplicates=False).texts)
-    seconds = throughput(open_all, known, texts, options.rounds)
+    seconds = throughput(openers, known, texts, options.rounds)
     print(f"{len(texts)} texts, {options.threads} thread(s), medians of {options.rounds} rounds")
     print(throughput_table(seconds, len(texts)).to_text())
 

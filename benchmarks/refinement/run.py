@@ -1,18 +1,19 @@
-"""What the method `refined` is made of, part by part: variants of it beside each other, without training a student.
+"""Compare variants of the method `refined`, each with one part changed, without training a student.
 
-    python benchmarks/refinement.py --quick                  # one corpus, one seed
-    python benchmarks/refinement.py --runs runs/amalgamation # teachers and scores of amalgamation.py, or made there
-    python benchmarks/refinement.py --tables-only
+    python -m benchmarks.refinement.run --quick                   # one corpus, one seed
+    python -m benchmarks.refinement.run --runs runs/amalgamation  # uses teachers and scores there, or makes them
+    python -m benchmarks.refinement.run --tables-only
 
-Groups are those of amalgamation.py, setting `two`, of the corpora that the method was tuned on and of no others. Each
-gives several cases: its unlabeled texts as they are, nine in ten of them of one teacher's labels, a quarter of them. In
-each case every variant of refinement_variants.py makes supervision of the same scores; measured are how often the
-teacher is the right one, how often the target's likeliest label is, and the accuracy on test texts of a light stand-in
-for the student: logistic regression on the features of the frozen encoder, under the variant's targets and weights.
-Test texts weigh as much as makes each teacher's share of them what it is of the unlabeled ones, or all the same.
+Groups are those of benchmarks.amalgamation.run with the setting `two`, of only those corpora that the method was tuned
+on. Each group gives several cases: all of its unlabeled texts, a selection in which nine in ten have labels of one
+teacher, and a quarter of them. In each case every variant makes supervision from the same scores. Measured are how
+often the right teacher gets the most weight, how often the target's likeliest label is right, and the accuracy on test
+texts of a cheap stand-in for the student: a logistic regression on the features of the frozen encoder, fitted to the
+variant's targets and weights. Test texts are weighted so that each teacher's share of them is its share of the
+unlabeled texts, or not at all.
 
-A case has a file with its results below OUTPUT; what is there is not made again, unless the group or the variant's
-options have changed. After a change of code, remove the file.
+Each case has a file with its results below OUTPUT. Results are not made again unless the group or the options of the
+variant have changed; after a change to the code, remove the file.
 """
 
 from __future__ import annotations
@@ -30,15 +31,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from amalgamation import source_loader
-from amalgamation_runs import Group, Prepared, Study, group_key, prepare, teacher_selection
 from datasets import disable_progress_bars
 from filelock import FileLock, Timeout
-from refinement_variants import PAPER, VARIANTS, Variant, fit, logits_of, size_of
-from sampling import by_hash
-from settings import BASE, UNBALANCED_SHARE, Case, Plan
-from settings import plan as make_plan
-from teachers import SETTINGS as TEACHER_TRAINING
 from transformers.utils import logging
 
 from amalgam_edge.building import stages
@@ -50,35 +44,38 @@ from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.storage.staging import write_whole
+from benchmarks.amalgamation.settings import BASE, UNBALANCED_SHARE, Plan, PlanInputs, make_plan
+from benchmarks.amalgamation.sources import corpus_loader
+from benchmarks.amalgamation.students import Group, PreparedGroup, Study, group_key, prepare, teacher_selection
+from benchmarks.refinement.variants import PAPER, VARIANTS, Variant, fit_logistic, predict_logits, root_mean_square_norm
+from samples.corpora import by_hash
+from samples.teachers import TEACHER_TRAINING
 
-CORPORA = (
-    "debian_sections",
-    "wordnet_nouns",
-    "wordnet_verbs",
-)  # those that the method was tuned on; the others are for testing it
+# Only the corpora that the method was tuned on; the others are for testing it.
+CORPORA = ("debian_sections", "wordnet_nouns", "wordnet_verbs")
 SEEDS = (0, 1, 2)
 MEASURES = {
-    "student_accuracy": "Accuracy of the student's stand-in on test texts of the case's shares",
-    "student_accuracy_evenly": "The same on test texts as they are",
-    "teacher_selection": "Right teacher, of the unlabeled texts",
+    "student_accuracy": "Accuracy of the student's stand-in on test texts weighted by the case's shares",
+    "student_accuracy_evenly": "The same on unweighted test texts",
+    "teacher_selection": "Share of unlabeled texts for which the right teacher was chosen",
 }
 CSV_FIELDS = ("corpus", "seed", "case", "n_texts", "variant", "target_accuracy", *MEASURES)
-_FEW = 0.25  # of the texts
-_STEPS = 60  # of the fit that stands in for the student
+_FEW = 0.25  # share of the texts that the case "few" takes
+_STEPS = 60  # optimiser steps of the fit that stands in for the student
 
 Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of a group.
+class GroupData:
+    """Texts, scores and true labels of a group, or of a selection of its unlabeled texts.
 
     Attributes:
-        evidence: of all unlabeled texts.
-        gold: their labels, ``(n_texts,)``.
-        texts: the texts themselves.
-        owners: label → positions of the teachers that know it.
-        test: features and gold labels of the test texts.
+        evidence: What methods read of the unlabeled texts.
+        gold: True labels of the unlabeled texts, ``(n_texts,)``.
+        texts: The unlabeled texts.
+        owners: For each label, the positions of the teachers that know it.
+        test: Features and true labels of the test texts.
     """
 
     evidence: Evidence
@@ -87,40 +84,46 @@ class Known:
     owners: Mapping[str, Sequence[int]]
     test: tuple[np.ndarray, np.ndarray]
 
-    def take(self, rows: np.ndarray) -> Known:
-        """The same of a selection of the unlabeled texts."""
-        own = self.evidence
-        scores = [teacher.take(rows) for teacher in own.scores]
-        evidence = Evidence(scores, own.labels, own.features[rows])
-        return Known(evidence, self.gold[rows], [self.texts[row] for row in rows], self.owners, self.test)
+    def take(self, rows: np.ndarray) -> GroupData:
+        """The same group with a selection of the unlabeled texts."""
+        scores = [teacher.take(rows) for teacher in self.evidence.scores]
+        evidence = Evidence(scores, self.evidence.labels, self.evidence.features[rows])
+        return GroupData(evidence, self.gold[rows], [self.texts[row] for row in rows], self.owners, self.test)
 
 
-def known(made: Prepared, progress: Progress) -> Known:
-    """What is known of a prepared group; features are kept in its work folder, where the product looks for them."""
-    gold = made.labels.encode([label for _, label in made.plan.test])
+def group_data(prepared: PreparedGroup, progress: Progress) -> GroupData:
+    """The data of a prepared group; features are kept in its work folder, where the product looks for them."""
+    gold = prepared.labels.encode([label for _, label in prepared.plan.test])
     corpus, test = (
-        stages.student_features(made.recipe, made.teachers, texts, progress)
-        for texts in (made.texts.corpus, made.texts.labelled)
+        stages.student_features(prepared.recipe, prepared.teachers, texts, progress)
+        for texts in (prepared.texts.corpus, prepared.texts.labelled)
     )
-    evidence = Evidence(made.scores, made.labels, corpus)
-    return Known(evidence, made.gold, [*made.texts.corpus.texts], made.plan.owners(), (test, gold))
+    evidence = Evidence(prepared.scores, prepared.labels, corpus)
+    return GroupData(evidence, prepared.gold, [*prepared.texts.corpus.texts], prepared.plan.owners(), (test, gold))
 
 
 def with_share(texts: Sequence[str], first: np.ndarray, share: float) -> np.ndarray:
-    """Rows of which a share is the first teacher's: all of one teacher's texts, and of the other's some by hash."""
+    """Positions of texts of which a share belongs to the first teacher: as many as possible, chosen by hash.
+
+    Args:
+        texts: All texts.
+        first: Whether a text has a label of the first teacher, ``(n_texts,)``.
+        share: The share of the first teacher.
+    """
     rows = np.flatnonzero(first), np.flatnonzero(~first)
     odds = share / (1 - share)
-    room = round(len(rows[1]) * odds), round(len(rows[0]) / odds)
-    return np.sort(np.concatenate([by_text_hash(texts, own)[:most] for own, most in zip(rows, room, strict=True)]))
+    most = round(len(rows[1]) * odds), round(len(rows[0]) / odds)
+    chosen = [by_text_hash(texts, of_teacher)[:count] for of_teacher, count in zip(rows, most, strict=True)]
+    return np.sort(np.concatenate(chosen))
 
 
 def by_text_hash(texts: Sequence[str], rows: Iterable[int]) -> np.ndarray:
-    """Rows in the order of a hash of their own: by that of the text the corpora chose each label's texts."""
+    """Positions of texts in the order of a hash, another one than that by which the texts of corpora were chosen."""
     return np.array(sorted(rows, key=lambda row: by_hash(f"fewer {texts[row]}")), dtype=int)
 
 
 def few(texts: Sequence[str], first: np.ndarray) -> np.ndarray:
-    """A quarter of the rows, by hash."""
+    """Positions of a quarter of the texts, chosen by hash."""
     return np.sort(by_text_hash(texts, range(len(first)))[: round(len(first) * _FEW)])
 
 
@@ -132,13 +135,13 @@ CASES: dict[str, Callable[[Sequence[str], np.ndarray], np.ndarray]] = {
 }
 
 
-def case_of(whole: Known, name: str) -> Known:
-    """A case of a group."""
+def case_of(whole: GroupData, name: str) -> GroupData:
+    """The data of a case of a group, by its name in ``CASES``."""
     return whole.take(CASES[name](whole.texts, of_first(whole.gold, whole)))
 
 
-def measure(case: Known, variant: Variant) -> dict[str, Any]:
-    """What a variant comes to in a case."""
+def measure(case: GroupData, variant: Variant) -> dict[str, Any]:
+    """The measures of a variant in a case."""
     supervised = variant(case.evidence, case.gold)
     return {
         "n_texts": len(case.gold),
@@ -148,14 +151,14 @@ def measure(case: Known, variant: Variant) -> dict[str, Any]:
     }
 
 
-def student_accuracy(case: Known, supervised: Supervision) -> dict[str, float]:
-    """On test texts, of logistic regression on the features, under a target and weights."""
+def student_accuracy(case: GroupData, supervised: Supervision) -> dict[str, float]:
+    """Accuracy on test texts of a logistic regression on the features, fitted to the supervision."""
     seen, (test, gold) = case.evidence.features.astype(np.float64), case.test
     centre = seen.mean(axis=0)
-    scale = size_of(seen - centre)
+    scale = root_mean_square_norm(seen - centre)
     target, weight = supervised.target.astype(np.float64), supervised.weight.astype(np.float64)
-    fitted = fit((seen - centre) / scale, target, weight, steps=_STEPS)
-    right = logits_of(fitted, (test - centre) / scale).argmax(axis=1) == gold
+    fitted = fit_logistic((seen - centre) / scale, target, weight, steps=_STEPS)
+    right = predict_logits(fitted, (test - centre) / scale).argmax(axis=1) == gold
     shares = share_weights(of_first(gold, case), of_first(case.gold, case).mean())
     return {
         "student_accuracy": float(np.average(right, weights=shares)),
@@ -163,24 +166,24 @@ def student_accuracy(case: Known, supervised: Supervision) -> dict[str, float]:
     }
 
 
-def of_first(gold: np.ndarray, case: Known) -> np.ndarray:
-    """Whether labels are the first teacher's, ``(n_texts,)``."""
+def of_first(gold: np.ndarray, case: GroupData) -> np.ndarray:
+    """Whether labels belong to the first teacher, ``(n_texts,)``."""
     return np.isin(gold, next(iter(case.evidence.labels.columns.values())))
 
 
 def share_weights(first: np.ndarray, share: float) -> np.ndarray:
-    """What texts are to weigh for those of the first teacher to have this share, ``(n_texts,)``."""
+    """Weights under which the texts of the first teacher have this share of the total, ``(n_texts,)``."""
     return np.where(first, share / first.mean(), (1 - share) / (1 - first.mean()))
 
 
 def results_path(output: Path, group: Group, case: str) -> Path:
-    """Where the results of a case are kept."""
+    """The file with the results of a case."""
     name = case.replace("/", "-").replace(" ", "-")
     return output / "results" / f"{group.corpus}-seed-{group.seed}-{name}.json"
 
 
 def read_case(path: Path, key: str) -> dict[str, dict[str, Any]]:
-    """Variant → result, of those that were made of the same."""
+    """Results by variant; none if the group has changed, and none of variants that have."""
     if not path.exists():
         return {}
     kept = json.loads(path.read_text("utf-8"))
@@ -188,19 +191,19 @@ def read_case(path: Path, key: str) -> dict[str, dict[str, Any]]:
 
 
 def current(rows: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Those of the results whose variants are still what they were."""
+    """The results of variants whose options are still the same."""
     return {name: row for name, row in rows.items() if row["options"] == repr(VARIANTS.get(name))}
 
 
 def run(group: Group, study: Study, output: Path, progress: Progress) -> None:
-    """Make what is missing of a group."""
-    source = source_loader(study)(group.corpus)
-    plan = make_plan(group.setting, Case(source, source, group.seed))  # of two teachers, who need no other corpus
+    """Measure the variants of a group that have no result yet."""
+    source = corpus_loader(study)(group.corpus)
+    plan = make_plan(group.setting, PlanInputs(source, source, group.seed))  # this setting reads no second corpus
     key = group_key(study, group, plan)
     left = [name for name in CASES if len(read_case(results_path(output, group, name), key)) < len(VARIANTS)]
     if not left:
         return
-    whole = known(prepared(group, plan, study, progress), progress)
+    whole = group_data(prepare_group(group, plan, study, progress), progress)
     for name in left:
         case, path = case_of(whole, name), results_path(output, group, name)
         rows = read_case(path, key)
@@ -214,11 +217,11 @@ def run(group: Group, study: Study, output: Path, progress: Progress) -> None:
                     advance(1)
 
 
-def prepared(group: Group, plan: Plan, study: Study, progress: Progress) -> Prepared:
-    """Teachers and scores of a group; where no method has begun on them yet, they are made under the group's lock.
+def prepare_group(group: Group, plan: Plan, study: Study, progress: Progress) -> PreparedGroup:
+    """Teachers and scores of a group; they are made under the lock of the group if there are none yet.
 
     Raises:
-        Timeout: another process makes them.
+        Timeout: Another process is making them.
     """
     folder = group.folder(study.runs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,20 +232,20 @@ def prepared(group: Group, plan: Plan, study: Study, progress: Progress) -> Prep
 
 
 def read_results(output: Path) -> list[dict[str, Any]]:
-    """Results below a folder, a row a case and variant; not of cases in which some variants are still to be made."""
+    """Results below a folder, one per case and variant; cases in which variants are missing are left out."""
     kept = [json.loads(path.read_text("utf-8")) for path in sorted((output / "results").glob("*.json"))]
-    variants = [current(of["variants"]) for of in kept]
+    variants = [current(case["variants"]) for case in kept]
     every = {name for rows in variants for name in rows}
     return [
-        {"corpus": of["corpus"], "seed": of["seed"], "case": of["case"], "variant": name, **row}
-        for of, rows in zip(kept, variants, strict=True)
+        {"corpus": case["corpus"], "seed": case["seed"], "case": case["case"], "variant": name, **row}
+        for case, rows in zip(kept, variants, strict=True)
         for name, row in rows.items()
         if rows.keys() == every
     ]
 
 
 def table(results: Sequence[Result], measured: str) -> Table:
-    """Rows are variants; means over groups in each case and over all, and how far below the paper's method at worst."""
+    """A row per variant: means over groups in each case and in all, and the lowest difference to the paper's method."""
     found: dict[str, dict[tuple[str, int, str], float]] = {name: {} for name in VARIANTS}
     for row in results:
         found.setdefault(row["variant"], {})[row["corpus"], row["seed"], row["case"]] = row[measured]
@@ -250,7 +253,7 @@ def table(results: Sequence[Result], measured: str) -> Table:
     rows = []
     for name, values in found.items():
         if values:
-            of_case = [[value for (_, _, case), value in values.items() if case == wanted] for wanted in cases]
+            of_case = [[value for (_, _, in_case), value in values.items() if in_case == case] for case in cases]
             to_paper = [value - found[PAPER][cell] for cell, value in values.items() if cell in found[PAPER]]
             cells = [f"{100 * fmean(of):.1f}" if of else "–" for of in (*of_case, [*values.values()])]
             rows.append((name, *cells, f"{100 * min(to_paper):+.1f}" if to_paper else "–"))
@@ -259,7 +262,7 @@ def table(results: Sequence[Result], measured: str) -> Table:
 
 
 def write_tables(output: Path) -> str:
-    """Write refinement.csv and refinement.md of all results; returns the Markdown."""
+    """Write refinement.csv and refinement.md of all results, and return the Markdown."""
     results = read_results(output)
     if not results:
         return f"{output}: no results yet"
@@ -281,16 +284,18 @@ def write_tables(output: Path) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", nargs="+", default=[*CORPORA], choices=CORPORA)
     parser.add_argument("--seeds", nargs="+", type=int, default=[*SEEDS])
     parser.add_argument("--quick", action="store_true", help="one corpus, one seed")
-    parser.add_argument("--teacher-epochs", type=int, default=TEACHER_TRAINING.epochs)
-    parser.add_argument("--runs", type=Path, default=Path("runs/amalgamation"), help="folder of amalgamation.py")
+    parser.add_argument("--teacher-epochs", type=int, default=TEACHER_TRAINING.epochs, help="epochs of teachers")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/amalgamation"), help="folder of benchmarks.amalgamation.run"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/refinement"), help="folder for results and tables")
-    parser.add_argument("--threads", type=int, help="to compute with  [default: one a core]")
-    parser.add_argument("--tables-only", action="store_true", help="of the results that are there")
+    parser.add_argument("--threads", type=int, help="threads to compute with  [default: one per core]")
+    parser.add_argument("--tables-only", action="store_true", help="write tables of existing results, measure nothing")
     options = parser.parse_args()
     if options.quick:
         options.corpora, options.seeds = [CORPORA[0]], [0]
@@ -298,7 +303,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure what is not measured yet, and write the tables."""
+    """Measure what has no result yet, and write the tables."""
     options = parse()
     progress = ConsoleProgress()
     if options.threads:
@@ -314,7 +319,7 @@ def main() -> None:
             try:
                 run(group, study, options.output, progress)
             except Timeout:
-                progress.say(f"{group}: another process is at it")
+                progress.say(f"{group}: another process is working on it")
     print(write_tables(options.output))
 
 

@@ -1,7 +1,7 @@
-"""Variants of the method ``refined`` and what they are beside: from teachers' scores to supervision. Pure functions.
+"""Variants of the method ``refined`` and what they are compared with: pure functions from scores to supervision.
 
-All but the references end alike, so that they differ in the teachers' weights alone: the target is the teachers'
-predictions under these weights, and every text weighs the same.
+All variants but the references end in the same way, so that they differ only in the weights of teachers: the target is
+the mean of the teachers' predictions under these weights, and every text has the same weight.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from amalgam_edge.numerics import linear
 from amalgam_edge.numerics.components import principal_components
 from amalgam_edge.scoring.scores import TeacherScores, certainty
 
-Variant = Callable[[Evidence, np.ndarray], Supervision]  # of the evidence, and of gold labels, which references read
+Variant = Callable[
+    [Evidence, np.ndarray], Supervision
+]  # from the inputs of methods, and gold labels, which only references read
 
 TEMPERATURE = MethodSettings().score_temperature
 _STEPS = 25
-_SMALLEST = 1e-4  # of the probe's probabilities
+_SMALLEST = 1e-4  # probabilities of the probe are at least this
 _SMALLEST_PRIOR = 1e-3
 SURENESS: dict[str, Callable[[TeacherScores], np.ndarray]] = {
     "certainty": lambda teacher: 1.0 - teacher.uncertainty,
@@ -53,7 +55,7 @@ KEPT: dict[str, Callable[[LabelSpace], np.ndarray]] = {
 
 @contextmanager
 def constants(module: ModuleType, **values: Any) -> Iterator[None]:
-    """Constants of a module set otherwise for a while."""
+    """Set constants of a module to other values within the block."""
     before = {name: getattr(module, name) for name in values}
     vars(module).update(values)
     try:
@@ -62,7 +64,7 @@ def constants(module: ModuleType, **values: Any) -> Iterator[None]:
         vars(module).update(before)
 
 
-def fit(
+def fit_logistic(
     inputs: np.ndarray,
     target: np.ndarray,
     weight: np.ndarray,
@@ -71,15 +73,18 @@ def fit(
     start: torch.Tensor | None = None,
     offset: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Logistic regression on soft targets under weights, as the probe's: W with b below it.
+    """Fit a logistic regression to soft targets under weights, as the probe does.
 
     Args:
-        inputs: ``(n_texts, width)``, of mean square norm 1 or so.
-        target: distributions, ``(n_texts, n_labels)``.
-        weight: of each text.
-        steps: of the optimiser.
-        start: what it begins with.
-        offset: what is added to the logits.
+        inputs: ``(n_texts, width)``, with a mean square norm of about 1.
+        target: Distributions over labels, ``(n_texts, n_labels)``.
+        weight: Weight of each text, ``(n_texts,)``.
+        steps: Steps of the optimiser.
+        start: Weights to start from.
+        offset: Added to the logits, ``(n_texts, n_labels)``.
+
+    Returns:
+        The weight matrix with the bias as its last row.
     """
     aim = torch.from_numpy(target * (weight / weight.mean())[:, None])
     added = torch.zeros_like(aim) if offset is None else torch.from_numpy(offset)
@@ -90,47 +95,47 @@ def fit(
     return linear.fit_linear(torch.from_numpy(inputs), aim.shape[1], loss, steps=steps, start=start)
 
 
-def logits_of(fitted: torch.Tensor, inputs: np.ndarray) -> np.ndarray:
-    """What a fit says, ``(n_texts, n_labels)``."""
+def predict_logits(fitted: torch.Tensor, inputs: np.ndarray) -> np.ndarray:
+    """The logits of a fitted regression, ``(n_texts, n_labels)``."""
     return linear.apply_linear(fitted, torch.from_numpy(inputs)).numpy()
 
 
-def size_of(vectors: np.ndarray) -> float:
-    """Root of the mean square norm."""
+def root_mean_square_norm(vectors: np.ndarray) -> float:
+    """The square root of the mean squared norm of the vectors."""
     return float(np.sqrt(np.square(vectors).sum(axis=1).mean()))
 
 
-def normalised(weights: np.ndarray) -> np.ndarray:
-    """Rows of sum 1."""
+def normalised_rows(weights: np.ndarray) -> np.ndarray:
+    """The weights scaled so that each row sums to 1."""
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def by_weights(evidence: Evidence, weights: np.ndarray, *, reweight: bool = False) -> Supervision:
-    """Supervision by weights of teachers, ``(n_texts, n_teachers)``; texts by their margin if ``reweight``."""
+def supervision_from_weights(evidence: Evidence, weights: np.ndarray, *, reweight: bool = False) -> Supervision:
+    """Supervision from weights of teachers, ``(n_texts, n_teachers)``; texts are weighted by margin if ``reweight``."""
     target = mix_targets(evidence.scores, weights, evidence.labels)
     weight = margin(target) if reweight else np.ones(len(target))
     return Supervision(target.astype(np.float32), weight.astype(np.float32), weights.argmax(axis=1))
 
 
-def paper_log(evidence: Evidence, smallest: float) -> np.ndarray:
-    """Log of Σ_i exp((s_i − max s) / τ) · pad(p_i), the paper's certainty as evidence, ``(n_texts, n_labels)``."""
+def paper_log_evidence(evidence: Evidence, smallest: float) -> np.ndarray:
+    """The paper's certainty as log evidence: log Σ_i exp((s_i − max s) / τ) · pad(p_i), ``(n_texts, n_labels)``."""
     certainties = certainty(evidence.scores)
-    loud = np.exp((certainties - certainties.max(axis=1, keepdims=True)) / TEMPERATURE)
-    return np.log(np.maximum(mix_targets(evidence.scores, loud, evidence.labels), smallest))
+    scaled = np.exp((certainties - certainties.max(axis=1, keepdims=True)) / TEMPERATURE)
+    return np.log(np.maximum(mix_targets(evidence.scores, scaled, evidence.labels), smallest))
 
 
-class Echoing:
-    """The probe without folds: each text is among those that it was fitted to."""
+class ProbeWithoutFolds:
+    """The probe without cross-fitting: it predicts the texts that it was fitted to."""
 
     def __init__(self, features: np.ndarray) -> None:
         self._inputs = principal_components(features, probe.WIDTH).astype(np.float64)
-        self._inputs /= size_of(self._inputs)
+        self._inputs /= root_mean_square_norm(self._inputs)
         self._fitted: torch.Tensor | None = None
 
     def __call__(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Fit, and say what it gives of the same texts, ``(n_texts, n_labels)``."""
-        self._fitted = fit(self._inputs, target, weight, start=self._fitted)
-        return softmax(logits_of(self._fitted, self._inputs))
+        """Fit the probe and return its predictions for the same texts, ``(n_texts, n_labels)``."""
+        self._fitted = fit_logistic(self._inputs, target, weight, start=self._fitted)
+        return softmax(predict_logits(self._fitted, self._inputs))
 
 
 @dataclass(frozen=True)
@@ -138,22 +143,22 @@ class Refined:
     """The method ``refined``; the defaults are the product's.
 
     Attributes:
-        rounds: of refinement.
-        first: what the first weights are by, of ``FIRST``.
-        kept: which shares labels keep, of ``KEPT``.
-        crossed: whether the probe is cross-fitted.
-        bins: of sureness.
-        strength: of what is supposed of a label, in texts.
-        evidence_power: of what the teachers' answers say.
-        probe_power: of what the probe says.
-        penalty: of the probe's fits.
-        width: of what the probe reads.
-        sureness: what tells how sure a teacher is, of ``SURENESS``.
-        prior_power: of the probe's mean, by which its probabilities are divided (Saerens et al. 2002).
-        paper_power: of the paper's certainty, compared between teachers, as evidence beside the answers.
-        margin_counts: whether a text counts by its margin where answers are counted.
-        margin_probe: whether a text counts by its margin where the probe is fitted.
-        margin_student: whether it does for the student.
+        rounds: Number of rounds of refinement.
+        first: What the first weights are computed from, a key of ``FIRST``.
+        kept: Within which groups labels keep their share of the texts, a key of ``KEPT``.
+        crossed: Whether the probe is cross-fitted.
+        bins: Number of bins that a teacher's sureness is divided into.
+        strength: Strength of the prior on a label's answers, as a number of texts.
+        evidence_power: Exponent of the evidence from the teachers' answers.
+        probe_power: Exponent of the probe's probabilities.
+        penalty: Penalty on the weights of the probe.
+        width: How many principal components of the features the probe reads.
+        sureness: What measures how sure a teacher is, a key of ``SURENESS``.
+        prior_power: Exponent of the probe's mean, by which its probabilities are divided (Saerens et al. 2002).
+        paper_power: Exponent of the paper's certainty, compared between teachers, as further evidence.
+        margin_counts: Whether texts are weighted by their margin when answers are counted.
+        margin_probe: Whether texts are weighted by their margin when the probe is fitted.
+        margin_student: Whether texts are weighted by their margin when the student is trained.
     """
 
     rounds: int = MethodSettings().refinement_rounds
@@ -174,22 +179,22 @@ class Refined:
     margin_student: bool = False
 
     def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
-        """Supervision; gold labels are not read."""
+        """Make supervision; gold labels are not read."""
         with (
             constants(annotators, N_BINS=self.bins, LABEL_STRENGTH=self.strength),
             constants(linear, PENALTY=self.penalty),
             constants(probe, WIDTH=self.width),
         ):
-            return by_weights(evidence, self._weights(evidence), reweight=self.margin_student)
+            return supervision_from_weights(evidence, self._weights(evidence), reweight=self.margin_student)
 
     def _weights(self, evidence: Evidence) -> np.ndarray:
-        """As :func:`amalgam_edge.methods.refined.refine`, with what the attributes change."""
+        """The weights of :func:`amalgam_edge.methods.refined.refine`, with the changes that the attributes make."""
         weights = FIRST[self.first](evidence)
         groups = KEPT[self.kept](evidence.labels)
-        said = [self._answers(teacher, evidence.labels) for teacher in evidence.scores]
+        all_answers = [self._answers(teacher, evidence.labels) for teacher in evidence.scores]
         knows = evidence.labels.knowledge
-        paper = paper_log(evidence, np.exp(-4))
-        student = (Probe if self.crossed else Echoing)(evidence.features)
+        paper = paper_log_evidence(evidence, np.exp(-4))
+        student = (Probe if self.crossed else ProbeWithoutFolds)(evidence.features)
         target = posterior = mix_targets(evidence.scores, weights, evidence.labels)
         shares = label_shares(target, groups)
         for _ in range(self.rounds):
@@ -200,10 +205,10 @@ class Refined:
             counted = posterior * (clear / clear.mean())[:, None] if self.margin_counts else posterior
             posterior = softmax(
                 self.probe_power * (np.log(p) - self.prior_power * prior)
-                + self.evidence_power * sum(log_evidence(one, counted) for one in said)
+                + self.evidence_power * sum(log_evidence(answers_of, counted) for answers_of in all_answers)
                 + self.paper_power * paper
             )
-            weights = normalised(posterior @ knows)
+            weights = normalised_rows(posterior @ knows)
             target = mix_targets(evidence.scores, weights, evidence.labels)
         return weights
 
@@ -214,12 +219,12 @@ class Refined:
 
 
 def ranked(certainties: np.ndarray) -> np.ndarray:
-    """Ranks within each teacher, in (0, 1)."""
+    """The rank of each certainty among those of the same teacher, between 0 and 1."""
     return (certainties.argsort(axis=0, kind="stable").argsort(axis=0) + 0.5) / len(certainties)
 
 
 def standardised(certainties: np.ndarray) -> np.ndarray:
-    """Of mean 0 within each teacher, and of the standard deviation that all have together."""
+    """Certainties with mean 0 for each teacher, and for all teachers the standard deviation of all certainties."""
     deviation = np.maximum(certainties.std(axis=0), np.finfo(float).tiny)
     return (certainties - certainties.mean(axis=0)) / deviation * certainties.std()
 
@@ -229,41 +234,41 @@ SCALES = {"certainty": np.asarray, "ranks": ranked, "standardised": standardised
 
 @dataclass(frozen=True)
 class CertaintyTimesMass:
-    """w_i ∝ g_i · exp(s_i / τ), g_i the mass of the probe on the labels of teacher i.
+    """Weights w_i ∝ g_i · exp(s_i / τ), where g_i is the probe's mass on the labels of teacher i.
 
     Attributes:
-        scale: of certainty, of ``SCALES``.
-        rounds: of refinement.
+        scale: How certainties are scaled, a key of ``SCALES``.
+        rounds: Number of rounds of refinement.
     """
 
     scale: str
     rounds: int = 3
 
     def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
-        """Supervision; gold labels are not read."""
+        """Make supervision; gold labels are not read."""
         first = weights = soft_weights(SCALES[self.scale](certainty(evidence.scores)), TEMPERATURE)
         student, knows = Probe(evidence.features), evidence.labels.knowledge
         for _ in range(self.rounds):
             target = mix_targets(evidence.scores, weights, evidence.labels)
-            weights = normalised(np.maximum(student(target, margin(target)) @ knows, 1e-6) * first)
-        return by_weights(evidence, weights)
+            weights = normalised_rows(np.maximum(student(target, margin(target)) @ knows, 1e-6) * first)
+        return supervision_from_weights(evidence, weights)
 
 
 @dataclass(frozen=True)
 class CoTrained:
-    """The probe, and a stacker that reads what the teachers say, each fitted to what both have said before.
+    """Co-training of the probe and a stacker that reads the teachers' outputs, each fitted to what both predicted.
 
     Attributes:
-        rounds: of refinement; in the first the paper's weights speak for the stacker.
-        penalty: of the stacker.
+        rounds: Number of rounds of refinement; in the first the paper's weights take the stacker's place.
+        penalty: Penalty on the weights of the stacker.
     """
 
     rounds: int = 4
     penalty: float = 10.0
 
     def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
-        """Supervision; gold labels are not read."""
-        paper = paper_log(evidence, 1e-6)
+        """Make supervision; gold labels are not read."""
+        paper = paper_log_evidence(evidence, 1e-6)
         outputs = [np.log(np.maximum(t.probabilities.astype(float), _SMALLEST)) for t in evidence.scores]
         outputs = np.concatenate([*outputs, 3 * certainty(evidence.scores)], axis=1)
         outputs = (outputs - outputs.mean(axis=0)) / outputs.std()
@@ -275,50 +280,52 @@ class CoTrained:
             posterior = softmax(
                 log_p - prior + self._stacked(outputs, paper, posterior, clear) if turn else log_p + paper
             )
-        return by_weights(evidence, normalised(posterior @ evidence.labels.knowledge))
+        return supervision_from_weights(evidence, normalised_rows(posterior @ evidence.labels.knowledge))
 
     def _stacked(self, outputs: np.ndarray, offset: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Logits of each text by a fit to the other folds."""
+        """Logits of each text, predicted by a stacker that was fitted to the other folds."""
         fold = np.random.default_rng(0).permutation(len(outputs)) % probe.N_FOLDS
         logits = offset.copy()
         with constants(linear, PENALTY=self.penalty):
             for k in range(probe.N_FOLDS):
-                own = fold != k
-                fitted = fit(outputs[own], target[own], weight[own], offset=offset[own])
-                logits[~own] += logits_of(fitted, outputs[~own])
+                fitted_on = fold != k
+                fitted = fit_logistic(
+                    outputs[fitted_on], target[fitted_on], weight[fitted_on], offset=offset[fitted_on]
+                )
+                logits[~fitted_on] += predict_logits(fitted, outputs[~fitted_on])
         return logits
 
 
 @dataclass(frozen=True)
 class ByMethod:
-    """A method of the product by its defaults.
+    """A method of the product with its default settings.
 
     Attributes:
-        name: of the method.
+        name: The method's name.
     """
 
     name: str
 
     def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
-        """Supervision; gold labels are not read."""
+        """Make supervision; gold labels are not read."""
         return METHODS[self.name].supervise(evidence, MethodSettings())
 
 
 @dataclass(frozen=True)
-class Told:
-    """A reference that has been told the gold labels.
+class GoldReference:
+    """A reference that reads the gold labels.
 
     Attributes:
-        what: ``teacher``, the one who knows the label; or ``label``.
+        what: What it uses of them: ``label``, or ``teacher`` for the teacher that knows the label.
     """
 
     what: str
 
     def __call__(self, evidence: Evidence, gold: np.ndarray) -> Supervision:
-        """Supervision."""
+        """Make supervision from the gold labels."""
         if self.what == "label":
             return from_labels(gold, len(evidence.labels))
-        return by_weights(evidence, normalised(evidence.labels.knowledge[gold]))
+        return supervision_from_weights(evidence, normalised_rows(evidence.labels.knowledge[gold]))
 
 
 PAPER, OURS = "muka-soft", "refined"
@@ -364,6 +371,6 @@ VARIANTS: dict[str, Variant] = {
     "ranks × the student's mass, 3 rounds": CertaintyTimesMass("ranks"),
     "standardised × the student's mass, 3 rounds": CertaintyTimesMass("standardised"),
     "co-training with a stacker": CoTrained(),
-    "told the right teacher": Told("teacher"),
-    "told the labels": Told("label"),
+    "told the right teacher": GoldReference("teacher"),
+    "told the labels": GoldReference("label"),
 }

@@ -1,9 +1,9 @@
-"""How near K passes come to many: systematic masks against independent ones.
+"""Measure how fast dropout estimates converge with the number of passes: systematic against independent masks.
 
-    python benchmarks/masks.py runs/teacher-a --corpus runs/unlabeled.jsonl
+    python -m benchmarks.scoring.mask_convergence runs/teacher-a --corpus runs/unlabeled.jsonl
 
-Truth: the normalised predictive entropy u of each text over ``--truth`` independent passes. Printed: root mean square
-error of u from K passes, over texts and seeds. Systematic masks are balanced over rounds of ten passes.
+The truth is the normalised predictive entropy u of each text over ``--truth`` independent passes. Printed is the root
+mean square error of u from K passes, over texts and seeds. Systematic masks are balanced over rounds of ten passes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from amalgam_edge.models.teacher import Teacher, load_teacher
 
 
 def uncertainty(teacher: Teacher, texts: list[str], *, passes: int, masks: str, seed: int) -> np.ndarray:
-    """U of each text from K passes, ``(n_texts,)``."""
+    """Normalised predictive entropy u of each text from some passes, ``(n_texts,)``."""
     runner = TorchRunner(teacher.model, teacher.sites, seed=seed, passes=min(passes, 10), masks=masks)
     found = np.empty(len(texts))
     encoded = encode(texts, teacher.tokenizer, teacher.max_length)
@@ -31,12 +31,14 @@ def uncertainty(teacher: Teacher, texts: list[str], *, passes: int, masks: str, 
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure both kinds of masks and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher")
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--texts", type=int, default=64)
-    parser.add_argument("--truth", type=int, default=384, help="independent passes taken for the truth")
+    parser.add_argument(
+        "--truth", type=int, default=384, help="number of independent passes that are taken as the truth"
+    )
     parser.add_argument("--passes", type=int, nargs="+", default=[5, 10, 16, 32])
     parser.add_argument("--seeds", type=int, default=4)
     arguments = parser.parse_args()

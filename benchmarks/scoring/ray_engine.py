@@ -1,11 +1,12 @@
-"""The Ray engine beside the local one: what it costs, what a second worker brings, and a plan for more texts.
+"""Compare the Ray engine with the local one: its cost, the gain of a second worker, and a plan for more texts.
 
-    python benchmarks/scale.py runs/teacher-a --corpus runs/unlabeled.jsonl --output runs/scale --write docs/scale.md
+    python -m benchmarks.scoring.ray_engine runs/teacher-a --corpus runs/unlabeled.jsonl --output runs/scale \
+        --write docs/scale.md
 
-The corpus is as many texts as asked for, made of the given ones by joining two of them each, so that none is there
-twice. All commands score it with one teacher and few passes, which is the least favourable: what an engine costs weighs
-most where there is least to do. A worker is a core. A command that is done is not run again; delete --output to begin
-anew.
+The corpus has as many texts as asked for; each is made by joining two of the given texts, and no pair is used twice.
+All commands score it with one teacher and few passes. That is the least favourable case, because the cost of an engine
+weighs most where there is least to compute. A worker has one core. A command that has been run is not run again; delete
+the output folder to begin anew.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from documents import write_between_marks
-from memory import resident
-
 from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.reports.tables import Column, Table
+from benchmarks.common.documents import write_between_marks
+from benchmarks.common.process_memory import resident_bytes
 
 SIZES = (10**6, 10**8, 10**9)
 PLAN_PASSES = 10
@@ -39,7 +39,7 @@ ENGINES = {
 
 
 def joined(texts: Sequence[str], n: int) -> Iterator[str]:
-    """As many texts as asked for, each of two of those given, no pair twice."""
+    """``n`` texts, each made by joining two of the given ones; no pair is used twice."""
     pairs = (
         f"{first} {texts[(place + step) % len(texts)]}"
         for step in range(1, len(texts))
@@ -49,7 +49,7 @@ def joined(texts: Sequence[str], n: int) -> Iterator[str]:
 
 
 def score(name: str, options: argparse.Namespace, corpus: Path) -> dict[str, Any]:
-    """Run one command, or read what it came to: seconds, and how much memory each worker took over time."""
+    """Run one command, or read its earlier result: its seconds, and the memory of each worker over time."""
     words = [word.format(cores=options.cores) for word in ENGINES[name]]
     output = options.output / name.format(cores=options.cores).replace(" ", "-").replace(",", "")
     result = output.with_suffix(".json")
@@ -62,8 +62,8 @@ def score(name: str, options: argparse.Namespace, corpus: Path) -> dict[str, Any
     running = subprocess.Popen([*command, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     memory: dict[int, list[int]] = {}
     while running.poll() is None:
-        for pid in workers() if "Ray" in name else [running.pid]:
-            memory.setdefault(pid, []).append(resident(pid))
+        for pid in ray_worker_pids() if "Ray" in name else [running.pid]:
+            memory.setdefault(pid, []).append(resident_bytes(pid))
         time.sleep(1)
     if running.returncode:
         raise SystemExit(f"{name} ended with status {running.returncode}")
@@ -74,14 +74,14 @@ def score(name: str, options: argparse.Namespace, corpus: Path) -> dict[str, Any
         "seconds": seconds,
         "steady": options.texts * (1 - 1 / len(shards)) / (last - first),
         "bytes": sum(shard.stat().st_size for shard in shards),
-        "memory": {pid: own for pid, own in memory.items() if len(own) > 10 and max(own)},
+        "memory": {pid: samples for pid, samples in memory.items() if len(samples) > 10 and max(samples)},
     }
     result.write_text(json.dumps(found), "utf-8")
     return found
 
 
-def workers() -> list[int]:
-    """The processes that score (Linux)."""
+def ray_worker_pids() -> list[int]:
+    """The ids of Ray's processes that score (Linux)."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -93,27 +93,27 @@ def workers() -> list[int]:
 
 
 def growth(samples: Sequence[int]) -> float:
-    """How much the most of the last third is above the most of the second one; the first is start."""
+    """Growth of the peak from the second third of the samples to the last; the first third is start-up."""
     third = len(samples) // 3
     return max(samples[2 * third :]) / max(samples[third : 2 * third]) - 1
 
 
 def engines_table(found: dict[str, dict[str, Any]], n_texts: int) -> Table:
-    """Each engine's time, and what it makes of its cores."""
+    """Seconds, rates and memory of each engine."""
     local = found["local"]
     one = found["Ray, 1 worker"]
     rows = []
-    for name, own in found.items():
-        memories = [max(samples) for samples in own["memory"].values()]
+    for name, result in found.items():
+        memories = [max(samples) for samples in result["memory"].values()]
         rows.append(
             [
                 name,
-                f"{own['seconds']:.0f}",
-                f"{own['seconds'] / local['seconds']:.2f}",
-                f"{own['steady']:.1f}",
-                f"{own['steady'] / one['steady']:.2f}",
+                f"{result['seconds']:.0f}",
+                f"{result['seconds'] / local['seconds']:.2f}",
+                f"{result['steady']:.1f}",
+                f"{result['steady'] / one['steady']:.2f}",
                 f"{max(memories) / 1e6:.0f}",
-                f"{max(map(growth, own['memory'].values())):+.1%}",
+                f"{max(map(growth, result['memory'].values())):+.1%}",
             ]
         )
     titles = ("seconds in all", "of local", "texts/s once running", "of one worker", "MB a process", "its growth")
@@ -121,7 +121,7 @@ def engines_table(found: dict[str, dict[str, Any]], n_texts: int) -> Table:
 
 
 def plan_table(rate: float, bytes_a_text: float, text_bytes: float, passes: int, price: float) -> Table:
-    """Cores that do it within a day, what they cost, and bytes, from a worker's rate at some passes."""
+    """Cores needed to score within a day, their cost, and bytes stored and moved, from the rate of one worker."""
     core_seconds = (PLAN_PASSES + 1) / (passes + 1) / rate
     rows = []
     for n in SIZES:
@@ -150,23 +150,26 @@ def plan_table(rate: float, bytes_a_text: float, text_bytes: float, passes: int,
 
 
 def say(line: str) -> None:
-    """Tell how far it is."""
+    """Print progress on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", help="folder of a fine-tuned classifier")
-    parser.add_argument("--corpus", required=True, help="texts to make the corpus of")
+    parser.add_argument("--corpus", required=True, help="texts that the corpus is made from")
     parser.add_argument("--texts", type=int, default=16_384)
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--cores", type=int, default=2, help="workers of the second Ray run")
     parser.add_argument(
-        "--price", type=float, default=0.04, help="of a core hour; the default is usual for a rented one"
+        "--price",
+        type=float,
+        default=0.04,
+        help="price of a core hour in dollars; the default is usual for a rented core",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for corpus and scores")
-    parser.add_argument("--write", type=Path, help="a Markdown file with the marks between which the tables go")
+    parser.add_argument("--write", type=Path, help="a Markdown file to write the tables into, between its marks")
     return parser.parse_args()
 
 
@@ -196,7 +199,7 @@ def main() -> None:
     )
     print(text)
     if options.write:
-        write_between_marks(options.write, "scale.py", text)
+        write_between_marks(options.write, "benchmarks.scoring.ray_engine", text)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Teacher scoring, side by side: speed, and the error that comes with it.
+"""Compare ways to score teachers under dropout: their speed, and the error that comes with it.
 
-    python benchmarks/scoring.py runs/teacher-a runs/teacher-b --corpus runs/unlabeled.jsonl --output runs/scoring
+    python -m benchmarks.scoring.run runs/teacher-a runs/teacher-b --corpus runs/unlabeled.jsonl --output runs/scoring
 
-after `make demo`, or with teachers and texts of your own; 40 minutes on 2 cores. Each part's results are kept in the
-output folder, so that `--parts masks` alone, say, can be measured again; results of another `--device` want another
-folder. Part `ways` compares ways to score:
+Run it after `make demo`, or with teachers and texts of your own; it takes 40 minutes on 2 cores. The results of each
+part are kept in the output folder, so that a single part can be measured again, as in `--parts masks`; use another
+folder for another `--device`. Part `ways` compares these ways to score:
 
   a  the paper's: torch, eager attention, train mode, 16 independent passes, batches of 32, all padded to 128 tokens
   b  torch, well tuned: the same passes, sorted by length, padded per batch; the fastest of several batch sizes and
@@ -13,10 +13,10 @@ folder. Part `ways` compares ways to score:
   d  ours on ONNX Runtime, 10 balanced passes
   e  ours on ONNX Runtime, adaptive passes
 
-Each also gives the prediction without dropout, one pass more. Tokenizing is timed; exporting, once per teacher, is not.
-Truth: the normalised entropy over 512 passes with independent masks on ONNX Runtime, whose passes the tests hold to
-those of torch; kept in the output folder for the next run. a and b are one estimate, by torch's own dropout, so the
-errors of both are those of b, over all texts.
+Each also makes the prediction without dropout, which takes one more pass. Tokenizing is timed; exporting, which is done
+once per teacher, is not. The truth is the normalised entropy over 512 passes with independent masks on ONNX Runtime,
+whose passes are tested to equal those of torch; it is kept in the output folder for the next run. Ways a and b make the
+same estimate, with torch's own dropout, so both get the error of b, over all texts.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ from amalgam_edge.scoring.scores import TeacherScores
 
 PAPER_PASSES, PAPER_LENGTH, PAPER_BATCH = 16, 128, 32
 OVERHEAD_SHAPES = ((8, 16), (8, 128), (32, 64), (64, 12))
-BATCHES, GPU_BATCHES = (32, 64, 128), (128, 512, 1024)  # that the tuned loop is chosen from
+BATCHES, GPU_BATCHES = (32, 64, 128), (128, 512, 1024)  # batch sizes that the tuned loop is chosen from
 PARTS = ("ways", "masks", "growth")
 
 
 class TorchLoop:
-    """What a user would write: train mode, as many passes as wanted, softmax, mean."""
+    """The loop that a user would write: train mode, several passes, softmax, mean."""
 
     def __init__(
         self, teacher: Teacher, *, attention: str, batch: int, pad_to: int | None = None, device: str = "cpu"
@@ -84,7 +84,7 @@ class TorchLoop:
 
     @torch.inference_mode()
     def uncertainty(self, texts: Sequence[str], n: int = PAPER_PASSES) -> np.ndarray:
-        """U of each text, ``(n_texts,)``; also runs the pass without dropout that supervision needs."""
+        """Normalised entropy u of each text, ``(n_texts,)``; also runs the pass without dropout that methods need."""
         mean = self.passes(texts, n).mean(axis=0)
         self._model.eval()
         for _, inputs in self._batches(texts):
@@ -135,7 +135,7 @@ def ours(
 
 
 def our_ways(teachers: Sequence[Teacher], folder: Path, device: str) -> dict[str, Way]:
-    """Torch, and ONNX Runtime on teachers exported into a folder; runners are opened once and kept."""
+    """Our ways on torch, and on ONNX Runtime with teachers exported into a folder; runners are opened once."""
     models = [folder / f"{position}.onnx" for position in range(len(teachers))]
     for teacher, model in zip(teachers, models, strict=True):
         print(f"exporting {teacher.name}", file=sys.stderr, flush=True)
@@ -158,7 +158,7 @@ def our_ways(teachers: Sequence[Teacher], folder: Path, device: str) -> dict[str
 
 
 def find_truth(teachers: Sequence[Teacher], texts: Sequence[str], passes: int, folder: Path, device: str) -> np.ndarray:
-    """U of each teacher and text from many independent passes, ``(n_teachers, n_texts)``; read if kept."""
+    """U of each teacher and text from many independent passes, ``(n_teachers, n_texts)``; read if measured before."""
     file = folder / "truth.json"
     key = [[teacher.fingerprint for teacher in teachers], list(texts), passes]
     if file.exists():
@@ -180,14 +180,14 @@ def find_truth(teachers: Sequence[Teacher], texts: Sequence[str], passes: int, f
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, object]:
-    """How long some work took, and what came of it."""
+    """Seconds that some work took, and its result."""
     start = perf_counter()
     result = work()
     return perf_counter() - start, result
 
 
 def best_loop(teachers: Sequence[Teacher], texts: Sequence[str], device: str) -> tuple[str, list[TorchLoop]]:
-    """The fastest of several well-tuned loops, by two passes over some texts."""
+    """The fastest of several well-tuned loops, measured by two passes over some texts, and its description."""
     found = {}
     for attention, batch in itertools.product(("sdpa", "eager"), BATCHES if device == "cpu" else GPU_BATCHES):
         loop = TorchLoop(teachers[0], attention=attention, batch=batch, device=device)
@@ -207,7 +207,7 @@ def compare(
     products: dict[str, Way],
     device: str,
 ) -> list[dict]:
-    """Rows of the main table: texts a second (all teachers), error of u, and picks that differ from the truth's."""
+    """Rows of the main table: texts per second (all teachers), error of u, and share of other teachers picked."""
     paper = [TorchLoop(t, attention="eager", batch=PAPER_BATCH, pad_to=PAPER_LENGTH, device=device) for t in teachers]
     tuned_as, tuned = best_loop(teachers, texts[: 128 if device == "cpu" else 1024], device)
     for loop in paper:
@@ -252,10 +252,10 @@ def compare(
 
 
 def mask_overhead(teacher: Teacher, device: str, repeats: int = 15) -> list[dict]:
-    """A masked pass over a pass of the same teacher exported without any dropout; they take turns, some passes each."""
+    """Time of a masked pass over that of the same teacher exported without dropout; the two take turns."""
     with tempfile.TemporaryDirectory() as folder:
         masked, plain = Path(folder, "masked.onnx"), Path(folder, "plain.onnx")
-        teacher.model.to("cpu")  # from where the ways before may have taken it
+        teacher.model.to("cpu")  # an earlier part may have moved it to another device
         export_teacher(teacher, masked, passes=10)
         export_student(teacher.model, plain)
         sessions = [open_session(file, device=device) for file in (masked, plain)]
@@ -274,14 +274,14 @@ def mask_overhead(teacher: Teacher, device: str, repeats: int = 15) -> list[dict
 
 
 def _pass_seconds(session: onnxruntime.InferenceSession, feeds: Sequence[dict]) -> float:
-    """The median over passes, once the threads of another session have gone to sleep and one's own are awake."""
+    """Median seconds of a pass, measured after another session's threads have gone to sleep and ours are awake."""
     sleep(0.02)
     taken = [seconds(lambda feed=feed: session.run(None, feed))[0] for feed in [*feeds[:2], *feeds]]
     return median(taken[2:])
 
 
 def growth(teacher: str, texts: Sequence[str], sizes: Sequence[int], device: str) -> list[dict]:
-    """The command on ever more texts: seconds and peak memory of the whole process."""
+    """Seconds and peak memory of `amalgam-edge score` on growing numbers of texts."""
     rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -294,7 +294,10 @@ def growth(teacher: str, texts: Sequence[str], sizes: Sequence[int], device: str
             command += ["--backend", "onnxruntime", "--device", device, "--passes", "10"]
             command += ["--output", str(Path(folder, "scores"))]
             measured = subprocess.run(
-                [sys.executable, __file__, "--measure", *command], check=True, capture_output=True, text=True
+                [sys.executable, "-m", "benchmarks.scoring.run", "--measure", *command],
+                check=True,
+                capture_output=True,
+                text=True,
             )
             rows.append({"texts": size, **json.loads(measured.stdout.splitlines()[-1])})
         print(rows[-1], file=sys.stderr, flush=True)
@@ -309,7 +312,7 @@ def measure_command(command: Sequence[str]) -> None:
 
 
 def tables(found: dict) -> str:
-    """All results that there are, as Markdown."""
+    """Tables of all parts that have results, as Markdown."""
     shown = {"ways": ways_table, "masks": masks_table, "growth": growth_table}
     return "\n\n".join(shown[part](found[part]) for part in PARTS if part in found)
 
@@ -340,20 +343,20 @@ def ways_table(found: dict) -> str:
 
 
 def masks_table(rows: list[dict]) -> str:
-    """What masks add to a pass."""
+    """How much masks slow a pass down."""
     cells = tuple((f"{row['texts']} × {row['tokens']}", f"{row['ratio']:.2f}") for row in rows)
     columns = (Column("texts × tokens", numeric=False), Column("masked pass over plain pass"))
     return Table(columns, cells).to_markdown()
 
 
 def growth_table(rows: list[dict]) -> str:
-    """Seconds and memory by the number of texts."""
+    """Seconds and memory by number of texts."""
     cells = tuple((str(row["texts"]), f"{row['seconds']:.0f}", f"{row['peak_mb']:.0f}") for row in rows)
     return Table((Column("texts"), Column("seconds"), Column("peak MB")), cells).to_markdown()
 
 
 def main() -> None:
-    """Measure and print the tables."""
+    """Measure the parts and print the tables."""
     if sys.argv[1:2] == ["--measure"]:
         measure_command(sys.argv[2:])
         return
@@ -362,12 +365,14 @@ def main() -> None:
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder for the truth, the results and the tables")
     parser.add_argument("--texts", type=int, default=256)
-    parser.add_argument("--paper-texts", type=int, default=64, help="texts that way a is timed on")
-    parser.add_argument("--truth", type=int, default=512, help="passes taken for the truth")
+    parser.add_argument("--paper-texts", type=int, default=64, help="number of texts that way a is timed on")
+    parser.add_argument("--truth", type=int, default=512, help="number of passes that are taken as the truth")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--growth", type=int, nargs="*", default=[1000, 4000, 16000], help="texts of the part growth")
+    parser.add_argument(
+        "--growth", type=int, nargs="*", default=[1000, 4000, 16000], help="numbers of texts in the part growth"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N, of torch and of ONNX Runtime alike")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N, for torch and ONNX Runtime alike")
     arguments = parser.parse_args()
 
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -388,7 +393,7 @@ def main() -> None:
 
 
 def measure_ways(teachers: Sequence[Teacher], corpus: Sequence[str], arguments: argparse.Namespace) -> dict:
-    """The main table's rows, and on what they were measured."""
+    """The rows of the main table, and what they were measured on."""
     texts = corpus[: arguments.texts]
     few = texts[:: max(1, len(texts) // arguments.paper_texts)][: arguments.paper_texts]
     device = arguments.device

@@ -1,4 +1,4 @@
-"""The same student as most would serve it first: an endpoint of FastAPI that calls a transformers pipeline."""
+"""The simplest server of the same student: a FastAPI endpoint that calls a transformers pipeline."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from peer_pipeline import classifier_of, parse, texts_of
 from pydantic import BaseModel
 
+from benchmarks.serving.peer_pipeline import load_classifier, parse, texts_of
 
-class Asked(BaseModel):
-    """A request."""
+
+class ClassificationRequest(BaseModel):
+    """A text or a list of texts."""
 
     inputs: str | list[str]
 
 
 def main() -> None:
-    """Serve until ended; FastAPI calls the endpoint from its pool of threads."""
+    """Serve until the process ends; FastAPI calls the endpoint from its thread pool."""
     options = parse(str(__doc__))
-    classify = classifier_of(options.bundle, options.threads)
+    classify = load_classifier(options.bundle, options.threads)
     app = FastAPI()
 
     @app.post("/predict")
-    def predict(asked: Asked) -> Any:
-        return classify(texts_of(asked.inputs), truncation=True, batch_size=32)
+    def predict(request: ClassificationRequest) -> Any:
+        return classify(texts_of(request.inputs), truncation=True, batch_size=32)
 
     uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="error")
 

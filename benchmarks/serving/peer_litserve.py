@@ -1,49 +1,50 @@
-"""The same student behind LitServe, with its batching on: up to 32 requests, 2 ms.
+"""The same student served by LitServe, with batches of up to 32 requests that wait for at most 2 ms.
 
-It reads the annotations of its methods, which must not be strings.
+LitServe reads the annotations of methods, which must not be strings: no ``from __future__ import annotations`` here.
 """
 
 from typing import Any
 
 import litserve
-from peer_pipeline import classifier_of, parse, texts_of
+
+from benchmarks.serving.peer_pipeline import load_classifier, parse, texts_of
 
 
 class Student(litserve.LitAPI):
-    """A transformers pipeline, in LitServe's terms."""
+    """A transformers pipeline as a LitServe API."""
 
     def __init__(self, bundle: str, threads: int, **options: Any) -> None:
         super().__init__(**options)
         self._bundle, self._threads = bundle, threads
 
     def setup(self, device: str) -> None:
-        """Load it, in the process that runs it."""
-        self._classify = classifier_of(self._bundle, self._threads)
+        """Load the pipeline in the worker process."""
+        self._classify = load_classifier(self._bundle, self._threads)
 
     def decode_request(self, request: dict[str, Any]) -> list[str]:
-        """A request's texts."""
+        """The texts of a request."""
         return texts_of(request["inputs"])
 
     def batch(self, inputs: list[list[str]]) -> list[list[str]]:
-        """Requests that run together."""
+        """The texts of several requests, unchanged."""
         return inputs
 
     def predict(self, inputs: list[list[str]]) -> list[Any]:
-        """Their answers."""
+        """Classify the texts of several requests in one call of the pipeline."""
         answers = iter(self._classify([text for texts in inputs for text in texts], truncation=True, batch_size=32))
         return [[next(answers) for _ in texts] for texts in inputs]
 
     def unbatch(self, output: list[Any]) -> list[Any]:
-        """Each request's own."""
+        """The answers of each request, unchanged."""
         return output
 
     def encode_response(self, output: Any) -> Any:
-        """As it is."""
+        """The answer, unchanged."""
         return output
 
 
 def main() -> None:
-    """Serve until ended."""
+    """Serve until the process ends."""
     options = parse(str(__doc__))
     student = Student(options.bundle, options.threads, max_batch_size=32, batch_timeout=0.002)
     server = litserve.LitServer(student, accelerator="cpu", timeout=60)

@@ -1,4 +1,4 @@
-"""What the peers of benchmarks/serving.py have in common: a transformers pipeline, and their command line."""
+"""What the other servers have in common: a transformers pipeline, and their command line."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 
-def classifier_of(folder: str, threads: int) -> Any:
-    """The student in torch, as a pipeline that gives every label."""
+def load_classifier(folder: str, threads: int) -> Any:
+    """Load the student in torch as a pipeline that returns a score for every label."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -18,12 +18,12 @@ def classifier_of(folder: str, threads: int) -> Any:
 
 
 def texts_of(inputs: str | list[str]) -> list[str]:
-    """A request's texts."""
+    """The texts of a request, which may be a single one."""
     return [inputs] if isinstance(inputs, str) else inputs
 
 
 def parse(description: str) -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("bundle", help="built with --include-torch")
     parser.add_argument("--port", type=int, required=True)

@@ -1,12 +1,12 @@
-"""A bundle behind HTTP: its throughput beside the library's own and beside two peers, and what load does to it.
+"""Measure a bundle behind HTTP: its throughput against the library and two other servers, and its behaviour under load.
 
     amalgam-edge build --recipe runs/student/recipe.yaml --include-torch --output runs/student-3
-    python benchmarks/serving.py runs/student-3 --corpus runs/unlabeled.jsonl --soak 600 --write docs/serving.md
-    python benchmarks/serving.py runs/student-3 --corpus runs/unlabeled.jsonl --quick   # some 3 minutes
+    python -m benchmarks.serving.run runs/student-3 --corpus runs/unlabeled.jsonl --soak 600 --write docs/serving.md
+    python -m benchmarks.serving.run runs/student-3 --corpus runs/unlabeled.jsonl --quick   # about 3 minutes
 
-Load comes from another process on loopback (load.py), so that it takes its share of the same cores. Contenders take
-turns, each in processes of its own that are started for the turn, and figures are medians over rounds. One of the peers
-needs litserve, and is left out where that is not installed.
+Load comes from another process on loopback (benchmarks.serving.load), which takes its share of the same cores. Servers
+take turns, each in new processes that are started for its turn, and figures are medians over rounds. One of them needs
+litserve, and is left out if that is not installed.
 """
 
 from __future__ import annotations
@@ -30,44 +30,43 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import numpy as np
-from documents import write_between_marks
-from memory import resident
 
 from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime import EdgeClassifier
+from benchmarks.common.documents import write_between_marks
+from benchmarks.common.process_memory import resident_bytes
 
-HERE = Path(__file__).parent
 LIBRARY, IN_CALLS, OURS = "the library, in one call", "the library, 32 texts a call", "amalgam-edge serve"
 PEERS = {"fastapi": "FastAPI and a transformers pipeline", "litserve": "LitServe and a transformers pipeline"}
 CLIENTS = 32
-MANY = 32  # texts in a request of many
-SPARSE = 20  # requests a second that hardly ever meet
+MANY = 32  # texts in a request that has several
+SPARSE = 20  # requests per second at which two hardly ever overlap
 PORT = 18_080
-DEADLINE = 5.0  # seconds, of requests under overload
+DEADLINE = 5.0  # seconds that a request may take
 
 
-def command_of(contender: str, bundle: str, threads: int, port: int) -> list[str]:
-    """What starts a server."""
+def server_command(contender: str, bundle: str, threads: int, port: int) -> list[str]:
+    """The command that starts a server."""
     if contender == OURS:
-        own = ["-m", "amalgam_edge.cli", "serve", bundle, "--deadline", str(DEADLINE)]
+        server = ["-m", "amalgam_edge.cli", "serve", bundle, "--deadline", str(DEADLINE)]
     else:
-        own = [str(HERE / f"peer_{contender}.py"), bundle]
-    return [sys.executable, *own, "--port", str(port), "--threads", str(threads)]
+        server = ["-m", f"benchmarks.serving.peer_{contender}", bundle]
+    return [sys.executable, *server, "--port", str(port), "--threads", str(threads)]
 
 
 @contextmanager
 def served(contender: str, bundle: str, threads: int) -> Iterator[tuple[str, int]]:
-    """A server that answers: its address and its process id; ended when the block is left."""
+    """Run a server within the block: its address and process id, once it answers."""
     url = f"http://127.0.0.1:{PORT}/predict"
     until = time.monotonic() + 10
-    while answers(PORT):  # what was killed a moment ago
+    while answers(PORT):  # the last server may still be ending
         if time.monotonic() > until:
             raise SystemExit(f"something answers on port {PORT} already")
         time.sleep(0.1)
     process = subprocess.Popen(
-        command_of(contender, bundle, threads, PORT), stderr=subprocess.DEVNULL, start_new_session=True
+        server_command(contender, bundle, threads, PORT), stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
         for _ in range(600):
@@ -83,19 +82,19 @@ def served(contender: str, bundle: str, threads: int) -> Iterator[tuple[str, int
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        with suppress(ProcessLookupError):  # LitServe's own processes outlive it
+        with suppress(ProcessLookupError):  # processes that LitServe has started outlive it
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def answers(port: int) -> bool:
-    """Whether anything listens on a port."""
+    """Whether a process listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def ask(url: str, text: str) -> float:
-    """Seconds that one request takes, on a connection of its own."""
+    """Seconds that one request takes on a new connection."""
     request = Request(url, json.dumps({"inputs": text}).encode(), {"content-type": "application/json"})
     began = time.monotonic()
     with urlopen(request, timeout=30) as answer:
@@ -104,39 +103,39 @@ def ask(url: str, text: str) -> float:
 
 
 class Load:
-    """Bodies in files, and the process that sends them.
+    """Request bodies in files, and the processes that send them.
 
     Args:
-        texts: of the requests.
-        folder: for the files.
+        texts: Texts of the requests.
+        folder: Where the files are written.
     """
 
     def __init__(self, texts: Sequence[str], folder: Path) -> None:
         self._files = {}
         for size in (1, MANY):
-            asked = [texts[first : first + size] for first in range(0, len(texts) - size + 1, size)]
-            bodies = [json.dumps({"inputs": own[0] if size == 1 else own}) for own in asked]
+            requests = [texts[first : first + size] for first in range(0, len(texts) - size + 1, size)]
+            bodies = [json.dumps({"inputs": inputs[0] if size == 1 else inputs}) for inputs in requests]
             self._files[size] = folder / f"{size}.json"
             self._files[size].write_text(json.dumps(bodies))
 
     def start(self, kind: str, url: str, size: int, **options: float) -> subprocess.Popen[str]:
-        """Begin; what is written to standard output is :meth:`read`."""
+        """Start a process that sends requests; :meth:`read` waits for its result."""
         named = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        command = [sys.executable, str(HERE / "load.py"), kind, url, str(self._files[size]), *named]
+        command = [sys.executable, "-m", "benchmarks.serving.load", kind, url, str(self._files[size]), *named]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def read(self, process: subprocess.Popen[str]) -> dict[int, np.ndarray]:
-        """Status → latencies in seconds."""
-        said, _ = process.communicate()
-        return {int(status): np.array(latencies) for status, latencies in json.loads(said).items()}
+        """Latencies in seconds, by status."""
+        output, _ = process.communicate()
+        return {int(status): np.array(latencies) for status, latencies in json.loads(output).items()}
 
     def run(self, kind: str, url: str, size: int, **options: float) -> dict[int, np.ndarray]:
-        """Both."""
+        """Send requests and wait for the latencies, by status."""
         return self.read(self.start(kind, url, size, **options))
 
 
 def throughput(load: Load, url: str, size: int, seconds: float) -> float:
-    """Texts a second, of so many clients that each wait for their answer."""
+    """Texts per second of several clients that each wait for their answer."""
     load.run("closed", url, size, clients=CLIENTS, seconds=1.0)
     answers = load.run("closed", url, size, clients=CLIENTS, seconds=seconds)
     if {*answers} != {200}:
@@ -145,7 +144,7 @@ def throughput(load: Load, url: str, size: int, seconds: float) -> float:
 
 
 def library_throughput(bundle: str, texts: Sequence[str], threads: int, size: int) -> float:
-    """Texts a second in calls of so many, in a process of its own."""
+    """Texts per second of the library in a new process, in calls of ``size`` texts."""
     code = (
         "import json, sys, time; from amalgam_edge.runtime import EdgeClassifier\n"
         "bundle, calls, threads = json.load(sys.stdin)\n"
@@ -162,7 +161,7 @@ def library_throughput(bundle: str, texts: Sequence[str], threads: int, size: in
 
 
 def throughputs(bundle: str, texts: Sequence[str], load: Load, options: argparse.Namespace) -> Table:
-    """Every contender, a turn a round."""
+    """Throughput of the library and of every server; they take turns in each round."""
     contenders = [OURS, *(peer for peer in PEERS if peer == "fastapi" or find_spec("litserve"))]
     found: dict[str, dict[int, list[float]]] = {name: {1: [], MANY: []} for name in (LIBRARY, IN_CALLS, *contenders)}
     for turn in range(options.rounds):
@@ -178,17 +177,17 @@ def throughputs(bundle: str, texts: Sequence[str], load: Load, options: argparse
             say(f"round {turn + 1}, {contender}: {alone:.0f} and {many:.0f} texts/s")
     rows = []
     for name, rates in found.items():
-        own = {size: median(values) for size, values in rates.items()}
+        medians = {size: median(values) for size, values in rates.items()}
         shares = [median(a / b for a, b in zip(rates[size], found[LIBRARY][size], strict=True)) for size in (1, MANY)]
         rows.append(
-            [PEERS.get(name, name), f"{own[1]:.0f}", f"{shares[0]:.0%}", f"{own[MANY]:.0f}", f"{shares[1]:.0%}"]
+            [PEERS.get(name, name), f"{medians[1]:.0f}", f"{shares[0]:.0%}", f"{medians[MANY]:.0f}", f"{shares[1]:.0%}"]
         )
     titles = ("a text a request", "of the library", f"{MANY} texts a request", "of the library")
     return Table((Column("texts a second", numeric=False), *map(Column, titles)), tuple(rows))
 
 
 def latencies(load: Load, url: str, options: argparse.Namespace) -> str:
-    """A lone client, requests that come alone, and requests at half of what 32 clients get; medians over rounds."""
+    """Latencies of a single client, of sparse requests, and at half of the throughput of 32 clients."""
     rounds: list[tuple[float, ...]] = []
     n_other = 0
     for _ in range(options.rounds):
@@ -196,8 +195,10 @@ def latencies(load: Load, url: str, options: argparse.Namespace) -> str:
         sparse = load.run("open", url, 1, rate=SPARSE, seconds=options.seconds)[200]
         rate = throughput(load, url, 1, options.seconds) / 2
         half = load.run("open", url, 1, rate=rate, seconds=2 * options.seconds)
-        n_other += sum(len(own) for status, own in half.items() if status != 200)
-        quantiles = [1000 * np.quantile(own, share) for own in (alone, sparse, half[200]) for share in (0.5, 0.99)]
+        n_other += sum(len(values) for status, values in half.items() if status != 200)
+        quantiles = [
+            1000 * np.quantile(values, share) for values in (alone, sparse, half[200]) for share in (0.5, 0.99)
+        ]
         rounds.append((*quantiles, rate, quantiles[5] / quantiles[0], quantiles[5] / quantiles[2]))
     p50, p99, sparse_p50, sparse_p99, half_p50, half_p99, rate, times, of_sparse = map(
         median, zip(*rounds, strict=True)
@@ -212,7 +213,7 @@ def latencies(load: Load, url: str, options: argparse.Namespace) -> str:
 
 
 def overload(load: Load, url: str, seconds: float) -> str:
-    """Ten times as much as it can, and what comes after."""
+    """Behaviour at ten times the load that the server can answer, and how soon it recovers."""
     lone = median(ask(url, "a game of chess") for _ in range(20))
     capacity = throughput(load, url, MANY, seconds) / MANY
     answers = load.run("open", url, MANY, rate=10 * capacity, seconds=seconds)
@@ -221,7 +222,7 @@ def overload(load: Load, url: str, seconds: float) -> str:
         pass
     recovered = time.monotonic() - ended
     n_all = sum(map(len, answers.values()))
-    counts = ", ".join(f"{len(own)} × {status or 'connection lost'}" for status, own in sorted(answers.items()))
+    counts = ", ".join(f"{len(values)} × {status or 'connection lost'}" for status, values in sorted(answers.items()))
     p99 = np.quantile(answers[200], 0.99)
     return (
         f"At ten times what it can, for {seconds:.0f} s ({10 * capacity:.0f} requests of {MANY} texts a second were "
@@ -232,12 +233,12 @@ def overload(load: Load, url: str, seconds: float) -> str:
 
 
 def soak(load: Load, url: str, pid: int, seconds: float) -> str:
-    """Memory under full load."""
+    """Memory of the server under full load."""
     running = load.start("closed", url, 1, clients=CLIENTS, seconds=seconds)
     began, samples = time.monotonic(), []
     while running.poll() is None and time.monotonic() - began < seconds - 1:
         time.sleep(1)
-        samples.append(resident(pid))
+        samples.append(resident_bytes(pid))
     answers = load.read(running)
     early = max(samples[: max(1, len(samples) // 10)])
     return (
@@ -248,12 +249,12 @@ def soak(load: Load, url: str, pid: int, seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """Tell how far it is."""
+    """Print progress on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def machine(options: argparse.Namespace, texts: Sequence[str]) -> str:
-    """Where and how it was measured."""
+    """The machine and the options of the measurement."""
     features = ", ".join(cpu_features()) or "no feature that matters here"
     return (
         f"{platform.system()} on {platform.machine()} ({features}), {options.threads} threads, {len(texts)} texts, "
@@ -263,20 +264,22 @@ def machine(options: argparse.Namespace, texts: Sequence[str]) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", help="built with --include-torch")
-    parser.add_argument("--corpus", required=True, help="texts of mixed lengths")
-    parser.add_argument("--max-texts", type=int, default=2048, help="of the corpus")
+    parser.add_argument("--corpus", required=True, help="texts of various lengths")
+    parser.add_argument("--max-texts", type=int, default=2048, help="how many texts of the corpus to use at most")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=6.0, help="seconds that each measurement takes")
     parser.add_argument(
-        "--soak", type=float, default=0.0, metavar="SECONDS", help="of full load, while memory is watched"
+        "--soak", type=float, default=0.0, metavar="SECONDS", help="how long to watch memory under full load"
     )
-    parser.add_argument("--found", type=Path, help="a file that keeps each part; those in it are not measured again")
+    parser.add_argument(
+        "--found", type=Path, help="a file that keeps the results of each part, so that they are not measured again"
+    )
     parser.add_argument("--quick", action="store_true", help="one round of 3 s")
-    parser.add_argument("--write", type=Path, help="a Markdown file with the marks between which the tables go")
+    parser.add_argument("--write", type=Path, help="a Markdown file to write the tables into, between its marks")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds = 1, 3.0
@@ -309,7 +312,7 @@ def main() -> None:
     text = "\n\n".join(parts)
     print(text)
     if options.write:
-        write_between_marks(options.write, "serving.py", text)
+        write_between_marks(options.write, "benchmarks.serving.run", text)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Memory of other processes (Linux)."""
+"""Memory of other processes, as Linux reports it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def resident(pid: int) -> int:
-    """Memory of a process in bytes; 0 where it has gone."""
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process in bytes; 0 if it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text("utf-8")
     except OSError:
