@@ -1,24 +1,30 @@
-# A fresh clone needs python3 >= 3.11 with venv, and make. Everything else comes into .venv.
-PYTHON ?= python3
+# A fresh clone needs Python >= 3.11 with venv, and make; on Windows also the tools of Git for Windows (sh, rm, touch).
+# Everything else is installed into .venv.
 VENV := .venv
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := $(VENV)/Scripts
+else
+PYTHON ?= python3
 BIN := $(VENV)/bin
+endif
 INSTALLED := build/installed
-# The tests of "make test": the others have targets of their own.
+# The tests of "make test"; the other tests have targets of their own.
 HERE := -m "not interop and not serving and not distributed"
 
-.PHONY: install web demo test coverage test-serving test-distributed test-interop lint format clean
+.PHONY: install web demo test coverage test-serving test-distributed test-interop lint lint-dependencies format dist clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,serve,distributed]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[benchmark,demo,distributed,serve]" --group dev
 	touch $@
 
 # Fine-tunes two teachers, merges them, and compares: about 6 minutes on 2 cores.
 demo: install
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python -m examples.demo
 
 # Exported teachers and the server's page are tested in onnxruntime-web; where there is no npm, these tests are skipped.
 web: tests/web/node_modules
@@ -49,17 +55,37 @@ test-interop: install
 
 # mypy and import-linter read a copy that is installed as a user would have it, since the folders cli, exporters and
 # models are imported as amalgam_edge.cli and so on.
-lint: install
+lint: install lint-dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --target $(INSTALLED) .
 	cd $(INSTALLED) && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p amalgam_edge
 	cd $(INSTALLED) && PYTHONPATH=. $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
 
+# Every import is a declared dependency: of the package by its extras; of tests, benchmarks and examples by the groups
+# too; and of the parts that an extra is for, by that extra alone.
+DEPTRY := $(BIN)/deptry --no-ansi
+lint-dependencies: install
+	$(DEPTRY) amalgam_edge cli exporters models
+	$(DEPTRY) --ignore DEP002,DEP004 tests benchmarks examples samples
+	$(DEPTRY) --ignore DEP002 --optional-dependencies-dev-groups train,serve,distributed,benchmark,demo \
+		amalgam_edge/runtime amalgam_edge/metrics
+	$(DEPTRY) --ignore DEP002 --optional-dependencies-dev-groups train,distributed,benchmark,demo \
+		amalgam_edge/runtime amalgam_edge/metrics amalgam_edge/browser amalgam_edge/serving
+	$(DEPTRY) --ignore DEP002 --optional-dependencies-dev-groups serve,distributed,benchmark,demo \
+		--extend-exclude amalgam_edge/serving --extend-exclude amalgam_edge/browser \
+		--extend-exclude amalgam_edge/scoring/ray --extend-exclude amalgam_edge/evaluation/peers \
+		amalgam_edge cli exporters models
+
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The sdist and the wheel, as they would be uploaded. tests/test_packaging.py checks what is in them.
+dist: install
+	$(BIN)/python -m build --outdir dist
+
 clean:
-	rm -rf $(VENV) .venv-interop tests/web/node_modules build runs .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-interop tests/web/node_modules build dist runs .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

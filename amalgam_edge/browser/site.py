@@ -54,7 +54,10 @@ def browser_precision(bundle: Bundle) -> str:
     for precision in _BROWSER_PRECISIONS:
         if precision in bundle.precisions:
             return precision
-    raise AmalgamError(f"{bundle.folder}: no model that a browser runs; build it with --precisions fp32,int8")
+    raise AmalgamError(
+        f"{bundle.folder}: no model that a browser runs; it has {', '.join(bundle.precisions)}, "
+        f"a browser runs {', '.join(_SMALLEST_FIRST)}; build it again, without --budget"
+    )
 
 
 def describe_model(name: str, bundle: Bundle, version: str) -> dict[str, Any]:

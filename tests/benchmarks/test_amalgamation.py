@@ -8,33 +8,29 @@ from dataclasses import replace
 from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
-import amalgamation
-import amalgamation_results
-import amalgamation_runs
-import amalgamation_tables as tables
-import corpora
-import hub_corpora
 import numpy as np
 import pytest
-import settings
-import teachers
 import torch
 
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.recipe.recipe import Recipe
+from benchmarks.amalgamation import architectures, results, run, settings, students, tables
+from benchmarks.common.errors import UnavailableError
+from benchmarks.corpora import hub
+from samples import corpora
 from tests.support import tiny
 
 
-def source(name: str, labels: str, per_label: int = 40, larger: int = 0) -> settings.Source:
+def source(name: str, labels: str, per_label: int = 40, larger: int = 0) -> settings.LabelledCorpus:
     """A corpus whose texts say what they are of."""
     rows = [(f"{name} {label} {k}", f"{name}.{label}") for label in labels for k in range(per_label)]
     split = corpora.split([text for text, _ in rows], [label for _, label in rows])
     more = [(f"{name} {label} more {k}", f"{name}.{label}") for label in labels for k in range(larger)]
-    return settings.Source(name, split, tuple(f"{name}.{label}" for label in labels), more)
+    return settings.LabelledCorpus(name, split, tuple(f"{name}.{label}" for label in labels), more)
 
 
-def case(labels: str = "abcdefgh", seed: int = 0, **options) -> settings.Case:
-    return settings.Case(source("x", labels, **options), source("y", "pqrs"), seed)
+def case(labels: str = "abcdefgh", seed: int = 0, **options) -> settings.PlanInputs:
+    return settings.PlanInputs(source("x", labels, **options), source("y", "pqrs"), seed)
 
 
 def known(plan: settings.Plan) -> set[str]:
@@ -44,29 +40,29 @@ def known(plan: settings.Plan) -> set[str]:
 def test_seed_0_deals_what_corpora_has_and_others_deal_the_same_labels_otherwise():
     hands = corpora.TEACHERS["wordnet_nouns"].values()
     order = settings.interleaved(hands)
-    assert settings.deal(order, 2, 0) == [*hands]
-    other = settings.deal(order, 2, 1)
+    assert settings.deal_labels(order, 2, 0) == [*hands]
+    other = settings.deal_labels(order, 2, 1)
     assert other != [*hands]
     assert sorted(sum(other, ())) == sorted(order)
-    assert other == settings.deal(order[::-1], 2, 1)
+    assert other == settings.deal_labels(order[::-1], 2, 1)
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(2, [4, 4]), (3, [3, 3, 2]), (4, [2, 2, 2, 2])])
 def test_labels_are_dealt_round(n, sizes):
-    assert [len(hand) for hand in settings.deal("abcdefgh", n, 3)] == sizes
+    assert [len(hand) for hand in settings.deal_labels("abcdefgh", n, 3)] == sizes
 
 
 def test_no_teacher_has_a_single_label():
-    with pytest.raises(settings.LeftOut, match="5 teachers need 10 labels, there are 8"):
-        settings.plan("five", case())
+    with pytest.raises(UnavailableError, match="5 teachers need 10 labels, there are 8"):
+        settings.make_plan("five", case())
 
 
 @pytest.mark.parametrize("name", [name for name in settings.SETTINGS if name not in ("languages", "five")])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_is_true_of_every_setting(name, seed):
     given = case(seed=seed, larger=1200)
-    plan = settings.plan(name, given)
-    assert plan == settings.plan(name, given)
+    plan = settings.make_plan(name, given)
+    assert plan == settings.make_plan(name, given)
     texts = [text for text, _ in plan.corpus]
     useful = {label for teacher in plan.teachers if teacher.useful for label in teacher.labels}
     assert len(set(texts)) == len(texts)
@@ -79,7 +75,7 @@ def test_what_is_true_of_every_setting(name, seed):
 
 
 def test_nine_in_ten_texts_are_the_first_teachers():
-    plan = settings.plan("unbalanced", case(per_label=100))  # 160 unlabeled texts a teacher
+    plan = settings.make_plan("unbalanced", case(per_label=100))  # 160 unlabeled texts a teacher
     count, test = (Counter(label for _, label in rows) for rows in (plan.corpus, plan.test))
     of_each, tested = ([sum(one[label] for label in t.labels) for t in plan.teachers] for one in (count, test))
     assert of_each == [160, 18]
@@ -90,7 +86,7 @@ def test_nine_in_ten_texts_are_the_first_teachers():
 @pytest.mark.parametrize(("name", "n_labels"), [("out-of-domain", 6), ("out-of-domain-far", 8)])
 def test_a_fifth_of_the_texts_are_of_no_teacher(name, n_labels):
     given = case()  # 16 unlabeled texts a label
-    plan = settings.plan(name, given)
+    plan = settings.make_plan(name, given)
     strangers = [text for text, label in plan.corpus if label is None]
     assert len(known(plan)) == n_labels
     assert len(plan.corpus) == 16 * n_labels + len(strangers)
@@ -103,7 +99,7 @@ def test_a_fifth_of_the_texts_are_of_no_teacher(name, n_labels):
 
 
 def test_shared_labels_are_learned_from_different_texts():
-    plan = settings.plan("overlap", case())
+    plan = settings.make_plan("overlap", case())
     first, second = plan.teachers
     shared = set(first.labels) & set(second.labels)
     assert len(shared) == 2
@@ -117,24 +113,24 @@ def test_shared_labels_are_learned_from_different_texts():
 def test_few_texts_are_the_corpus_own_before_they_are_others():
     given = case(larger=1000)
     own = {text for text, _ in given.source.split.corpus}
-    plan = settings.plan("few-100", given)
+    plan = settings.make_plan("few-100", given)
     assert set(Counter(label for _, label in plan.corpus).values()) == {100}
     assert own <= {text for text, _ in plan.corpus}
-    with pytest.raises(settings.LeftOut, match=r"of x\.a there are 16; samples/x_large\.csv may hold more"):
-        settings.plan("few-100", case())
+    with pytest.raises(UnavailableError, match=r"x\.a has 16; .* save it as samples/data/x_large\.csv$"):
+        settings.make_plan("few-100", case())
 
 
 def test_teachers_of_two_datasets():
-    plan = settings.plan("datasets", case())
+    plan = settings.make_plan("datasets", case())
     assert plan.teachers[0].labels == ("x.a", "x.c", "x.e", "x.g")
     assert plan.teachers[1].labels == ("y.q", "y.s")
 
 
 def test_useless_teachers_know_nothing_of_the_corpus():
-    foreign = settings.plan("useless-foreign", case())
+    foreign = settings.make_plan("useless-foreign", case())
     assert foreign.teachers[2].labels == ("y.q", "y.s")
-    assert foreign.corpus == settings.plan("two", case()).corpus
-    shuffled = settings.plan("useless-shuffled", case()).teachers
+    assert foreign.corpus == settings.make_plan("two", case()).corpus
+    shuffled = settings.make_plan("useless-shuffled", case()).teachers
     told, true = dict(shuffled[2].rows), dict(shuffled[1].rows)
     assert shuffled[2].labels == shuffled[1].labels[:2]
     assert Counter(told.values()) == dict.fromkeys(shuffled[2].labels, 14)
@@ -144,9 +140,9 @@ def test_useless_teachers_know_nothing_of_the_corpus():
 def test_languages_are_not_dealt_by_seeds():
     given = case(seed=5)
     given = replace(given, source=replace(given.source, name=settings.TWO_LANGUAGES))
-    assert settings.plan("languages", given) == settings.plan("languages", replace(given, seed=0))
-    with pytest.raises(settings.LeftOut, match="its only one"):
-        settings.plan("two", given)
+    assert settings.make_plan("languages", given) == settings.make_plan("languages", replace(given, seed=0))
+    with pytest.raises(UnavailableError, match="needs the corpus debian_two_languages, which has no other setting"):
+        settings.make_plan("two", given)
 
 
 def test_a_teacher_is_selected_by_its_share_of_the_target():
@@ -163,8 +159,8 @@ def test_a_teacher_is_selected_by_its_share_of_the_target():
         ]
     )
     gold = np.array([0, 0, 2, 2, 1, -1])
-    assert amalgamation_runs.teacher_selection(target, gold, labels, owners) == pytest.approx(2 / 4)
-    assert amalgamation_runs.teacher_selection(target[4:], gold[4:], labels, owners) is None
+    assert students.teacher_selection(target, gold, labels, owners) == pytest.approx(2 / 4)
+    assert students.teacher_selection(target[4:], gold[4:], labels, owners) is None
 
 
 def result(method: str, accuracy: float, seed: int = 0, corpus: str = "x", setting: str = "two", **more) -> dict:
@@ -208,7 +204,7 @@ def test_tables_say_what_results_do(tmp_path):
         folder = tmp_path / row["corpus"] / row["setting"] / f"seed-{row['seed']}" / row["method"]
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(json.dumps(row))
-    text = tables.write_tables(tmp_path, tmp_path / "tables", [*amalgamation_runs.METHOD_ROWS])
+    text = tables.write_tables(tmp_path, tmp_path / "tables", [*students.METHOD_VARIANTS])
     assert "| vanilla-kd | 65.0 ± 7.1 | 65.0 |" in text
     assert "| muka-soft | 69.0 ± 4.2 | 69.0 |" in text
     assert "| muka-soft | 27 | 27 | 80.0 | – | 5.0 | 1.250 |" in text
@@ -229,40 +225,42 @@ def test_tables_say_what_results_do(tmp_path):
 
 def test_there_may_be_no_results(tmp_path):
     assert tables.write_tables(tmp_path, tmp_path / "tables", ()) == f"{tmp_path}: no results yet"
-    assert amalgamation_results.read_results(tmp_path) == []
+    assert results.read_results(tmp_path) == []
 
 
-def test_rows_are_recipes():
-    for row, more in {**amalgamation_runs.METHOD_ROWS, "muka-soft@score_temperature=0.5,epochs=3": {}}.items():
-        if row == "refined" and "refined" not in amalgamation_runs.METHODS:
-            continue
-        overrides = amalgamation_runs.row_overrides(row)
-        recipe = Recipe.model_validate(overrides)
-        assert recipe.reweight is more.get("reweight", True)
+@pytest.mark.parametrize(("name", "fields"), students.METHOD_VARIANTS.items())
+def test_every_method_variant_is_a_valid_recipe_with_its_fields(name, fields):
+    recipe = Recipe.model_validate(students.recipe_overrides(name))
+    assert recipe.method == fields.get("method", name)
+    assert recipe.reweight is fields.get("reweight", True)
+
+
+def test_a_method_may_be_given_with_options_of_the_recipe():
+    recipe = Recipe.model_validate(students.recipe_overrides("muka-soft@score_temperature=0.5,epochs=3"))
     assert (recipe.method, recipe.score_temperature, recipe.epochs) == ("muka-soft", 0.5, 3)
-    with pytest.raises(settings.LeftOut, match="no method 'mukka'"):
-        amalgamation_runs.row_overrides("mukka@epochs=3")
+    with pytest.raises(UnavailableError, match="no method 'mukka'"):
+        students.recipe_overrides("mukka@epochs=3")
 
 
 def test_a_result_counts_as_long_as_it_is_of_the_same(tmp_path):
-    study = amalgamation_runs.Study(tmp_path, ["muka-soft", "labels"], 5, 5, None, None)
-    group = amalgamation_runs.Group("x", "two", 0)
-    plan = settings.plan("two", case())
-    work = amalgamation.Work({group: plan}, study)
+    study = students.Study(tmp_path, ["muka-soft", "labels"], 5, 5, None, None)
+    group = students.Group("x", "two", 0)
+    plan = settings.make_plan("two", case())
+    work = run.Work({group: plan}, study)
     folder = group.folder(tmp_path) / "labels"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"key": work.key(group, "labels")}))
     assert work.missing(group) == ["muka-soft"]
     assert work.outlook().startswith("1 runs left")
     for other in (replace(study, epochs=4), replace(study, teacher_epochs=4)):
-        assert amalgamation.Work({group: plan}, other).n_left == 2
+        assert run.Work({group: plan}, other).n_left == 2
     fewer = replace(plan, corpus=plan.corpus[1:])
-    assert amalgamation.Work({group: fewer}, study).n_left == 2
+    assert run.Work({group: fewer}, study).n_left == 2
 
 
 def test_languages_bring_their_corpus_and_keep_to_it():
     options = SimpleNamespace(corpora=["x"], settings=["two", "languages"], seeds=[0, 1])
-    assert amalgamation.all_groups(options) == [
+    assert run.all_groups(options) == [
         ("x", "two", 0),
         ("x", "two", 1),
         (settings.TWO_LANGUAGES, "languages", 0),
@@ -271,32 +269,32 @@ def test_languages_bring_their_corpus_and_keep_to_it():
 
 
 def test_corpora_of_the_hub_are_named_with_their_columns():
-    assert hub_corpora.parse("ag_news") == ("fancyzhx/ag_news", "text", "label", "train")
-    assert hub_corpora.parse("hf://o/n") == ("o/n", "text", "label", "train")
-    assert hub_corpora.parse("hf://o/n:title:topic:test") == ("o/n", "title", "topic", "test")
-    assert hub_corpora.folder_name("hf://o/n:title") == "o-n-title"
-    with pytest.raises(settings.LeftOut, match="no copy on the Hub is known"):
-        hub_corpora.parse("5abstracts")
-    assert not hub_corpora.is_of_the_hub("kjv_books")
+    assert hub.parse("ag_news") == ("fancyzhx/ag_news", "text", "label", "train")
+    assert hub.parse("hf://o/n") == ("o/n", "text", "label", "train")
+    assert hub.parse("hf://o/n:title:topic:test") == ("o/n", "title", "topic", "test")
+    assert hub.folder_name("hf://o/n:title") == "o-n-title"
+    with pytest.raises(UnavailableError, match="no copy on the Hub is known"):
+        hub.parse("5abstracts")
+    assert not hub.is_on_hub("kjv_books")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
-    with pytest.raises(settings.LeftOut, match=r"^o/n cannot be had from the Hub") as caught:
-        hub_corpora.read("hf://o/n", tmp_path, 9)
+    with pytest.raises(UnavailableError, match=r"^o/n cannot be read from the Hub") as caught:
+        hub.read("hf://o/n", tmp_path, 9)
     assert "\n" not in str(caught.value)
     assert [*tmp_path.iterdir()] == []
 
 
 def test_a_distilbert_reads_as_the_bert_that_it_is_made_of(random_classifier, tokenizer):
     bert = random_classifier().eval()
-    distilbert, _ = teachers.as_distilbert(bert, tokenizer)
+    distilbert, _ = architectures.as_distilbert(bert, tokenizer)
     inputs = tiny.padded(tokenizer, tiny.TEXTS)
     seen = inputs["attention_mask"].bool()
     with torch.no_grad():
         expected = bert.base_model(**inputs).last_hidden_state
         found = distilbert.eval().base_model(**inputs).last_hidden_state
         torch.testing.assert_close(found[seen], expected[seen], rtol=1e-4, atol=1e-4)
-        small, own = teachers.with_own_tokens(distilbert, tokenizer, tiny.TEXTS[:3])
+        small, own = architectures.without_unused_tokens(distilbert, tokenizer, tiny.TEXTS[:3])
         assert len(own) < len(tokenizer)
         spelled = tiny.padded(own, tiny.TEXTS[:3])
         found = small.eval().base_model(**spelled).last_hidden_state
@@ -306,7 +304,7 @@ def test_a_distilbert_reads_as_the_bert_that_it_is_made_of(random_classifier, to
 
 def test_a_roberta_starts_from_the_pieces_of_its_tokens(random_classifier, tokenizer):
     bert = random_classifier().eval()
-    roberta, own = teachers.as_roberta(bert, tokenizer, tiny.TEXTS)
+    roberta, own = architectures.as_roberta(bert, tokenizer, tiny.TEXTS)
     assert own.tokenize("chess")[0].startswith("Ġ")
     rows, table = roberta.get_input_embeddings().weight, bert.get_input_embeddings().weight
     word = max(own.get_vocab(), key=len)

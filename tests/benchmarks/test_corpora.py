@@ -1,18 +1,16 @@
-"""The labelled corpora of benchmarks/: how their sources are read, how texts are chosen, how they are split."""
+"""The labelled corpora: how their sources are read, how texts are chosen, how they are split."""
 
 import io
 import re
 from collections import Counter
 
-import corpora
-import make_debian_two_languages
-import make_kjv_books
-import make_wordnet
 import pytest
-import sampling
 from hypothesis import given
 from hypothesis import strategies as st
-from make_debian_sections import packages
+
+from benchmarks.corpora import make_debian_two_languages, make_kjv_books, make_wordnet, sampling
+from benchmarks.corpora.make_debian_sections import packages
+from samples import corpora
 
 SENTENCES = st.lists(
     st.lists(st.sampled_from(["a", "Bee", "see", "the", "sea", "12"]), min_size=1, max_size=6).map(" ".join),
@@ -34,7 +32,7 @@ def test_what_is_kept_has_no_twin_and_what_is_left_out_has_one(texts):
     for text in texts:
         if words(text) and all(alike(text, other) < 0.6 for other in expected):
             expected.append(text)
-    assert list(sampling.without_twins(texts)) == expected
+    assert list(sampling.without_near_duplicates(texts)) == expected
 
 
 def test_texts_are_chosen_by_hash_whatever_their_order():
@@ -114,7 +112,7 @@ def test_the_split_depends_on_no_order_and_shares_out_every_text_once():
     ]
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in corpora.SAMPLES.glob("*.csv") if p.stem in corpora.TEACHERS))
+@pytest.mark.parametrize("name", sorted(p.stem for p in corpora.DATA.glob("*.csv") if p.stem in corpora.TEACHERS))
 def test_two_teachers_share_out_the_labels_of_a_corpus(name):
     texts, labels = corpora.load(name)
     first, second = corpora.TEACHERS[name].values()

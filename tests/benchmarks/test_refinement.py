@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-import refinement
-import refinement_variants as variants
 
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import METHODS, MethodInputs, MethodSettings
 from amalgam_edge.methods.refinement import annotators, probe
 from amalgam_edge.numerics import linear
 from amalgam_edge.scoring.scores import TeacherScores
+from benchmarks.refinement import run as refinement
+from benchmarks.refinement import variants
 
 TEXTS = [f"text {k}" for k in range(400)]
 
@@ -33,7 +33,9 @@ def planted():
     labels = LabelSpace.union({"a": "uvw", "b": "xyz"})
     features = [np.eye(20)[own] * 3 + rng.normal(size=(len(own), 20)) * 0.7 for own in (gold, test)]
     owners = {name: [0 if name in "uvw" else 1] for name in labels.names}
-    return refinement.Known(MethodInputs(scores, labels, features[0]), gold, TEXTS[:200], owners, (features[1], test))
+    return refinement.GroupData(
+        MethodInputs(scores, labels, features[0]), gold, TEXTS[:200], owners, (features[1], test)
+    )
 
 
 def test_the_product_s_variant_is_the_product(planted):

@@ -2,8 +2,7 @@
 
 import pytest
 
-from amalgam_edge.errors import needs_extra
-from amalgam_edge.errors import MissingExtraError
+from amalgam_edge.errors import MissingExtraError, needs_extra
 
 
 def test_a_missing_package_names_the_extra_to_install():

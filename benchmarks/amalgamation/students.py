@@ -1,0 +1,323 @@
+"""Runs of the amalgamation benchmark: makes teachers and scores of a group, trains its students, measures them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+
+from amalgam_edge.building import stages
+from amalgam_edge.evaluation.bundle_evaluation import measure_answers
+from amalgam_edge.inference.predict import predict_texts
+from amalgam_edge.inference.torch_runner import TorchRunner
+from amalgam_edge.labels import LabelSpace
+from amalgam_edge.methods import METHODS, TeacherSignals, supervision
+from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.metrics.accuracy import accuracy
+from amalgam_edge.models.teacher import Teacher
+from amalgam_edge.progress import Progress
+from amalgam_edge.recipe.reading import read_recipe
+from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.scoring.scores import TeacherScores
+from amalgam_edge.storage.fingerprints import of_mapping
+from amalgam_edge.storage.staging import staged, write_whole
+from benchmarks.amalgamation.architectures import untrained
+from benchmarks.amalgamation.settings import Plan, TeacherPlan
+from benchmarks.common.errors import UnavailableError
+from benchmarks.corpora.hub import folder_name
+from samples.corpora import Rows, write_jsonl
+from samples.teachers import TEACHER_TRAINING, encoder_folder, fine_tune
+
+LABELS = "labels"  # the reference method: the student learns from the true labels
+# Methods by their names in results, with the recipe fields that they set beyond that name.
+METHOD_VARIANTS: dict[str, dict[str, Any]] = {
+    "vanilla-kd": {},
+    "uhc": {},
+    "cfl": {},
+    "dfa": {},
+    "muka-hard-no-reweight": {"method": "muka-hard", "reweight": False},
+    "muka-hard": {},
+    "muka-soft-no-reweight": {"method": "muka-soft", "reweight": False},
+    "muka-soft": {},
+    "refined": {},
+    LABELS: {"method": "muka-soft"},  # only for its loss, the cross-entropy to the target
+}
+STUDENT_LAYERS = 3
+
+
+class Group(NamedTuple):
+    """A corpus, a setting and a seed: the runs of all methods on them share their teachers, texts and scores."""
+
+    corpus: str
+    setting: str
+    seed: int
+
+    def folder(self, runs: Path) -> Path:
+        """The folder of the group, below the folder ``runs`` of the study."""
+        return runs / folder_name(self.corpus) / self.setting / f"seed-{self.seed}"
+
+    def __str__(self) -> str:
+        return f"{self.corpus}, {self.setting}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Options that all groups have in common.
+
+    Attributes:
+        runs: Folder for everything that is made.
+        methods: Names of methods as :func:`recipe_overrides` understands them.
+        epochs: Epochs that a student is trained for.
+        teacher_epochs: Epochs that a teacher is fine-tuned for.
+        most: How many texts per label to take of a corpus; None for all.
+        threads: How many threads compute; None for one per core.
+    """
+
+    runs: Path
+    methods: Sequence[str]
+    epochs: int
+    teacher_epochs: int
+    most: int | None
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class PreparedGroup:
+    """What the students of a group are made from.
+
+    Attributes:
+        recipe: The recipe of all students, without the method.
+        plan: The plan of the group.
+        texts: Unlabeled texts and test texts.
+        tokenized: The unlabeled texts as tokens of the student.
+        teachers: The loaded teachers.
+        labels: The union of the teachers' labels.
+        scores: Scores of each teacher on the unlabeled texts.
+        gold: True label of each unlabeled text, ``(n_texts,)``; −1 where no teacher knows the label.
+        teacher_accuracy: Accuracy of each teacher on the test texts of its own labels; None where there are none.
+    """
+
+    recipe: Recipe
+    plan: Plan
+    texts: stages.Texts
+    tokenized: stages.Tokenized
+    teachers: Sequence[Teacher]
+    labels: LabelSpace
+    scores: Sequence[TeacherScores]
+    gold: np.ndarray
+    teacher_accuracy: dict[str, float | None]
+
+
+def recipe_overrides(method: str) -> dict[str, Any]:
+    """Recipe fields of a method given as ``NAME`` or ``NAME@field=value,…``, where NAME may be in ``METHOD_VARIANTS``.
+
+    Raises:
+        UnavailableError: There is no such method.
+    """
+    name, _, options = method.partition("@")
+    overrides = {"method": name, **METHOD_VARIANTS.get(name, {})}
+    if overrides["method"] not in METHODS:
+        raise UnavailableError(f"no method '{overrides['method']}'")
+    return overrides | dict(option.split("=", 1) for option in options.split(",") if option)
+
+
+def teacher_key(teacher: TeacherPlan, seed: int, epochs: int) -> str:
+    """A hash of everything that a teacher is made from."""
+    return of_mapping({**asdict(teacher), "name": "", "useful": True, "seed": seed, "epochs": epochs})[:16]
+
+
+def group_key(study: Study, group: Group, plan: Plan) -> str:
+    """A hash of everything that all runs of a group depend on."""
+    return of_mapping(
+        {
+            "seed": group.seed,
+            "epochs": study.epochs,
+            "layers": STUDENT_LAYERS,
+            "teachers": [teacher_key(teacher, group.seed, study.teacher_epochs) for teacher in plan.teachers],
+            "corpus": plan.corpus,
+            "test": plan.test,
+        }
+    )
+
+
+def run_key(group: str, method: str) -> str:
+    """A hash of everything that a run depends on, from the key of its group; new recipe fields do not change it."""
+    return of_mapping({"group": group, "row": recipe_overrides(method)})[:16]
+
+
+def read_result(folder: Path, method: str, key: str) -> dict[str, Any] | None:
+    """The result of a run, or None if there is none or it was made from something else."""
+    path = folder / method / "result.json"
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text("utf-8"))
+    return result if result["key"] == key else None
+
+
+def make_teachers(study: Study, group: Group, plan: Plan, progress: Progress) -> list[str]:
+    """The teachers of a plan, as the recipe's ``teachers``; a missing one is fine-tuned while other processes wait."""
+    specs = []
+    for teacher in plan.teachers:
+        folder = study.runs / "teachers" / teacher_key(teacher, group.seed, study.teacher_epochs)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.exists():
+                with staged(folder) as part:
+                    fine_tune(
+                        teacher.name,
+                        teacher.labels,
+                        teacher.rows,
+                        part,
+                        progress,
+                        new_classifier=partial(untrained, architecture=teacher.architecture),
+                        settings=replace(TEACHER_TRAINING, epochs=study.teacher_epochs, seed=group.seed),
+                    )
+        specs.append(f"{teacher.name}={folder}")
+    return specs
+
+
+def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> PreparedGroup:
+    """Make or read the teachers, texts and scores of a group."""
+    folder = group.folder(study.runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "unlabeled.jsonl", ({"text": text} for text, _ in plan.corpus))
+    write_jsonl(folder / "labelled.jsonl", ({"text": text, "label": label} for text, label in plan.test))
+    recipe = read_recipe(
+        None,
+        {
+            "teachers": make_teachers(study, group, plan, progress),
+            "corpus": str(folder / "unlabeled.jsonl"),
+            "evaluate": str(folder / "labelled.jsonl"),
+            "student": encoder_folder(),
+            "student_layers": STUDENT_LAYERS,
+            "epochs": study.epochs,
+            "seed": group.seed,
+            "threads": study.threads,
+            "work": str(
+                folder.parents[1] / "work"
+            ),  # shared, since settings may have teachers, texts and scores in common
+        },
+    )
+    texts = stages.read_texts(recipe)
+    teachers, labels, (student,) = stages.load_models(recipe)
+    stores = stages.cached_stores(recipe, teachers, texts.corpus)
+    stages.score(recipe, teachers, stores, texts.corpus, progress)
+    tokenized = stages.tokenize(texts.corpus, student.tokenizer)
+    scores = [store.read() for store in stores]
+    texts, tokenized, scores = stages.only_scored(recipe, texts, tokenized, scores, progress)
+    label_of = dict(plan.corpus)
+    position = {name: k for k, name in enumerate(labels.names)}
+    return PreparedGroup(
+        recipe=recipe,
+        plan=plan,
+        texts=texts,
+        tokenized=tokenized,
+        teachers=teachers,
+        labels=labels,
+        scores=scores,
+        gold=np.array([position.get(label_of[text] or "", -1) for text in texts.corpus.texts]),
+        teacher_accuracy={teacher.name: teacher_accuracy(teacher, plan.test) for teacher in teachers},
+    )
+
+
+def teacher_accuracy(teacher: Teacher, test: Rows) -> float | None:
+    """Accuracy of a teacher on the texts that have one of its labels; None if there are none."""
+    rows = [(text, teacher.class_names.index(label)) for text, label in test if label in teacher.class_names]
+    if not rows:
+        return None
+    logits = predict_texts(
+        TorchRunner(teacher.model, sites=()),
+        teacher.tokenizer,
+        [text for text, _ in rows],
+        max_length=teacher.max_length,
+    )
+    return accuracy(np.array([gold for _, gold in rows]), logits.argmax(axis=1))
+
+
+def training_data_of(group: PreparedGroup, recipe: Recipe, method: str, progress: Progress) -> stages.Lesson:
+    """What a student is trained on: the method's supervision, or the true labels of the texts that have one."""
+    texts, told = group.texts, TeacherSignals()
+    if method.partition("@")[0] == LABELS:
+        known = group.gold >= 0
+        texts = replace(texts, train=texts.train[known[texts.train]], held_out=texts.held_out[known[texts.held_out]])
+        supervised = supervision.from_labels(np.maximum(group.gold, 0), len(group.labels))
+    else:
+        told = stages.tell(recipe, group.teachers, texts.corpus, group.scores, progress)
+        supervised = stages.supervise(recipe, group.teachers, texts, group.labels, group.scores, progress)
+    return stages.Lesson(recipe, texts, group.tokenized, group.labels, group.scores, supervised, told)
+
+
+def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Train the student of a method and measure it on the test texts."""
+    overrides = {**recipe_overrides(method), "output": str(folder / method / "bundle")}
+    recipe = read_recipe(None, {**group.recipe.model_dump(), **overrides})
+    if method.partition("@")[0] != LABELS:
+        write_whole(folder / method / "recipe.yaml", recipe.to_yaml())
+    lesson = training_data_of(group, recipe, method, progress)
+    student = stages.new_student(recipe, group.teachers, group.labels, STUDENT_LAYERS)
+    settings = stages.training_settings(recipe)
+    scratch = folder / method / "training"
+    with progress.step(f"student by {method}", settings.n_updates(len(lesson.texts.train)), "updates") as advance:
+        stages.distil(student, lesson, settings, scratch, advance)
+    shutil.rmtree(scratch)
+    variant = stages.calibrated(stages.Variant(student), lesson)
+    logits = predict_texts(
+        TorchRunner(student.model, sites=()),
+        student.tokenizer,
+        [text for text, _ in group.plan.test],
+        max_length=student.tokenizer.model_max_length,
+    )
+    gold = group.labels.encode([label for _, label in group.plan.test])
+    domains = {teacher: list(columns) for teacher, columns in group.labels.columns.items()}
+    measured = measure_answers(gold, logits / variant.temperature, domains, abstain=0.0)
+    kept = ("accuracy", "macro_f1", "ece", "nll", "aurc", "domains", "confusion")
+    return {
+        **{name: measured[name] for name in kept},
+        "temperature": variant.temperature,
+        **(supervision_quality(lesson.supervision, group) if method.partition("@")[0] != LABELS else {}),
+        "teacher_accuracy": group.teacher_accuracy,
+        "labels": list(group.labels.names),
+        "n_corpus": len(group.texts.corpus),
+        "n_test": len(group.plan.test),
+        "supervision": lesson.supervision.digest(),
+    }
+
+
+def supervision_quality(supervised: Supervision, group: PreparedGroup) -> dict[str, float | None]:
+    """How often the likeliest label of the supervision is right on the unlabeled texts, and how often its teacher."""
+    known = group.gold >= 0
+    return {
+        "target_accuracy": accuracy(group.gold[known], supervised.target[known].argmax(axis=1)),
+        "teacher_selection": teacher_selection(supervised.target, group.gold, group.labels, group.plan.owners()),
+    }
+
+
+def teacher_selection(
+    target: np.ndarray, gold: np.ndarray, labels: LabelSpace, owners: Mapping[str, Sequence[int]]
+) -> float | None:
+    """Share of texts on which the target gives most of its mass to the labels of the teacher that knows the gold label.
+
+    Texts whose label is known to several useful teachers, or to none, do not count.
+
+    Args:
+        target: Target of the supervision, ``(n_texts, n_labels)``.
+        gold: True labels, ``(n_texts,)``; −1 where no teacher knows the label.
+        labels: The label space.
+        owners: For each label, the positions of the useful teachers that know it.
+    """
+    mass = np.stack([target[:, list(columns)].sum(axis=1) for columns in labels.columns.values()], axis=1)
+    known_to = [owners.get(name, ()) for name in labels.names]
+    owner_of = np.array([teachers[0] if len(teachers) == 1 else -1 for teachers in known_to])
+    owner = np.where(gold >= 0, owner_of[gold], -1)
+    rows = np.flatnonzero(owner >= 0)
+    if not len(rows):
+        return None
+    right = mass[rows, owner[rows]] >= mass[rows].max(axis=1) - 1e-6  # teachers that share labels may tie
+    return float(right.mean())
