@@ -56,7 +56,7 @@ def browser_precision(bundle: Bundle) -> str:
             return precision
     raise AmalgamError(
         f"{bundle.folder}: no model that a browser runs; it has {', '.join(bundle.precisions)}, "
-        f"a browser runs {', '.join(_SMALLEST_FIRST)}; build it again, without --budget"
+        f"a browser runs {', '.join(_BROWSER_PRECISIONS)}; build it again, without --budget"
     )
 
 

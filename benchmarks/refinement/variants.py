@@ -205,7 +205,8 @@ class Refined:
             counted = posterior * (clear / clear.mean())[:, None] if self.margin_counts else posterior
             posterior = softmax(
                 self.probe_power * (np.log(p) - self.prior_power * prior)
-                + self.evidence_power * sum(log_evidence(answers_of, counted) for answers_of in all_answers)
+                + self.evidence_power
+                * sum(annotators.log_likelihood_ratio(answers_of, counted) for answers_of in all_answers)
                 + self.paper_power * paper
             )
             weights = normalised_rows(posterior @ knows)
@@ -272,7 +273,7 @@ class CoTrained:
         outputs = [np.log(np.maximum(t.probabilities.astype(float), _SMALLEST)) for t in evidence.scores]
         outputs = np.concatenate([*outputs, 3 * certainty(evidence.scores)], axis=1)
         outputs = (outputs - outputs.mean(axis=0)) / outputs.std()
-        student, posterior = Probe(inputs.features), softmax(paper)
+        student, posterior = Probe(evidence.features), softmax(paper)
         for turn in range(self.rounds):
             clear = margin(posterior)
             log_p = np.log(np.maximum(student.fit_predict(posterior, clear), _SMALLEST))
