@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.selection.bundle_writer import write_manifest
-from amalgam_edge.runtime import EdgeClassifier
+from amalgam_edge.runtime import EdgeClassifier, text_model
 from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, is_sure
 from amalgam_edge.runtime.tokens import BatchTokenizer
@@ -94,6 +94,14 @@ def test_texts_are_tokenized_once(cascaded, monkeypatch):
     monkeypatch.setattr(BatchTokenizer, "encode", lambda self, texts: seen.append(len(texts)) or encode(self, texts))
     classifier(TEXTS)
     assert seen == [len(TEXTS)]
+
+
+def test_the_static_student_has_larger_batches_than_the_encoder(cascaded, monkeypatch):
+    sizes = []
+    split = text_model.split_by_length
+    monkeypatch.setattr(text_model, "split_by_length", lambda lengths, size: sizes.append(size) or split(lengths, size))
+    EdgeClassifier.from_pretrained(cascaded[0])(TEXTS)
+    assert sizes == [256, 32]
 
 
 def test_labels_do_not_depend_on_the_batch_size(cascaded):

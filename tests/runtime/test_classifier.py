@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, pipeline
 
 import amalgam_edge
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.runtime import EdgeClassifier
+from amalgam_edge.runtime import EdgeClassifier, text_model
 from tests.support import tiny
 
 LABELS = ("games", "science", "net", "Straße & 猫")
@@ -147,6 +147,26 @@ def test_a_threshold_outside_zero_to_one_is_refused(bundle_folder, threshold):
 def test_no_texts_give_no_predictions(exact):
     assert exact([]) == []
     assert exact(()) == []
+
+
+def test_without_a_threshold_every_text_gets_a_label_even_if_its_score_is_nan(bundle_folder, monkeypatch):
+    classifier = EdgeClassifier.from_pretrained(bundle_folder, precision="fp32", threads=1)
+    logits = np.full((1, len(LABELS)), np.nan, dtype=np.float32)
+    monkeypatch.setattr(classifier, "run", lambda texts, batch_size=None: (logits, np.zeros(1, dtype=bool)))
+    assert classifier(["chess"])[0].label == LABELS[0]
+
+
+@pytest.mark.parametrize(("model_type", "expected"), [("bert", 32), ("static", 256)])
+def test_the_default_batch_size_depends_on_the_student(copied, monkeypatch, model_type, expected):
+    manifest = json.loads((copied / "amalgam.json").read_text("utf-8"))
+    (copied / "amalgam.json").write_text(json.dumps({**manifest, "model_type": model_type}), "utf-8")
+    sizes = []
+    split = text_model.split_by_length
+    monkeypatch.setattr(text_model, "split_by_length", lambda lengths, size: sizes.append(size) or split(lengths, size))
+    classifier = EdgeClassifier.from_pretrained(copied)
+    classifier(["chess"])
+    classifier(["chess"], batch_size=3)
+    assert sizes == [expected, 3]
 
 
 def test_texts_may_be_any_sequence(exact):

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime import session
 from amalgam_edge.runtime.session import open_session
 
 
@@ -21,9 +22,9 @@ def doubling(tmp_path):
 
 def test_paths_and_contents_are_loaded(doubling):
     for model in (doubling, str(doubling), doubling.read_bytes()):
-        session = open_session(model, threads=1)
-        assert session.run(["y"], {"x": np.array([1.5], dtype=np.float32)})[0].tolist() == [3.0]
-        assert session.get_providers() == ["CPUExecutionProvider"]
+        opened = open_session(model, threads=1)
+        assert opened.run(["y"], {"x": np.array([1.5], dtype=np.float32)})[0].tolist() == [3.0]
+        assert opened.get_providers() == ["CPUExecutionProvider"]
 
 
 def test_the_number_of_threads_is_passed_on(doubling):
@@ -63,3 +64,22 @@ def test_without_a_runtime_the_extra_is_named():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == 'running a model needs onnxruntime: pip install "amalgam-edge[cpu]"'
+
+
+def test_warnings_of_the_runtime_are_not_logged(doubling):
+    assert open_session(doubling).get_session_options().log_severity_level == 3
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)])
+def test_cuda_sessions_keep_to_float32_and_fall_back_to_the_cpu_for_single_operations(monkeypatch, device, number):
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(session.onnxruntime, "get_available_providers", lambda: available)
+    cuda = ("CUDAExecutionProvider", {"device_id": number, "use_tf32": "0"})
+    assert session._providers(device) == [cuda, "CPUExecutionProvider"]
+    assert session.cuda_device_id(device) == number
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", ""])
+def test_unknown_devices_are_refused(doubling, device):
+    with pytest.raises(AmalgamError, match="onnxruntime runs on cpu, cuda or cuda:N here"):
+        open_session(doubling, device=device)

@@ -101,6 +101,16 @@ def test_a_cache_that_has_grown_too_large_is_emptied(open_tokenizer, monkeypatch
     assert len(opened._words._numbers) < 15
 
 
+def test_some_thirty_thousand_words_are_cached(open_tokenizer):
+    opened = open_tokenizer(word_piece())
+    sizes = []
+    for first in range(0, 33_000, 1000):
+        opened.encode([" ".join(f"w{number:05}" for number in range(first, first + 1000))])
+        sizes.append(len(opened._words._numbers))
+    assert sizes[:31] == [1000 * (k + 1) for k in range(31)]
+    assert sizes[-1] < 3000
+
+
 def test_concurrent_calls_get_the_right_tokens(open_tokenizer):
     tokenizer = word_piece()
     opened = open_tokenizer(tokenizer)

@@ -136,7 +136,6 @@ def test_an_exported_page_works_on_any_web_host_and_then_offline(bundle_folder, 
     assert [row[0] for row in seen["again"]["rows"]] == [row[0] for row in seen["many"]["rows"]]
 
 
-@in_chromium
 def test_with_api_keys_the_page_asks_for_one(serve, bundle_folder, tmp_path):
     keys = tmp_path / "keys.txt"
     keys.write_text("a-key")
@@ -145,7 +144,9 @@ def test_with_api_keys_the_page_asks_for_one(serve, bundle_folder, tmp_path):
     assert httpx.get(f"{server.url}/libraries/tokenizers.min.mjs").status_code == 200
     assert httpx.get(f"{server.url}/bundles/tiny/model.onnx").status_code == 401
     key = {"authorization": "Bearer a-key"}
-    assert httpx.get(f"{server.url}/bundles/tiny/model.onnx", headers=key).status_code == 200
+    model = httpx.get(f"{server.url}/bundles/tiny/model.onnx", headers=key)
+    assert model.status_code == 200
+    assert model.headers["cache-control"] == "private, max-age=31536000, immutable"
 
 
 def test_only_the_model_and_its_tokenizer_can_be_downloaded(serve, bundle_folder):

@@ -134,7 +134,15 @@ def test_info_tells_what_is_served(server, bundle_folder):
     assert [model["name"] for model in info["models"]] == ["tiny", "other"]
     assert info["models"][0]["precision"] == "fp32"
     assert info["models"][0]["labels"] == ["games", "science", "net", "Straße & 猫"]
-    assert info["limits"]["texts"] == 1024
+    assert info["limits"] == {
+        "body_bytes": 4_000_000,
+        "texts": 1024,
+        "characters": 100_000,
+        "queue": 4096,
+        "seconds": 10.0,
+        "wait_ms": 2.0,
+        "batch_tokens": 2048,
+    }
 
 
 def test_the_api_description_has_a_schema_for_each_request(server):
