@@ -77,11 +77,12 @@ def command(
     """  # noqa: D301  (click reads \b as "do not rewrap")
     if texts and file:
         raise AmalgamError("texts given both as arguments and with --file: give one of them")
+    from amalgam_edge.runtime.finding import find_bundle
+
+    opened = find_bundle(bundle)  # a mistyped name is told before the runtime is loaded
     from amalgam_edge.runtime.classifier import EdgeClassifier
 
-    classifier = EdgeClassifier.from_pretrained(
-        bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade
-    )
+    classifier = EdgeClassifier(opened, precision=precision, threads=threads, abstain=abstain, cascade=cascade)
     write = _WRITERS[output_format](classifier.labels, all_scores)
     n_truncated = n_empty = 0
     for chunk in _chunks(texts or _lines(file)):

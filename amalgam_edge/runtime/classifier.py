@@ -13,6 +13,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
 from amalgam_edge.runtime.cascade import open_cascade
+from amalgam_edge.runtime.finding import find_bundle
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from amalgam_edge.runtime.text_model import ENCODER_BATCH, STATIC_BATCH, TextModel
 
@@ -107,10 +108,8 @@ class EdgeClassifier:
             AmalgamError: There is no bundle, a file is damaged, the bundle lacks the precision or the cascade, or the
                 threshold is not a score.
         """
-        folder = Path(source)
-        if not folder.exists() and str(source).count("/") == 1 and not str(source).startswith((".", "/")):
-            folder = _download(str(source))
-        return cls(Bundle.open(folder), precision=precision, threads=threads, abstain=abstain, cascade=cascade)
+        bundle = find_bundle(source)
+        return cls(bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade)
 
     def __call__(
         self, texts: Sequence[str], *, all_scores: bool = False, batch_size: int | None = None
@@ -164,13 +163,3 @@ class EdgeClassifier:
         """Label → probability, the likeliest first."""
         ranked = np.argsort(-probabilities, kind="stable")
         return {self.labels[k]: float(probabilities[k]) for k in ranked}
-
-
-def _download(name: str) -> Path:
-    """A folder with the files of a bundle on the Hub."""
-    from huggingface_hub import snapshot_download  # a dependency of tokenizers, slow to import
-
-    try:
-        return Path(snapshot_download(name))
-    except Exception as error:  # network, authentication and naming errors share no base class
-        raise AmalgamError(f"{name}: neither a folder here nor a bundle that can be had from the Hub") from error

@@ -271,7 +271,10 @@ HEAVY = {
 
 @pytest.mark.parametrize(
     "code",
-    ["import amalgam_edge.runtime", "from amalgam_edge import EdgeClassifier; EdgeClassifier.from_pretrained({0!r})"],
+    [
+        "from amalgam_edge.runtime import EdgeClassifier",
+        "import amalgam_edge; amalgam_edge.EdgeClassifier.from_pretrained({0!r})",
+    ],
 )
 def test_the_runtime_imports_no_training_package(code, bundle_folder):
     code = code.format(str(bundle_folder))
