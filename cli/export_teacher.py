@@ -38,6 +38,6 @@ def command(teacher: str, overwrite: bool, **fields: Any) -> None:
     recipe = read_recipe(None, {"teachers": [teacher], **given(fields)})
     manifest = writer.write_teacher(recipe, overwrite=overwrite)
     click.echo(
-        f"{recipe.output}: {len(manifest['dropout_sites'])} dropouts live, {manifest['bytes'] / 1e6:.1f} MB; "
-        f"logits differ from torch's by at most {manifest['difference']:.1e} of the largest"
+        f"{recipe.output}: {len(manifest.dropout_sites)} dropouts live, {manifest.bytes / 1e6:.1f} MB; "
+        f"logits differ from torch's by at most {manifest.difference:.1e} of the largest"
     )

@@ -8,19 +8,19 @@ from pathlib import Path
 import click
 
 from amalgam_edge.cli.extras import load_training_part
-from amalgam_edge.reports.tables import (
+from amalgam_edge.reports.bundle_tables import (
     calibration_line,
     cascade_line,
-    evaluation_table,
     front_line,
     front_table,
     kernel_lines,
     precision_table,
-    stored_scores_lines,
-    stored_scores_table,
     teacher_table,
 )
+from amalgam_edge.reports.evaluation_tables import evaluation_table
+from amalgam_edge.reports.score_tables import stored_scores_lines, stored_scores_table
 from amalgam_edge.runtime.bundle import Bundle
+from amalgam_edge.storage.records import to_json
 
 
 @click.command("inspect")
@@ -70,17 +70,14 @@ def _inspect_bundle(bundle: str, as_json: bool) -> None:
     opened.verify()
     manifest = opened.manifest
     if as_json:
-        click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(to_json(manifest), indent=2, ensure_ascii=False))
         return
-    corpus, recipe = manifest["corpus"], manifest["recipe"]
-    click.echo(f"{bundle}: {len(opened.labels)} labels, {recipe['method']}, {corpus['n_train']} training texts")
-    click.echo(
-        f"built with amalgam-edge {manifest['versions']['amalgam-edge']} on {manifest['machine']['architecture']}"
-    )
-    vocabulary = manifest.get("vocabulary")
+    click.echo(f"{bundle}: {len(opened.labels)} labels, {manifest.method}, {manifest.corpus.n_train} training texts")
+    click.echo(f"built with amalgam-edge {manifest.written_with} on {manifest.machine.architecture}")
+    vocabulary = manifest.vocabulary
     if vocabulary:
         click.echo(
-            f"{vocabulary['n_tokens']} of {vocabulary['n_before']} tokens, {vocabulary['fidelity']['agreement']:.2%} "
+            f"{vocabulary.n_tokens} of {vocabulary.n_before} tokens, {vocabulary.fidelity.agreement:.2%} "
             "agreement with the student that knew them all"
         )
     if calibration_line(manifest):
@@ -88,16 +85,16 @@ def _inspect_bundle(bundle: str, as_json: bool) -> None:
     if line := cascade_line(manifest):
         click.echo(line)
     click.echo("\nlabels")
-    for label in manifest["labels"]:
-        sources = ", ".join(f"{source['teacher']}:{source['class']}" for source in label["sources"])
-        click.echo(f"  {label['name']}  ({sources})")
+    for label in manifest.labels:
+        sources = ", ".join(f"{source.teacher}:{source.class_name}" for source in label.sources)
+        click.echo(f"  {label.name}  ({sources})")
     tables = [teacher_table(manifest), precision_table(manifest)]
-    if manifest["evaluation"]:
-        tables.append(evaluation_table(manifest))
+    if manifest.evaluation:
+        tables.append(evaluation_table(manifest.evaluation))
     for table in tables:
         click.echo(f"\n{table.to_text()}")
     for line in kernel_lines(manifest):
         click.echo(line)
     if line := front_line(manifest):
         click.echo(f"\n{front_table(manifest).to_text()}\n{line}")
-    click.echo(f"\n{len(manifest['files'])} files, all as they were built")
+    click.echo(f"\n{len(manifest.files)} files, all as they were built")

@@ -21,7 +21,7 @@ def command(as_json: bool) -> None:
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
     objectives = load_training_part("amalgam_edge.methods", "listing methods")
-    from amalgam_edge.reports.tables import method_table
+    from amalgam_edge.reports.method_table import method_table
 
     methods = objectives.catalogue()
     click.echo(json.dumps(methods, indent=2, ensure_ascii=False) if as_json else method_table(methods).to_text())

@@ -34,7 +34,7 @@ def command(bundle: str, budget: str, calibration: str | None, text_column: str 
     quiet_libraries()
     optimizing = load_training_part("amalgam_edge.building.optimizing", "making models")
     from amalgam_edge.cli.progress import ConsoleProgress
-    from amalgam_edge.reports.tables import cascade_line, front_line, front_table
+    from amalgam_edge.reports.bundle_tables import cascade_line, front_line, front_table
     from amalgam_edge.runtime import Bundle
 
     target = Path(output or bundle)
@@ -45,6 +45,6 @@ def command(bundle: str, budget: str, calibration: str | None, text_column: str 
     if line := cascade_line(manifest):
         click.echo(f"\n{line}")
     click.echo(f"\nbundle: {target}")
-    if not manifest["front"]["within_budget"]:
-        click.echo(f"--budget: {manifest['front']['reason']}", err=True)
+    if not manifest.front.within_budget:
+        click.echo(f"--budget: {manifest.front.reason}", err=True)
         sys.exit(EXIT_BUDGET)

@@ -57,7 +57,7 @@ def command(recipe_file: str | None, resume: bool, **fields: Any) -> None:
     scoring_run = load_training_part("amalgam_edge.building.scoring_run", "scoring")
     from amalgam_edge.cli.progress import ConsoleProgress
     from amalgam_edge.recipe.recipe import read_recipe
-    from amalgam_edge.reports.tables import score_table
+    from amalgam_edge.reports.score_tables import score_table
 
     recipe = read_recipe(recipe_file, given(fields))
     summaries = scoring_run.score(recipe, ConsoleProgress(), resume=resume)

@@ -24,7 +24,7 @@ from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.models.loading import load_config, load_encoder
 from amalgam_edge.models.student import TEACHER_PREFIX
 from amalgam_edge.numerics.components import principal_components
-from amalgam_edge.runtime.model_types import STATIC
+from amalgam_edge.runtime.manifest import STATIC
 
 STATIC_PREFIX = f"{STATIC}:"
 _TOKENS_AT_ONCE = 512

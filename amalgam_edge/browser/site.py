@@ -39,7 +39,7 @@ def model_files(bundle: Bundle) -> dict[str, Path]:
     precision = browser_precision(bundle)
     config = bundle.folder / _TOKENIZER_CONFIG
     own = {TOKENIZER: bundle.file(TOKENIZER), _MODEL: bundle.model_file(precision)}
-    if _TOKENIZER_CONFIG in bundle.manifest["files"]:
+    if _TOKENIZER_CONFIG in bundle.manifest.files:
         own[_TOKENIZER_CONFIG] = bundle.file(config.name)
     return own
 
@@ -63,8 +63,8 @@ def describe(name: str, bundle: Bundle, version: str) -> dict[str, Any]:
         "name": name,
         "version": version,
         "labels": [*bundle.labels],
-        "max_length": int(bundle.manifest["max_length"]),
-        "pad_token_id": int(bundle.manifest["pad_token_id"]),
+        "max_length": bundle.manifest.max_length,
+        "pad_token_id": bundle.manifest.pad_token_id,
         "n_last_tokens": len(around[1]) if around else 0,
         "abstain": bundle.abstain,
         "bytes": sum(path.stat().st_size for path in model_files(bundle).values()),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from amalgam_edge import environment
 from amalgam_edge.building.cascading import Companion, add_cascade
 from amalgam_edge.building.choosing import Chosen
 from amalgam_edge.building.stages import Lesson, Texts
-from amalgam_edge.exporters.selection.bundle_writer import write_manifest
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.labels import LabelSpace
@@ -26,8 +24,28 @@ from amalgam_edge.reports.build_report import ReportData, render_report
 from amalgam_edge.reports.model_card import render_model_card
 from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT, TOKENIZER
 from amalgam_edge.runtime.cascade import CascadeModel
+from amalgam_edge.runtime.manifest import Manifest, finite, write_manifest
+from amalgam_edge.runtime.manifest_models import (
+    Answered,
+    BuildEvaluation,
+    Calibration,
+    Cascade,
+    GoldCalibration,
+    ModelAccuracy,
+    TeacherAccuracy,
+)
+from amalgam_edge.runtime.manifest_origin import (
+    CorpusCounts,
+    Label,
+    LabelSource,
+    Machine,
+    SourceTeacher,
+    StudentFacts,
+    TrainingPoint,
+)
 from amalgam_edge.runtime.text_model import TextModel
 from amalgam_edge.scoring.scores import certainty
+from amalgam_edge.storage.records import from_json
 
 
 @dataclass(frozen=True)
@@ -64,44 +82,35 @@ class Made:
         return self.lesson.labels
 
 
-def write_bundle(made: Made, folder: Path, progress: Progress) -> dict[str, Any]:
+def write_bundle(made: Made, folder: Path, progress: Progress) -> Manifest:
     """Measure and describe the student whose models are in ``folder``; returns the manifest."""
-    measured = made.chosen.measured
+    default = made.chosen.models.default_precision
     if made.recipe.include_torch:
         made.chosen.student.model.save_pretrained(folder)
     cascade = None
     if made.companion is not None:
         with progress.step("setting the cascade's threshold"):
-            cascade = _add_cascade(made, made.companion, folder, measured["default_precision"], progress)
-    evaluated: dict[str, Any] = {}
-    confusion = None
+            cascade = _add_cascade(made, made.companion, folder, default, progress)
+    evaluated = confusion = None
     curves: dict[str, Reliability] = {}
     fitted = made.chosen.variant.calibration
-    calibration = fitted.as_dict() if fitted else None
+    calibration = Calibration(**vars(fitted), gold=None) if fitted else None
     if made.gold is not None:
         with progress.step("evaluating on labelled texts"):
-            evaluated, logits = _evaluate(made, made.gold, folder, measured, cascade)
-            shipped = logits[measured["default_precision"]]
+            evaluated, logits = _evaluate(made, made.gold, folder, cascade)
+            shipped = logits[default]
             confusion = evaluation.confusion_matrix(made.gold, shipped.argmax(axis=1), len(made.labels))
             curves = _reliability(made, made.gold, shipped)
         if calibration is not None:
             before, after = (curve.error for curve in curves.values())
-            calibration["gold"] = {"n_texts": len(made.gold), "ece_before": before, "ece_after": after}
+            calibration = replace(calibration, gold=GoldCalibration(len(made.gold), before, after))
     with progress.step("writing the bundle"):
-        manifest = {
-            **_describe(made),
-            **measured,
-            "calibration": calibration,
-            "abstain": made.recipe.abstain,
-            "cascade": cascade,
-            "evaluation": evaluated,
-        }
+        manifest = _describe(made, calibration, cascade, evaluated)
         (folder / RECIPE).write_text(made.recipe.to_yaml(), "utf-8")
         (folder / CARD).write_text(render_model_card(manifest, Path(made.recipe.output).name), "utf-8")
-        report = render_report(manifest, ReportData(made.lesson.scores, made.chosen.trained.history, confusion, curves))
+        report = render_report(manifest, ReportData(made.lesson.scores, confusion, curves))
         (folder / REPORT).write_text(report, "utf-8")
-        write_manifest(folder, manifest)
-    return manifest
+        return write_manifest(folder, manifest)
 
 
 def _open(made: Made, folder: Path, model: Path) -> TextModel:
@@ -111,15 +120,15 @@ def _open(made: Made, folder: Path, model: Path) -> TextModel:
     )
 
 
-def _add_cascade(made: Made, companion: Companion, folder: Path, precision: str, progress: Progress) -> dict[str, Any]:
+def _add_cascade(made: Made, companion: Companion, folder: Path, precision: str, progress: Progress) -> Cascade:
     held_out = made.texts.corpus.take(made.texts.held_out)
     encoder = _open(made, folder, folder / MODEL_FILES[precision])
     return add_cascade(companion, folder, encoder, held_out, made.recipe.cascade_agreement, progress.say)
 
 
 def _evaluate(
-    made: Made, gold: np.ndarray, folder: Path, measured: dict[str, Any], cascade: dict[str, Any] | None
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    made: Made, gold: np.ndarray, folder: Path, cascade: Cascade | None
+) -> tuple[BuildEvaluation, dict[str, np.ndarray]]:
     """Teachers on the labelled texts of their own labels, the student on all; and its logits by precision.
 
     The cascade, where there is one, stands beside the precisions.
@@ -127,21 +136,22 @@ def _evaluate(
     assert made.texts.labelled is not None  # noqa: S101  (the caller has checked)
     texts = list(made.texts.labelled.texts)
     abstain = made.recipe.abstain
-    logits = {name: _open(made, folder, folder / MODEL_FILES[name]).run(texts)[0] for name in measured["precisions"]}
-    if cascade is not None and cascade["file"]:
-        encoder = _open(made, folder, folder / MODEL_FILES[measured["default_precision"]])
-        logits["cascade"] = CascadeModel(encoder, folder / cascade["file"], cascade["threshold"]).run(texts)[0]
+    models = made.chosen.models
+    logits = {name: _open(made, folder, folder / MODEL_FILES[name]).run(texts)[0] for name in models.precisions}
+    if cascade is not None and cascade.static_model is not None:
+        static, encoder = cascade.static_model, _open(made, folder, folder / MODEL_FILES[models.default_precision])
+        logits["cascade"] = CascadeModel(encoder, folder / static.file, static.threshold).run(texts)[0]
     student = {
-        name: {
+        name: ModelAccuracy(
             **evaluation.measure(gold, answered.argmax(axis=1), len(made.labels))[0],
-            **(evaluation.measure_answered(gold, answered, abstain) if abstain else {}),
-        }
+            abstaining=from_json(Answered, evaluation.measure_answered(gold, answered, abstain)) if abstain else None,
+        )
         for name, answered in logits.items()
     }
     teachers = {
         teacher.name: evaluate_teacher(teacher, made.labels, texts, gold, made.recipe) for teacher in made.teachers
     }
-    return {"data": made.recipe.evaluate, "n_texts": len(texts), "student": student, "teachers": teachers}, logits
+    return BuildEvaluation(str(made.recipe.evaluate), len(texts), student, teachers), logits
 
 
 def _reliability(made: Made, gold: np.ndarray, logits: np.ndarray) -> dict[str, Reliability]:
@@ -156,11 +166,11 @@ def _reliability(made: Made, gold: np.ndarray, logits: np.ndarray) -> dict[str, 
 
 def evaluate_teacher(
     teacher: Teacher, labels: LabelSpace, texts: Sequence[str], gold: np.ndarray, recipe: Recipe
-) -> dict[str, Any]:
+) -> TeacherAccuracy:
     """A teacher's accuracy on the texts whose gold label is one of its own; None where there are none."""
     own = np.flatnonzero(np.isin(gold, labels.columns[teacher.name]))
     if len(own) == 0:
-        return {"accuracy": None, "n_texts": 0}
+        return TeacherAccuracy(accuracy=None, n_texts=0)
     logits = predict_texts(
         TorchRunner(teacher.model, teacher.sites, device=recipe.device),
         teacher.tokenizer,
@@ -168,50 +178,76 @@ def evaluate_teacher(
         max_length=teacher.max_length,
     )
     predicted = np.array(labels.columns[teacher.name])[logits.argmax(axis=1)]
-    return {"accuracy": evaluation.accuracy(gold[own], predicted), "n_texts": len(own)}
+    return TeacherAccuracy(evaluation.accuracy(gold[own], predicted), len(own))
 
 
-def _describe(made: Made) -> dict[str, Any]:
-    """The manifest's account of where the student comes from."""
-    corpus = made.texts.corpus
-    sources = made.labels.sources()
-    trained, variant = made.chosen.trained, made.chosen.variant
+def _describe(
+    made: Made, calibration: Calibration | None, cascade: Cascade | None, evaluated: BuildEvaluation | None
+) -> Manifest:
+    """The manifest of the bundle, but for its files."""
+    trained, variant, tokenizer = made.chosen.trained, made.chosen.variant, made.chosen.student.tokenizer
+    return Manifest(
+        versions=environment.installed_versions(),
+        machine=from_json(Machine, environment.describe_machine()),
+        labels=_describe_labels(made.labels),
+        teachers=_describe_teachers(made),
+        corpus=_describe_corpus(made),
+        recipe=made.recipe.model_dump(),
+        recipe_fingerprint=made.recipe.fingerprint(),
+        supervision=made.lesson.supervision.digest(),
+        training=tuple(map(_training_point, trained.history)),
+        student=StudentFacts(trained.layers, variant.n_tokens, trained.agreement),
+        vocabulary=variant.vocabulary,
+        model_type=made.chosen.student.model.config.model_type,
+        max_length=tokenizer.model_max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        **vars(made.chosen.models),
+        calibration=calibration,
+        abstain=made.recipe.abstain,
+        cascade=cascade,
+        evaluation=evaluated,
+    )
+
+
+def _describe_labels(labels: LabelSpace) -> tuple[Label, ...]:
+    return tuple(
+        Label(name, tuple(LabelSource(source["teacher"], source["class"]) for source in sources))
+        for name, sources in labels.sources().items()
+    )
+
+
+def _describe_teachers(made: Made) -> tuple[SourceTeacher, ...]:
     scores_of = made.lesson.scores
     trusted = made.lesson.supervision.picked
     picked = trusted if (trusted >= 0).all() else certainty(scores_of).argmax(axis=1)
-    return {
-        "versions": environment.installed_versions(),
-        "machine": environment.describe_machine(),
-        "labels": [{"name": name, "sources": sources[name]} for name in made.labels.names],
-        "teachers": [
-            {
-                "name": teacher.name,
-                "source": teacher.source,
-                "from_hub": not Path(teacher.source).exists(),
-                "fingerprint": teacher.fingerprint,
-                "labels": [made.labels.names[column] for column in made.labels.columns[teacher.name]],
-                "dropout_sites": len(teacher.sites),
-                "mean_uncertainty": float(scores.uncertainty.mean()),
-                "picked_share": float((picked == position).mean()),
-            }
-            for position, (teacher, scores) in enumerate(zip(made.teachers, scores_of, strict=True))
-        ],
-        "corpus": {
-            "fingerprint": corpus.fingerprint,
-            "n_texts": len(corpus),
-            "n_train": len(made.texts.train),
-            "n_blank": corpus.n_blank,
-            "n_duplicate": corpus.n_duplicate,
-            "n_failed": made.texts.n_failed,
-            "n_truncated": made.lesson.tokenized.n_truncated,
-        },
-        "recipe": made.recipe.model_dump(),
-        "recipe_fingerprint": made.recipe.fingerprint(),
-        "supervision": made.lesson.supervision.digest(),
-        "training": trained.history,
-        "student": {"layers": trained.layers, "n_tokens": variant.n_tokens, "agreement": trained.agreement},
-        "vocabulary": variant.vocabulary,
-        "model_type": made.chosen.student.model.config.model_type,
-        "max_length": made.chosen.student.tokenizer.model_max_length,
-        "pad_token_id": made.chosen.student.tokenizer.pad_token_id,
-    }
+    return tuple(
+        SourceTeacher(
+            name=teacher.name,
+            source=teacher.source,
+            from_hub=not Path(teacher.source).exists(),
+            fingerprint=teacher.fingerprint,
+            labels=tuple(made.labels.names[column] for column in made.labels.columns[teacher.name]),
+            dropout_sites=len(teacher.sites),
+            mean_uncertainty=float(scores.uncertainty.mean()),
+            picked_share=float((picked == position).mean()),
+        )
+        for position, (teacher, scores) in enumerate(zip(made.teachers, scores_of, strict=True))
+    )
+
+
+def _describe_corpus(made: Made) -> CorpusCounts:
+    corpus = made.texts.corpus
+    return CorpusCounts(
+        fingerprint=corpus.fingerprint,
+        n_texts=len(corpus),
+        n_train=len(made.texts.train),
+        n_blank=corpus.n_blank,
+        n_duplicate=corpus.n_duplicate,
+        n_failed=made.texts.n_failed,
+        n_truncated=made.lesson.tokenized.n_truncated,
+    )
+
+
+def _training_point(entry: Mapping[str, float]) -> TrainingPoint:
+    losses = {name: finite(loss) for name, loss in entry.items() if name in ("loss", "held_out_loss")}
+    return TrainingPoint(int(entry["step"]), entry["epoch"], **losses)

@@ -6,16 +6,22 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from amalgam_edge.building import stages
-from amalgam_edge.building.candidates import CALIBRATION_TEXTS, Tried, Workshop, choose_models, try_models
+from amalgam_edge.building.candidates import (
+    CALIBRATION_TEXTS,
+    ShippedModels,
+    Tried,
+    Workshop,
+    choose_models,
+    try_models,
+)
 from amalgam_edge.building.stages import Lesson, Student, Trained, Variant
 from amalgam_edge.exporters.static_export import ladder_of
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.progress import Progress
 from amalgam_edge.runtime.bundle import MODEL_FILES
-from amalgam_edge.runtime.model_types import STATIC
+from amalgam_edge.runtime.manifest import STATIC
 
 _CANDIDATES = "candidates"
 
@@ -27,12 +33,12 @@ class Chosen:
     Attributes:
         trained: the student.
         variant: with as many tokens as the bundle has.
-        measured: the manifest's account of its models, see :func:`~amalgam_edge.building.candidates.choose_models`.
+        models: Those that ship, as the manifest describes them.
     """
 
     trained: Trained
     variant: Variant
-    measured: dict[str, Any]
+    models: ShippedModels
 
     @property
     def student(self) -> Student:
@@ -64,11 +70,11 @@ def choose_student(lesson: Lesson, students: Sequence[Trained], folder: Path, pr
                 origins.append((trained, variant))
         with progress.step(f"quantizing and measuring{of_which}"):
             tried += try_models(shops, every_precision=budget is not None)
-    position, measured = choose_models(tried, budget)
+    position, models = choose_models(tried, budget)
     for path in tried[position].shop.folder.iterdir():
         shutil.move(path, folder / path.name)
     shutil.rmtree(folder / _CANDIDATES)
-    return Chosen(*origins[position], measured)
+    return Chosen(*origins[position], models)
 
 
 def _title(trained: Trained, variant: Variant, *, several: bool) -> str:

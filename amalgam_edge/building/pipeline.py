@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from amalgam_edge.building import cascading, stages
 from amalgam_edge.building.bundling import Made, write_bundle
@@ -13,11 +12,11 @@ from amalgam_edge.building.processes import Company, Launched
 from amalgam_edge.building.stages import Lesson, Student, Trained, Variant
 from amalgam_edge.corpus.reading import Corpus
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.selection.bundle_writer import check_output
 from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
-from amalgam_edge.runtime.bundle import MANIFEST, Bundle
+from amalgam_edge.runtime.manifest import MANIFEST, Manifest, read_manifest
+from amalgam_edge.runtime.output import check_output
 from amalgam_edge.storage.files import is_url
 from amalgam_edge.storage.staging import staged
 from amalgam_edge.training.fitting import check_logger
@@ -30,7 +29,7 @@ def build(
     overwrite: bool = False,
     resume: bool = False,
     company: Company | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Build a bundle.
 
     Args:
@@ -41,7 +40,7 @@ def build(
         company: the processes that train the student; None for as many as the recipe says.
 
     Returns:
-        The bundle's manifest. ``manifest["gate"]["passed"]`` tells whether int8 kept within its budget.
+        The bundle's manifest. ``manifest.gate.passed`` tells whether int8 kept within its budget.
 
     Raises:
         AmalgamError: a mistake in the recipe or in what it names; nothing is left in the output folder.
@@ -143,9 +142,9 @@ def _train(
     return Trained(layers, history, agreement, variants)
 
 
-def _finished(output: Path, recipe: Recipe) -> dict[str, Any]:
-    manifest = Bundle.open(output).manifest
-    if manifest["recipe_fingerprint"] != recipe.fingerprint():
+def _finished(output: Path, recipe: Recipe) -> Manifest:
+    manifest = read_manifest(output)
+    if manifest.recipe_fingerprint != recipe.fingerprint():
         raise AmalgamError(f"{output}: holds a finished bundle of another recipe; --overwrite replaces it")
     return manifest
 

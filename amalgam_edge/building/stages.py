@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from amalgam_edge.models.student import build_student, n_layers, resolve_student
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.progress import Advance, Progress
 from amalgam_edge.recipe.recipe import Recipe, read_renames
-from amalgam_edge.runtime.model_types import STATIC
+from amalgam_edge.runtime.manifest import STATIC
+from amalgam_edge.runtime.manifest_models import TrimmedVocabulary
 from amalgam_edge.scoring.backends import Backend, resolve_backend
 from amalgam_edge.scoring.features import FEATURES, feature_key, store_features
 from amalgam_edge.scoring.hidden_states import HiddenStates, HiddenStore, hidden_key, store_hidden
@@ -118,12 +119,12 @@ class Variant:
 
     Attributes:
         student: on the CPU.
-        vocabulary: how many tokens were left out, and what that changed; None where all stayed.
+        vocabulary: The tokens that were left out; None where all stayed.
         calibration: its temperature; None where none was wanted.
     """
 
     student: Student
-    vocabulary: dict[str, Any] | None = None
+    vocabulary: TrimmedVocabulary | None = None
     calibration: Calibration | None = None
 
     @property
@@ -580,7 +581,7 @@ def calibrated(variant: Variant, lesson: Lesson) -> Variant:
 
 def trim_vocabulary(
     student: Student, texts: Texts, tokenized: Tokenized, budget: float, progress: Progress
-) -> tuple[Student, dict[str, Any] | None]:
+) -> tuple[Student, TrimmedVocabulary | None]:
     """The student without the tokens that the training texts do not use, and the manifest's account of it.
 
     Where held-out texts do not allow it, it is the student as it was, and None.
@@ -591,7 +592,7 @@ def trim_vocabulary(
     if trimmed is None:
         progress.say("the whole vocabulary stays")
         return student, None
-    account = {"n_tokens": trimmed.n_tokens, "n_before": trimmed.n_before, "fidelity": asdict(trimmed.fidelity)}
+    account = TrimmedVocabulary(trimmed.n_tokens, trimmed.n_before, trimmed.fidelity.entry())
     return Student(trimmed.model, trimmed.tokenizer), account
 
 

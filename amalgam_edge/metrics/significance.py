@@ -5,8 +5,7 @@ Only texts that one alone has right tell them apart: b of these are the first on
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,10 +39,6 @@ class Comparison:
     b: int
     c: int
     p_value: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """As it stands in JSON."""
-        return asdict(self) | {"interval": list(self.interval)}
 
 
 def compare(right: np.ndarray, other_right: np.ndarray, *, seed: int = 0) -> Comparison:

@@ -9,7 +9,7 @@ import numpy as np
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.metrics.uncertainty import softmax
-from amalgam_edge.runtime.bundle import MANIFEST, Bundle
+from amalgam_edge.runtime.bundle import Bundle
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
 
@@ -54,7 +54,7 @@ def open_cascade(
         threads: that the static student computes with.
 
     Raises:
-        AmalgamError: it is wanted but the bundle has none, or its file or its entry in the manifest is damaged.
+        AmalgamError: it is wanted but the bundle has none, or its file is damaged.
     """
     if wanted is False or (wanted is None and bundle.cascade is None):
         return None
@@ -62,13 +62,7 @@ def open_cascade(
         raise AmalgamError(
             f"{bundle.folder}: it holds no cascade; build it with --cascade, or leave --cascade out here"
         )
-    try:
-        file, threshold = str(bundle.cascade["file"]), float(bundle.cascade["threshold"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise AmalgamError(
-            f"{bundle.folder / MANIFEST}: a damaged entry 'cascade'; copy the bundle again, or use --no-cascade"
-        ) from error
-    return CascadeModel(encoder, bundle.file(file), threshold, threads)
+    return CascadeModel(encoder, bundle.file(bundle.cascade.file), bundle.cascade.threshold, threads)
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:
