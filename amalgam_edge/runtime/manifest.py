@@ -288,23 +288,20 @@ def migrate_1(document: Mapping[str, Any]) -> dict[str, Any]:
     migrated["abstain"] = migrated["abstain"] or 0.0
     migrated["evaluation"] = migrated["evaluation"] or None
     for name, later in _LATER_IN.items():
-        migrated[name] = _completed(migrated[name], later)
+        _change(migrated, name, partial(_completed, later=later))
     for name, later in _LATER_IN_ITEMS.items():
-        migrated[name] = _each(migrated.get(name), partial(_completed, later=later))
-    migrated["precisions"] = _each(migrated["precisions"], _with_finite_fidelity)
-    migrated["training"] = _each(migrated.get("training"), _finite_numbers)
-    if isinstance(migrated["gate"], dict):
-        migrated["gate"]["attempts"] = _each(migrated["gate"].get("attempts"), _finite_numbers)
-    if isinstance(migrated["front"], dict):
-        candidates = migrated["front"].get("candidates")
-        migrated["front"] = {**migrated["front"], "candidates": _each(candidates, _completed_candidate)}
+        _change(migrated, name, partial(_each, change=partial(_completed, later=later)))
+    _change(migrated, "precisions", partial(_each, change=_with_finite_fidelity))
+    _change(migrated, "training", partial(_each, change=_finite_numbers))
+    _change(migrated, "gate", partial(_with_changed, name="attempts", change=_finite_numbers))
+    _change(migrated, "front", partial(_with_changed, name="candidates", change=_completed_candidate))
     return migrated
 
 
 # What some bundles of format 1 lack, and what that means: in the manifest, in its objects, in the items of its lists.
 _LATER: dict[str, Any] = {
     "model_type": None, "student": {}, "vocabulary": None, "front": None, "calibration": None, "abstain": 0.0,
-    "cascade": None, "evaluation": None, "corpus": None, "gate": None, "precisions": None,
+    "cascade": None, "evaluation": None,
 }  # fmt: skip
 _LATER_IN: dict[str, dict[str, Any]] = {
     "corpus": {"n_failed": 0, "n_truncated": None},
@@ -317,6 +314,15 @@ _LATER_IN_ITEMS: dict[str, dict[str, Any]] = {
     "teachers": {"from_hub": False},
     "precisions": {"kernels": {}},
 }
+
+
+def _change(document: dict[str, Any], name: str, change: Callable[[Any], Any]) -> None:
+    if name in document:
+        document[name] = change(document[name])
+
+
+def _with_changed(value: Any, name: str, change: Callable[[Any], Any]) -> Any:
+    return {**value, name: _each(value.get(name), change)} if isinstance(value, dict) else value
 
 
 def _completed(value: Any, later: Mapping[str, Any]) -> Any:
