@@ -19,6 +19,8 @@ from amalgam_edge.recipe.recipe import Recipe
 if TYPE_CHECKING:
     from amalgam_edge.recipe.fields import RecipeFields
     from amalgam_edge.runtime.bundle import Bundle
+    from amalgam_edge.runtime.evaluation import Evaluation
+    from amalgam_edge.runtime.manifest import TeacherManifest
     from amalgam_edge.scoring.scores import ScoreSummary
 
 
@@ -106,7 +108,7 @@ def evaluate(
     threads: int | None = None,
     abstain: float | None = None,
     compare: Bundle | str | Path | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure a bundle on labelled texts.
 
     Args:
@@ -193,7 +195,7 @@ def optimize(
 
 def export_teacher(
     teacher: str | Path, *, overwrite: bool = False, **settings: Unpack[RecipeFields]
-) -> Mapping[str, Any]:
+) -> TeacherManifest:
     """Write a teacher as one ONNX file whose dropout stays alive in any runtime.
 
     Args:

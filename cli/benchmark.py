@@ -48,7 +48,7 @@ def command(
         from amalgam_edge.corpus.reading import read_corpus
         from amalgam_edge.evaluation import edge_benchmark
         from amalgam_edge.evaluation.peers import PEERS
-        from amalgam_edge.reports.tables import benchmark_table
+        from amalgam_edge.reports.evaluation_tables import benchmark_table
 
     peers = list(PEERS) if against == "all" else [name.strip() for name in against.split(",") if name.strip()]
     texts = list(read_corpus(corpus).texts[:max_texts]) if corpus else []

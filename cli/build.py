@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from amalgam_edge.cli.exit_codes import LIMIT_MISSED
 from amalgam_edge.cli.extras import quiet_libraries
 from amalgam_edge.cli.recipe_options import RecipeCommand, given, with_recipe_options
 from amalgam_edge.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from amalgam_edge.runtime.manifest import Manifest
 
 
 @click.command("build", cls=RecipeCommand, context_settings={"max_content_width": 110})
@@ -47,17 +50,17 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
     show(recipe, build(recipe=recipe, overwrite=overwrite, resume=resume).manifest)
 
 
-def show(recipe: Recipe, manifest: dict[str, Any]) -> None:
+def show(recipe: Recipe, manifest: Manifest) -> None:
     """Print what a build came to, and exit with status 3 where it misses what was asked for."""
-    from amalgam_edge.reports.tables import (
+    from amalgam_edge.reports.bundle_tables import (
         calibration_line,
         cascade_line,
-        evaluation_table,
         front_line,
         front_table,
         precision_table,
         teacher_table,
     )
+    from amalgam_edge.reports.evaluation_tables import evaluation_table
     from amalgam_edge.runtime.bundle import REPORT
 
     click.echo(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
@@ -65,19 +68,19 @@ def show(recipe: Recipe, manifest: dict[str, Any]) -> None:
         click.echo(f"\n{front_table(manifest).to_text()}\n{front_line(manifest)}")
     if line := cascade_line(manifest):
         click.echo(f"\n{line}")
-    if manifest["evaluation"]:
-        click.echo(f"\n{evaluation_table(manifest).to_text()}")
+    if manifest.evaluation:
+        click.echo(f"\n{evaluation_table(manifest.evaluation).to_text()}")
     if calibration_line(manifest):
         click.echo(f"\n{calibration_line(manifest)}")
     folder = recipe.output.folder
     click.echo(f"\nbundle: {folder}   report: {folder.rstrip('/')}/{REPORT}")
     click.echo(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")
     missed = []
-    if recipe.export.budget and not manifest["front"]["within_budget"]:
-        missed.append(f"--budget: {manifest['front']['reason']}")
-    if not recipe.export.budget and not manifest["gate"]["passed"]:
+    if manifest.front and not manifest.front.within_budget:
+        missed.append(f"--budget: {manifest.front.reason}")
+    if not manifest.front and not manifest.gate.passed:
         missed.append("no int8 model kept within --max-disagreement: the bundle holds fp32 only")
-    if recipe.cascade.enabled and not manifest["cascade"]["file"]:
+    if manifest.cascade and not manifest.cascade.static_model:
         missed.append("no threshold kept --cascade-agreement: the bundle holds no cascade")
     for message in missed:
         click.echo(message, err=True)

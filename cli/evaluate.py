@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from amalgam_edge.cli.extras import quiet_libraries
 from amalgam_edge.errors import needs_extra
+
+if TYPE_CHECKING:
+    from amalgam_edge.runtime.evaluation import Evaluation
 
 
 @click.command("evaluate", context_settings={"max_content_width": 110})
@@ -62,6 +65,7 @@ def command(
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
     from amalgam_edge.api import evaluate
+    from amalgam_edge.storage.records import to_json
 
     measured = evaluate(
         bundle,
@@ -74,25 +78,30 @@ def command(
         abstain=abstain,
         compare=compare or None,
     )
-    click.echo(json.dumps(measured, indent=2) if as_json else _as_text(measured))
+    click.echo(json.dumps(to_json(measured), indent=2) if as_json else _as_text(measured))
     if report:
         _write_report(report, measured, bundle)
         click.echo(f"\nreport: {report}", err=as_json)
 
 
-def _as_text(measured: dict[str, Any]) -> str:
-    from amalgam_edge.reports.evaluation_tables import comparison_lines, comparison_table, domain_table
-    from amalgam_edge.reports.tables import evaluation_table
+def _as_text(measured: Evaluation) -> str:
+    from amalgam_edge.reports.evaluation_tables import (
+        comparison_lines,
+        comparison_table,
+        domain_table,
+        evaluation_table,
+    )
 
-    parts = [evaluation_table({"evaluation": measured}).to_text()]
+    parts = [evaluation_table(measured).to_text()]
     if (domains := domain_table(measured)).rows:
         parts.append(domains.to_text())
-    if "comparison" in measured:
-        parts.append("\n".join([comparison_table(measured).to_text(), *comparison_lines(measured)]))
+    if measured.comparison:
+        table, lines = comparison_table(measured.comparison), comparison_lines(measured.comparison)
+        parts.append("\n".join([table.to_text(), *lines]))
     return "\n\n".join(parts)
 
 
-def _write_report(path: Path, measured: dict[str, Any], bundle: str) -> None:
+def _write_report(path: Path, measured: Evaluation, bundle: str) -> None:
     from amalgam_edge.storage.staging import write_whole
 
     with needs_extra("train", "drawing a report"):

@@ -31,6 +31,6 @@ def command(teacher: str, overwrite: bool, **fields: Any) -> None:
 
     manifest = export_teacher(teacher, overwrite=overwrite, **given(fields))
     click.echo(
-        f"{fields['output']}: {len(manifest['dropout_sites'])} dropouts live, {manifest['bytes'] / 1e6:.1f} MB; "
-        f"logits differ from torch's by at most {manifest['difference']:.1e} of the largest"
+        f"{fields['output']}: {len(manifest.dropout_sites)} dropouts live, {manifest.bytes / 1e6:.1f} MB; "
+        f"logits differ from torch's by at most {manifest.difference:.1e} of the largest"
     )

@@ -44,7 +44,7 @@ def _inspect_scores(folder: str, as_json: bool) -> None:
     with needs_extra("train", "reading scores"):
         from amalgam_edge.scoring.folders import find_stores
         from amalgam_edge.scoring.inspection import describe
-    from amalgam_edge.reports.tables import stored_scores_lines, stored_scores_table
+    from amalgam_edge.reports.score_tables import stored_scores_lines, stored_scores_table
 
     described = [describe(store) for store in find_stores(folder)]
     if as_json:
@@ -56,33 +56,31 @@ def _inspect_scores(folder: str, as_json: bool) -> None:
 
 
 def _inspect_bundle(bundle: str, as_json: bool) -> None:
-    from amalgam_edge.reports.tables import (
+    from amalgam_edge.reports.bundle_tables import (
         calibration_line,
         cascade_line,
-        evaluation_table,
         front_line,
         front_table,
         kernel_lines,
         precision_table,
         teacher_table,
     )
+    from amalgam_edge.reports.evaluation_tables import evaluation_table
     from amalgam_edge.runtime.bundle import Bundle
+    from amalgam_edge.storage.records import to_json
 
     opened = Bundle.open(bundle)
     opened.verify()
     manifest = opened.manifest
     if as_json:
-        click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(to_json(manifest), indent=2, ensure_ascii=False))
         return
-    corpus, recipe = manifest["corpus"], manifest["recipe"]
-    click.echo(f"{bundle}: {len(opened.labels)} labels, {recipe['method']}, {corpus['n_train']} training texts")
-    click.echo(
-        f"built with amalgam-edge {manifest['versions']['amalgam-edge']} on {manifest['machine']['architecture']}"
-    )
-    vocabulary = manifest.get("vocabulary")
+    click.echo(f"{bundle}: {len(opened.labels)} labels, {manifest.method}, {manifest.corpus.n_train} training texts")
+    click.echo(f"built with amalgam-edge {manifest.written_with} on {manifest.machine.architecture}")
+    vocabulary = manifest.vocabulary
     if vocabulary:
         click.echo(
-            f"{vocabulary['n_tokens']} of {vocabulary['n_before']} tokens, {vocabulary['fidelity']['agreement']:.2%} "
+            f"{vocabulary.n_tokens} of {vocabulary.n_before} tokens, {vocabulary.fidelity.agreement:.2%} "
             "agreement with the student that knew them all"
         )
     if calibration_line(manifest):
@@ -90,16 +88,16 @@ def _inspect_bundle(bundle: str, as_json: bool) -> None:
     if line := cascade_line(manifest):
         click.echo(line)
     click.echo("\nlabels")
-    for label in manifest["labels"]:
-        sources = ", ".join(f"{source['teacher']}:{source['class']}" for source in label["sources"])
-        click.echo(f"  {label['name']}  ({sources})")
+    for label in manifest.labels:
+        sources = ", ".join(f"{source.teacher}:{source.class_name}" for source in label.sources)
+        click.echo(f"  {label.name}  ({sources})")
     tables = [teacher_table(manifest), precision_table(manifest)]
-    if manifest["evaluation"]:
-        tables.append(evaluation_table(manifest))
+    if manifest.evaluation:
+        tables.append(evaluation_table(manifest.evaluation))
     for table in tables:
         click.echo(f"\n{table.to_text()}")
     for line in kernel_lines(manifest):
         click.echo(line)
     if line := front_line(manifest):
         click.echo(f"\n{front_table(manifest).to_text()}\n{line}")
-    click.echo(f"\n{len(manifest['files'])} files, all as they were built")
+    click.echo(f"\n{len(manifest.files)} files, all as they were built")

@@ -18,7 +18,7 @@ def command(as_json: bool) -> None:
       amalgam-edge methods --json
     """  # noqa: D301  (click reads \b as "do not rewrap")
     from amalgam_edge.methods import catalogue  # here, because --help of the command group loads no numpy
-    from amalgam_edge.reports.tables import method_table
+    from amalgam_edge.reports.method_table import method_table
 
     methods = catalogue()
     click.echo(json.dumps(methods, indent=2, ensure_ascii=False) if as_json else method_table(methods).to_text())

@@ -32,7 +32,7 @@ def command(bundle: str, budget: str, calibration: str | None, text_column: str 
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()
     from amalgam_edge.api import optimize
-    from amalgam_edge.reports.tables import cascade_line, front_line, front_table
+    from amalgam_edge.reports.bundle_tables import cascade_line, front_line, front_table
 
     target = Path(output or bundle)
     manifest = optimize(bundle, budget, output=target, calibration=calibration, text_column=text_column).manifest
@@ -40,6 +40,6 @@ def command(bundle: str, budget: str, calibration: str | None, text_column: str 
     if line := cascade_line(manifest):
         click.echo(f"\n{line}")
     click.echo(f"\nbundle: {target}")
-    if not manifest["front"]["within_budget"]:
-        click.echo(f"--budget: {manifest['front']['reason']}", err=True)
+    if manifest.front and not manifest.front.within_budget:
+        click.echo(f"--budget: {manifest.front.reason}", err=True)
         sys.exit(LIMIT_MISSED)

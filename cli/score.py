@@ -51,7 +51,7 @@ def command(recipe_file: str | None, resume: bool, **fields: Any) -> None:
     quiet_libraries()
     from amalgam_edge.api import score
     from amalgam_edge.recipe.reading import read_recipe
-    from amalgam_edge.reports.tables import score_table
+    from amalgam_edge.reports.score_tables import score_table
 
     recipe = read_recipe(recipe_file, given(fields))
     summaries = score(recipe=recipe, resume=resume)

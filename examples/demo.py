@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -33,7 +32,9 @@ from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.reading import read_recipe
 from amalgam_edge.recipe.recipe import Recipe
-from amalgam_edge.reports.tables import Column, Table, precision_table
+from amalgam_edge.reports.bundle_tables import precision_table
+from amalgam_edge.reports.tables import Column, Table
+from amalgam_edge.runtime.manifest import Manifest, read_manifest
 from samples import corpora
 from samples.teachers import encoder_folder, fine_tune
 
@@ -88,19 +89,19 @@ def compare_supervision(recipe: Recipe, progress: Progress, truth: dict[str, str
     return accuracies
 
 
-def accuracy_table(manifest: dict, accuracies: dict[str, float]) -> Table:
+def accuracy_table(manifest: Manifest, accuracies: dict[str, float]) -> Table:
     """Accuracies of the teachers on their own labels, and of the students on all labels."""
-    evaluation = manifest["evaluation"]
+    evaluation = manifest.evaluation
     teachers = [
-        (name, f"{row['n_texts']} texts of its own labels", f"{row['accuracy']:.1%}")
-        for name, row in evaluation["teachers"].items()
+        (name, f"{row.n_texts} texts of its own labels", f"{row.accuracy:.1%}")
+        for name, row in evaluation.teachers.items()
     ]
-    all_texts = f"{evaluation['n_texts']} texts of all labels"
+    all_texts = f"{evaluation.n_texts} texts of all labels"
     students = [
         *((f"student by {name}", all_texts, f"{accuracies[name]:.1%}") for name in OTHER_METHODS),
         *(
-            (f"student by {manifest['recipe']['method']}, {precision}", all_texts, f"{row['accuracy']:.1%}")
-            for precision, row in evaluation["student"].items()
+            (f"student by {manifest.method}, {precision}", all_texts, f"{row.accuracy:.1%}")
+            for precision, row in evaluation.student.items()
         ),
         ("student by true labels", all_texts, f"{accuracies['true labels']:.1%}"),
     ]
@@ -152,7 +153,7 @@ def main() -> None:
     print("\nThe same student under other supervision, for comparison:", flush=True)
     progress.begin(1 + len(OTHER_METHODS))
     accuracies = compare_supervision(read_recipe(student / "recipe.yaml", {}), progress, dict(corpus))
-    manifest = json.loads((student / "amalgam.json").read_text("utf-8"))
+    manifest = read_manifest(student)
     print(f"\n{accuracy_table(manifest, accuracies).to_text()}\n\n{precision_table(manifest).to_text()}")
     print(f"\nreport: {student / 'report.html'}\nthe whole demo took {(monotonic() - start) / 60:.1f} min")
 

@@ -23,7 +23,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.models.loading import load_config, load_encoder
 from amalgam_edge.numerics.components import principal_components
-from amalgam_edge.runtime.model_types import STATIC
+from amalgam_edge.runtime.manifest import STATIC
 
 _TOKENS_AT_ONCE = 512
 _RARE = 1e-4  # a of a / (a + p), the weight of a token with probability p (Arora et al., ICLR 2017)

@@ -125,8 +125,9 @@ def _write_bundle(folder: Path, torch_folder: Path, model: Any) -> None:
     from transformers import AutoTokenizer
 
     from amalgam_edge.exporters.quantization.quantization import LADDER, quantize
-    from amalgam_edge.exporters.selection.bundle_writer import write_manifest
     from amalgam_edge.exporters.student_export import export_student
+    from amalgam_edge.runtime.manifest import write_manifest
+    from tests.support.manifests import make_label, make_manifest, make_precision
 
     tokenizer = AutoTokenizer.from_pretrained(torch_folder)
     tokenizer.model_max_length = BUNDLE_MAX_LENGTH
@@ -136,16 +137,16 @@ def _write_bundle(folder: Path, torch_folder: Path, model: Any) -> None:
     quantize(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", LADDER[0])
     write_manifest(
         folder,
-        {
-            "labels": [{"name": label, "sources": []} for label in BUNDLE_LABELS],
-            "precisions": {
-                "fp32": {"file": "onnx/model.onnx"},
-                "int8": {"file": "onnx/model_quantized.onnx"},
+        make_manifest(
+            labels=tuple(map(make_label, BUNDLE_LABELS)),
+            precisions={
+                "fp32": make_precision("onnx/model.onnx"),
+                "int8": make_precision("onnx/model_quantized.onnx"),
             },
-            "default_precision": "int8",
-            "max_length": BUNDLE_MAX_LENGTH,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
+            max_length=BUNDLE_MAX_LENGTH,
+            pad_token_id=tokenizer.pad_token_id,
+            evaluation=None,
+        ),
     )
 
 

@@ -40,7 +40,7 @@ def model_files(bundle: Bundle) -> dict[str, Path]:
         TOKENIZER: bundle.file(TOKENIZER),
         _MODEL_FILE: bundle.model_file(browser_precision(bundle)),
     }
-    if _TOKENIZER_CONFIG_FILE in bundle.manifest["files"]:
+    if _TOKENIZER_CONFIG_FILE in bundle.manifest.files:
         needed[_TOKENIZER_CONFIG_FILE] = bundle.file(_TOKENIZER_CONFIG_FILE)
     return needed
 
@@ -73,8 +73,8 @@ def describe_model(name: str, bundle: Bundle, version: str) -> dict[str, Any]:
         "name": name,
         "version": version,
         "labels": [*bundle.labels],
-        "max_length": int(bundle.manifest["max_length"]),
-        "pad_token_id": int(bundle.manifest["pad_token_id"]),
+        "max_length": bundle.manifest.max_length,
+        "pad_token_id": bundle.manifest.pad_token_id,
         "n_last_tokens": len(special[1]) if special else 0,
         "abstain": bundle.abstain,
         "bytes": sum(path.stat().st_size for path in model_files(bundle).values()),

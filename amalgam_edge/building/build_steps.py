@@ -11,12 +11,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from amalgam_edge.building import bundling, cascading, choosing, evaluating, inputs, students, supervising
 from amalgam_edge.building.budget import Budget
+from amalgam_edge.building.candidates import Tried
 from amalgam_edge.building.checks import teacher_names
 from amalgam_edge.building.data import (
     BuildTexts,
@@ -272,7 +272,7 @@ def _export_variants(
     return choosing.export_variants(trained, data.texts, allowed, folder, say, several=several)
 
 
-def _measure_variants(exported: Sequence[choosing.ExportedVariant], budget: Budget | None) -> Any:
+def _measure_variants(exported: Sequence[choosing.ExportedVariant], budget: Budget | None) -> list[Tried]:
     return choosing.measure_variants(exported, every_precision=budget is not None)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,8 @@ from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.fidelity import Fidelity, compare
 from amalgam_edge.metrics.timing import median_call_times
 from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
+from amalgam_edge.runtime.manifest import finite
+from amalgam_edge.runtime.manifest_models import Front, FrontCandidate, Gate, GateAttempt, Latency, Precision
 from amalgam_edge.runtime.peak_memory import peak_megabytes
 from amalgam_edge.runtime.text_model import TextModel
 
@@ -84,14 +85,14 @@ class Tried:
         shop: the workshop.
         result: what became of int8.
         made: precision → how it was made, and how near it is to the float model.
-        latencies: precision → p50 and p95 in milliseconds.
+        latencies: precision → how long it takes.
         candidates: precision → all that a budget asks about; empty without one.
     """
 
     shop: Workshop
     result: gate.GateResult
     made: Mapping[str, tuple[str, Fidelity]]
-    latencies: Mapping[str, Mapping[str, float]]
+    latencies: Mapping[str, Latency]
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
 
     @property
@@ -99,6 +100,23 @@ class Tried:
         """The precisions that are good enough to ship; the float model always is, for others to be made of it."""
         allowed = self.shop.max_disagreement
         return [name for name, (_, near) in self.made.items() if name == "fp32" or near.disagreement <= allowed]
+
+
+@dataclass(frozen=True)
+class ShippedModels:
+    """The models that ship, as the manifest describes them.
+
+    Attributes:
+        precisions: Precision → its model.
+        default_precision: The precision that is used where none is named.
+        gate: What int8 had to pass.
+        front: What the budget led to; None without a budget.
+    """
+
+    precisions: Mapping[str, Precision]
+    default_precision: str
+    gate: Gate
+    front: Front | None
 
 
 def try_models(shops: Sequence[Workshop], *, every_precision: bool) -> list[Tried]:
@@ -134,7 +152,7 @@ def try_models(shops: Sequence[Workshop], *, every_precision: bool) -> list[Trie
     ]
 
 
-def choose_models(tried: Sequence[Tried], budget: Budget | None = None) -> tuple[int, dict[str, Any]]:
+def choose_models(tried: Sequence[Tried], budget: Budget | None = None) -> tuple[int, ShippedModels]:
     """Choose the workshop that ships, and leave in its folder what is good enough.
 
     Args:
@@ -142,46 +160,44 @@ def choose_models(tried: Sequence[Tried], budget: Budget | None = None) -> tuple
         budget: picks among all models; without one int8 is the default, where it is good enough.
 
     Returns:
-        Its position, and the manifest's ``precisions``, ``default_precision``, ``gate`` and, under a budget, ``front``.
+        Its position, and the models that ship.
     """
-    position, default, entries = 0, "int8" if "int8" in tried[0].kept else "fp32", {}
+    position, default, outcome = 0, "int8" if "int8" in tried[0].kept else "fp32", None
     if budget is not None:
-        entries = _front(tried, budget)
+        outcome = _front(tried, budget)
+        picked = outcome.picked
         position, default = next(
             (position, precision)
             for position, one in enumerate(tried)
             for precision, candidate in one.candidates.items()
-            if candidate.name == entries["front"]["picked"]
+            if candidate.name == picked
         )
     chosen = tried[position]
     shop, result = chosen.shop, chosen.result
     for name in chosen.made.keys() - set(chosen.kept):
         shop.file(name).unlink()
-    return position, {
-        "precisions": {
-            name: gate.Precision(
+    return position, ShippedModels(
+        precisions={
+            name: Precision(
                 file=MODEL_FILES[name],
                 bytes=shop.file(name).stat().st_size,
                 quantization=chosen.made[name][0],
-                fidelity=chosen.made[name][1],
+                fidelity=chosen.made[name][1].entry(),
                 latency_ms=chosen.latencies[name],
                 kernels=fused_kernels(shop.file(name)),
-            ).as_dict()
+            )
             for name in chosen.kept
         },
-        "default_precision": default,
-        "gate": {
-            "passed": result.accepted is not None,
-            "n_texts": len(shop.texts),
-            "max_disagreement": shop.max_disagreement,
-            "compared_with": shop.compared_with,
-            "attempts": [
-                {"quantization": how.name, "disagreement": f.disagreement, "mean_kl": f.mean_kl}
-                for how, f in result.attempts
-            ],
-        },
-        **entries,
-    }
+        default_precision=default,
+        gate=Gate(
+            passed=result.accepted is not None,
+            n_texts=len(shop.texts),
+            max_disagreement=shop.max_disagreement,
+            compared_with=shop.compared_with,
+            attempts=tuple(GateAttempt(how.name, f.disagreement, finite(f.mean_kl)) for how, f in result.attempts),
+        ),
+        front=outcome,
+    )
 
 
 def _pass_gate(shop: Workshop, reference: np.ndarray) -> gate.GateResult:
@@ -225,8 +241,8 @@ def _candidate(tried: Tried, precision: str, batch_seconds: float) -> Candidate:
         shop.name(precision),
         how,
         megabytes=shop.file(precision).stat().st_size / 1e6,
-        latency_ms=tried.latencies[precision]["p50"],
-        p95_ms=tried.latencies[precision]["p95"],
+        latency_ms=tried.latencies[precision].p50,
+        p95_ms=tried.latencies[precision].p95,
         batch_ms=batch_seconds * 1e3,
         memory_megabytes=peak_megabytes(
             shop.file(precision),
@@ -246,22 +262,18 @@ def _bind(model: TextModel, texts: Sequence[str]) -> Callable[[], object]:
     return lambda: model.run(texts)
 
 
-def _front(tried: Sequence[Tried], budget: Budget) -> dict[str, Any]:
-    """The manifest's ``front``: every model that was measured, and the pick among those that are good enough."""
+def _front(tried: Sequence[Tried], budget: Budget) -> Front:
+    """Every model that was measured, and the pick among those that are good enough."""
     candidates = [candidate for one in tried for candidate in one.candidates.values()]
     picked = pick([one.candidates[name] for one in tried for name in one.kept], budget)
     on_front = front(candidates)
     rows = [
-        {**asdict(candidate), "precision": precision, "on_front": candidate.name in on_front}
+        FrontCandidate(
+            **{**vars(candidate), "mean_kl": finite(candidate.mean_kl)},
+            precision=precision,
+            on_front=candidate.name in on_front,
+        )
         for one in tried
         for precision, candidate in one.candidates.items()
     ]
-    return {
-        "front": {
-            "limits": budget.limits,
-            "candidates": rows,
-            "picked": picked.name,
-            "within_budget": picked.within_budget,
-            "reason": picked.reason,
-        }
-    }
+    return Front(budget.limits, tuple(rows), picked.name, picked.within_budget, picked.reason)

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,6 +34,7 @@ from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import STATIC_LEARNING_RATE, CascadeSettings, TrainingSettings
 from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, confidence, is_sure
+from amalgam_edge.runtime.manifest_models import Cascade, CascadeAttempt, StaticModel
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
 from amalgam_edge.training.fitting import fit
@@ -139,7 +139,7 @@ def add_cascade(
     held_out: Sequence[str],
     asked: float,
     say: Say = lambda message: None,
-) -> dict[str, Any]:
+) -> Cascade:
     """Put the static student into a bundle if the cascade keeps the agreement asked for; the manifest's ``cascade``.
 
     Args:
@@ -158,13 +158,13 @@ def add_cascade(
 
 
 def renew_cascade(
-    cascade: Mapping[str, Any],
+    cascade: Cascade,
     folder: Path,
     encoder: TextModel,
     held_out: Sequence[str],
     texts: Sequence[str],
     say: Say = lambda message: None,
-) -> dict[str, Any]:
+) -> Cascade:
     """Measure a bundle's cascade before another model of its encoder; the manifest's ``cascade``.
 
     The threshold was set by texts that the static student had not seen, and is not lowered. Where it does not keep the
@@ -178,9 +178,11 @@ def renew_cascade(
         texts: others, which tell what share of texts a threshold leaves to the encoder.
         say: told of each miss.
     """
-    file = folder / cascade["file"]
-    thresholds = _and_higher([float(cascade["threshold"])], confidence(_static_logits(file, encoder, texts)))
-    return _set_threshold(file, cascade["width"], thresholds, encoder, held_out, cascade["agreement_asked"], say)
+    static = cascade.static_model
+    assert static is not None  # noqa: S101  (the caller has checked)
+    file = folder / static.file
+    thresholds = _and_higher([static.threshold], confidence(_static_logits(file, encoder, texts)))
+    return _set_threshold(file, static.width, thresholds, encoder, held_out, cascade.agreement_asked, say)
 
 
 def _set_threshold(
@@ -191,7 +193,7 @@ def _set_threshold(
     held_out: Sequence[str],
     asked: float,
     say: Say,
-) -> dict[str, Any]:
+) -> Cascade:
     """Take the first threshold that keeps the agreement asked for; where none does, the static model's file goes."""
     expected = encoder.run(held_out)[0]
     static = _static_logits(file, encoder, held_out)
@@ -199,27 +201,18 @@ def _set_threshold(
     found = None
     for threshold in thresholds:
         answered = CascadeModel(encoder, file, threshold).run(held_out)[0]
-        attempt = {
-            "threshold": threshold,
-            "agreement": agreement(expected, answered),
-            "share": float(is_sure(static, threshold).mean()),
-        }
+        attempt = CascadeAttempt(threshold, agreement(expected, answered), float(is_sure(static, threshold).mean()))
         attempts.append(attempt)
-        if attempt["agreement"] >= asked and attempt["share"] > 0:
-            found = attempt
+        if attempt.agreement >= asked and attempt.share > 0:
+            found = StaticModel(STATIC_FILE, file.stat().st_size, width, **vars(attempt))
             break
         say(
-            f"cascade above {threshold:.3f}: {attempt['agreement']:.2%} of labels are the encoder's own, "
-            f"{attempt['share']:.1%} of texts answered; asked: {asked:.2%}"
+            f"cascade above {threshold:.3f}: {attempt.agreement:.2%} of labels are the encoder's own, "
+            f"{attempt.share:.1%} of texts answered; asked: {asked:.2%}"
         )
     if found is None:
         file.unlink()
-    account = {"agreement_asked": asked, "n_texts": len(held_out), "attempts": attempts}
-    return (
-        account | {"file": None}
-        if found is None
-        else account | {"file": STATIC_FILE, "bytes": file.stat().st_size, "width": width, **found}
-    )
+    return Cascade(asked, len(held_out), tuple(attempts), found)
 
 
 def lowest_threshold(confidences: np.ndarray, agrees: np.ndarray, budget: float) -> float | None:

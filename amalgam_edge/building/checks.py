@@ -9,13 +9,13 @@ from typing import Any
 
 from amalgam_edge.building.budget import Budget
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.selection.bundle_writer import check_output
 from amalgam_edge.methods import METHODS
 from amalgam_edge.models.checkpoints import TEACHER_PREFIX, looks_like_a_folder, parse_teacher
 from amalgam_edge.recipe.reading import read_renames
 from amalgam_edge.recipe.recipe import SECTIONS, Recipe
 from amalgam_edge.recipe.sections import STATIC, STATIC_PREFIX, ExportSettings, StudentSettings, TeacherSettings
-from amalgam_edge.runtime.bundle import TEACHER_KIND
+from amalgam_edge.runtime.manifest import TEACHER_KIND
+from amalgam_edge.runtime.output import check_output
 from amalgam_edge.storage import files
 
 HUB_PREFIX = "hf://"

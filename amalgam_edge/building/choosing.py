@@ -6,15 +6,21 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from amalgam_edge.building.budget import Budget
-from amalgam_edge.building.candidates import CALIBRATION_TEXTS, Tried, Workshop, choose_models, try_models
+from amalgam_edge.building.candidates import (
+    CALIBRATION_TEXTS,
+    ShippedModels,
+    Tried,
+    Workshop,
+    choose_models,
+    try_models,
+)
 from amalgam_edge.building.data import BuildTexts, Student, StudentVariant, TrainedStudent
 from amalgam_edge.exporters.static_export import ladder_of
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.runtime.bundle import MODEL_FILES
-from amalgam_edge.runtime.model_types import STATIC
+from amalgam_edge.runtime.manifest import STATIC
 
 Say = Callable[[str], None]
 
@@ -28,12 +34,12 @@ class ChosenStudent:
     Attributes:
         trained: The trained student.
         variant: The student with the vocabulary that ships.
-        measured: The manifest's account of its models, see :func:`~amalgam_edge.building.candidates.choose_models`.
+        models: The models that ship, as the manifest describes them.
     """
 
     trained: TrainedStudent
     variant: StudentVariant
-    measured: dict[str, Any]
+    models: ShippedModels
 
     @property
     def student(self) -> Student:
@@ -98,12 +104,12 @@ def choose_student(
         budget: Limits to choose by; None with one student.
         folder: Folder of the bundle.
     """
-    position, account = choose_models([tried for student in measured for tried in student], budget)
+    position, models = choose_models([tried for student in measured for tried in student], budget)
     chosen = [one for student in exported for one in student][position]
     for path in chosen.candidate.folder.iterdir():
         shutil.move(path, folder / path.name)
     shutil.rmtree(folder / _CANDIDATES)
-    return ChosenStudent(chosen.trained, chosen.variant, account)
+    return ChosenStudent(chosen.trained, chosen.variant, models)
 
 
 def _title(trained: TrainedStudent, position: int, *, several: bool) -> str:

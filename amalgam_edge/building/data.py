@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 import numpy as np
@@ -16,6 +15,7 @@ from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.calibration import Calibration
 from amalgam_edge.models.teacher import Teacher
+from amalgam_edge.runtime.manifest_models import TrimmedVocabulary
 from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.training.fitting import History
 
@@ -106,12 +106,12 @@ class StudentVariant:
 
     Attributes:
         student: The student, on the CPU.
-        vocabulary: The manifest's account of the tokens that were left out; None where all stayed.
+        vocabulary: The tokens that were left out, as the manifest describes them; None where all stayed.
         calibration: The temperature that was fitted; None without calibration.
     """
 
     student: Student
-    vocabulary: dict[str, Any] | None = None
+    vocabulary: TrimmedVocabulary | None = None
     calibration: Calibration | None = None
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,65 +19,62 @@ from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.recipe.sections import ComputeSettings, EvaluationSettings, ExportSettings
 from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
 from amalgam_edge.runtime.cascade import CascadeModel
+from amalgam_edge.runtime.manifest_models import Answered, BuildEvaluation, Cascade, ModelAccuracy, TeacherAccuracy
 from amalgam_edge.runtime.text_model import TextModel
+from amalgam_edge.storage.records import from_json
 
 
 @dataclass(frozen=True)
-class BuildEvaluation:
+class EvaluatedBuild:
     """What was measured on labelled texts.
 
     Attributes:
-        account: The manifest's ``evaluation``.
+        accuracies: Accuracies of teachers and student, as the manifest holds them.
         confusion: Texts by true and predicted label of the model that ships, ``(n_labels, n_labels)``.
         curves: Reliability of the scores, as trained and calibrated.
-        n_texts: Number of labelled texts.
     """
 
-    account: dict[str, Any]
+    accuracies: BuildEvaluation
     confusion: np.ndarray
     curves: Mapping[str, Reliability]
-    n_texts: int
 
 
 def evaluate_models(
     models: Models,
     scored: ScoredTexts,
     chosen: ChosenStudent,
-    cascade: Mapping[str, Any] | None,
+    cascade: Cascade | None,
     evaluation_settings: EvaluationSettings,
     export_settings: ExportSettings,
     compute_settings: ComputeSettings,
     folder: Path,
-) -> BuildEvaluation:
+) -> EvaluatedBuild:
     """Measure the teachers on the labelled texts of their own labels, and the student's models on all of them."""
     assert models.gold is not None  # noqa: S101  (there are labelled texts, or this is not called)
     assert scored.texts.labelled is not None  # noqa: S101
     gold, texts = models.gold, list(scored.texts.labelled.texts)
     logits = _student_logits(chosen, cascade, folder, texts)
-    account = {
-        "data": evaluation_settings.source,
-        "n_texts": len(texts),
-        "student": {
-            name: {
-                **accuracy.accuracy_and_macro_f1(
-                    accuracy.confusion_matrix(gold, of_model.argmax(axis=1), len(models.labels))
-                ),
-                **(
-                    accuracy.answered_share_and_accuracy(gold, of_model, export_settings.abstain)
-                    if export_settings.abstain
-                    else {}
-                ),
-            }
-            for name, of_model in logits.items()
-        },
-        "teachers": {
+    accuracies = BuildEvaluation(
+        data=str(evaluation_settings.source),
+        n_texts=len(texts),
+        student={name: _accuracy(gold, answers, export_settings.abstain) for name, answers in logits.items()},
+        teachers={
             teacher.name: evaluate_teacher(teacher, models.labels, texts, gold, compute_settings.device)
             for teacher in models.teachers
         },
-    }
-    shipped = logits[chosen.measured["default_precision"]]
+    )
+    shipped = logits[chosen.models.default_precision]
     confusion = accuracy.confusion_matrix(gold, shipped.argmax(axis=1), len(models.labels))
-    return BuildEvaluation(account, confusion, _reliability(chosen.variant, gold, shipped), len(gold))
+    return EvaluatedBuild(accuracies, confusion, _reliability(chosen.variant, gold, shipped))
+
+
+def _accuracy(gold: np.ndarray, logits: np.ndarray, abstain: float) -> ModelAccuracy:
+    confusion = accuracy.confusion_matrix(gold, logits.argmax(axis=1), logits.shape[1])
+    answered = accuracy.answered_share_and_accuracy(gold, logits, abstain) if abstain else None
+    return ModelAccuracy(
+        **accuracy.accuracy_and_macro_f1(confusion),
+        abstaining=None if answered is None else from_json(Answered, answered),
+    )
 
 
 def open_model(student: Student, folder: Path, model: Path) -> TextModel:
@@ -91,7 +87,7 @@ def open_model(student: Student, folder: Path, model: Path) -> TextModel:
 
 def evaluate_teacher(
     teacher: Teacher, labels: LabelSpace, texts: Sequence[str], gold: np.ndarray, device: str
-) -> dict[str, Any]:
+) -> TeacherAccuracy:
     """A teacher's accuracy on the texts whose true label is one of its own; None where there are none.
 
     Args:
@@ -103,7 +99,7 @@ def evaluate_teacher(
     """
     rows = np.flatnonzero(np.isin(gold, labels.columns[teacher.name]))
     if len(rows) == 0:
-        return {"accuracy": None, "n_texts": 0}
+        return TeacherAccuracy(accuracy=None, n_texts=0)
     logits = predict_texts(
         TorchRunner(teacher.model, teacher.sites, device=device),
         teacher.tokenizer,
@@ -111,20 +107,21 @@ def evaluate_teacher(
         max_length=teacher.max_length,
     )
     predicted = np.array(labels.columns[teacher.name])[logits.argmax(axis=1)]
-    return {"accuracy": accuracy.accuracy(gold[rows], predicted), "n_texts": len(rows)}
+    return TeacherAccuracy(accuracy.accuracy(gold[rows], predicted), len(rows))
 
 
 def _student_logits(
-    chosen: ChosenStudent, cascade: Mapping[str, Any] | None, folder: Path, texts: Sequence[str]
+    chosen: ChosenStudent, cascade: Cascade | None, folder: Path, texts: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Logits of each precision, and of the cascade where there is one, ``(n_texts, n_labels)``."""
     logits = {
         name: open_model(chosen.student, folder, folder / MODEL_FILES[name]).run(texts)[0]
-        for name in chosen.measured["precisions"]
+        for name in chosen.models.precisions
     }
-    if cascade is not None and cascade["file"]:
-        encoder = open_model(chosen.student, folder, folder / MODEL_FILES[chosen.measured["default_precision"]])
-        logits["cascade"] = CascadeModel(encoder, folder / cascade["file"], cascade["threshold"]).run(texts)[0]
+    if cascade is not None and cascade.static_model is not None:
+        static = cascade.static_model
+        encoder = open_model(chosen.student, folder, folder / MODEL_FILES[chosen.models.default_precision])
+        logits["cascade"] = CascadeModel(encoder, folder / static.file, static.threshold).run(texts)[0]
     return logits
 
 

@@ -20,7 +20,7 @@ from amalgam_edge.models.student import build_student, n_layers
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.recipe.reading import read_renames
 from amalgam_edge.recipe.sections import CorpusSettings, EvaluationSettings, StudentSettings, TeacherSettings
-from amalgam_edge.runtime.model_types import STATIC
+from amalgam_edge.runtime.manifest import STATIC
 from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.scoring.summary import scored_by_all
 

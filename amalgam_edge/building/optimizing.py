@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from amalgam_edge.building.budget import Budget
 from amalgam_edge.building.candidates import CALIBRATION_TEXTS, Workshop, choose_models, try_models
 from amalgam_edge.building.cascading import renew_cascade
 from amalgam_edge.corpus.reading import LABEL, Corpus, read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.selection.bundle_writer import check_output, write_manifest
 from amalgam_edge.exporters.static_export import ladder_of
 from amalgam_edge.progress import Progress
 from amalgam_edge.reports.build_report import render_front
 from amalgam_edge.reports.model_card import render_model_card
-from amalgam_edge.runtime.bundle import CARD, MANIFEST, MODEL_FILES, REPORT, Bundle
+from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, REPORT, Bundle
+from amalgam_edge.runtime.manifest import MANIFEST, write_manifest
+from amalgam_edge.runtime.manifest_models import BuildEvaluation
+from amalgam_edge.runtime.output import check_output
 from amalgam_edge.storage.staging import staged
 
 _FOREIGN_LABELS = 3  # that a warning names
@@ -48,50 +50,50 @@ def optimize_bundle(
     Raises:
         AmalgamError: the budget is not understood, the bundle has no float model, or there are no texts.
     """
-    wishes = Budget.parse(budget).with_loss(100 * float(bundle.manifest["gate"]["max_disagreement"]))
+    wishes = Budget.parse(budget).with_loss(100 * bundle.manifest.gate.max_disagreement)
     if output.resolve() != bundle.folder.resolve():
         check_output(output, overwrite=False)
     if "fp32" not in bundle.precisions:
         raise AmalgamError(f"{bundle.folder}: holds no float model to start from; build it again")
     lost = _lost_static_model(bundle)
     bundle.verify(without=lost)
-    cascade = None if lost else bundle.cascade
+    cascade = bundle.manifest.cascade if bundle.cascade and not lost else None
     progress.begin(3 + (cascade is not None))
     with progress.step("reading texts"):
         held_out, other = _texts(bundle, calibration, text_column)
         if calibration is not None:
             _warn_of_labels(bundle, calibration, progress)
-    manifest = dict(bundle.manifest)
-    student = manifest.get("student") or {}  # bundles of earlier versions do not say
+    manifest = bundle.manifest
     with staged(output) as folder:
         shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
         for precision in bundle.precisions:
             if precision != "fp32":
-                (folder / bundle.manifest["precisions"][precision]["file"]).unlink()
+                (folder / manifest.precisions[precision].file).unlink()
         with progress.step("quantizing and measuring"):
             shop = Workshop(
                 folder,
-                max_length=int(manifest["max_length"]),
-                pad_token_id=int(manifest["pad_token_id"]),
+                max_length=manifest.max_length,
+                pad_token_id=manifest.pad_token_id,
                 texts=held_out,
                 calibration=other,
                 max_disagreement=wishes.limits["loss"] / 100,
                 ladder=ladder_of(folder / MODEL_FILES["fp32"], bundle.is_static),
-                layers=student.get("layers"),
-                n_tokens=student.get("n_tokens"),
-                agreement=student.get("agreement"),
+                layers=manifest.student.layers,
+                n_tokens=manifest.student.n_tokens,
+                agreement=manifest.student.agreement,
                 say=progress.say,
             )
-            manifest |= choose_models(try_models([shop], every_precision=True), wishes)[1]
-        manifest["cascade"] = None
+            models = choose_models(try_models([shop], every_precision=True), wishes)[1]
+        manifest = replace(manifest, **vars(models), cascade=None)
         for name in lost:
             progress.say(f"no cascade any more: {bundle.folder / name} is not there")
         if cascade is not None:
             with progress.step("setting the cascade's threshold"):
-                encoder = shop.open(shop.file(manifest["default_precision"]))
-                manifest["cascade"] = renew_cascade(cascade, folder, encoder, held_out, other, progress.say)
+                encoder = shop.open(shop.file(manifest.default_precision))
+                renewed = renew_cascade(cascade, folder, encoder, held_out, other, progress.say)
+                manifest = replace(manifest, cascade=renewed)
         with progress.step("writing the bundle"):
-            manifest["evaluation"] = _still_true(manifest["evaluation"])
+            manifest = replace(manifest, evaluation=_still_true(manifest.evaluation))
             (folder / CARD).write_text(render_model_card(manifest, output.name), "utf-8")
             (folder / REPORT).write_text(render_front(manifest), "utf-8")
             (folder / MANIFEST).unlink()
@@ -101,7 +103,7 @@ def optimize_bundle(
 
 def _lost_static_model(bundle: Bundle) -> list[str]:
     """The file of the bundle's cascade, if somebody took it away; a bundle can do without."""
-    files = [str(bundle.cascade["file"])] if bundle.cascade else []
+    files = [bundle.cascade.file] if bundle.cascade else []
     return [name for name in files if not (bundle.folder / name).is_file()]
 
 
@@ -110,13 +112,13 @@ def _texts(bundle: Bundle, calibration: str | None, text_column: str | None) -> 
     corpus = _own_corpus(bundle) if calibration is None else read_corpus(calibration, text_column=text_column)
     if len(corpus) < 2:
         raise AmalgamError(f"{calibration}: one text is too few; at least two are needed, and hundreds are wise")
-    train, held_out = corpus.split(int(bundle.manifest["recipe"]["held_out"]))
+    train, held_out = corpus.split(int(bundle.manifest.recipe["held_out"]))
     return corpus.take(held_out), corpus.take(train[:CALIBRATION_TEXTS])
 
 
 def _warn_of_labels(bundle: Bundle, source: str, progress: Progress) -> None:
     """Say if texts come with labels that the bundle does not have: they may be texts of another kind."""
-    column = str(bundle.manifest["recipe"].get("label_column", LABEL))
+    column = str(bundle.manifest.recipe.get("label_column", LABEL))
     foreign = [name for name in read_label_names(source, column) if name not in bundle.labels]
     if foreign:
         named = ", ".join(f"'{name}'" for name in foreign[:_FOREIGN_LABELS])
@@ -125,7 +127,7 @@ def _warn_of_labels(bundle: Bundle, source: str, progress: Progress) -> None:
 
 
 def _own_corpus(bundle: Bundle) -> Corpus:
-    recipe = bundle.manifest["recipe"]
+    recipe = bundle.manifest.recipe
     remedy = "name texts with --calibration"
     try:
         corpus = read_corpus(recipe["corpus"], text_column=recipe["text_column"], split=recipe["split"])
@@ -133,14 +135,13 @@ def _own_corpus(bundle: Bundle) -> Corpus:
         raise AmalgamError(
             f"{bundle.folder}: the corpus that it was built from is not here ({error}); {remedy}"
         ) from error
-    if corpus.fingerprint != bundle.manifest["corpus"]["fingerprint"]:
+    if corpus.fingerprint != bundle.manifest.corpus.fingerprint:
         raise AmalgamError(f"{recipe['corpus']}: not the corpus that the bundle was built from any more; {remedy}")
     return corpus
 
 
-def _still_true(evaluation: dict[str, Any]) -> dict[str, Any]:
+def _still_true(evaluation: BuildEvaluation | None) -> BuildEvaluation | None:
     """What was measured of the models that are still the same: the float one and the teachers."""
-    if not evaluation:
-        return evaluation
-    student = {name: row for name, row in evaluation["student"].items() if name == "fp32"}
-    return {**evaluation, "student": student}
+    if evaluation is None:
+        return None
+    return replace(evaluation, student={name: row for name, row in evaluation.student.items() if name == "fp32"})

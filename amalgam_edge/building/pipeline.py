@@ -17,7 +17,8 @@ from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.recipe.sections import TrainingSettings
-from amalgam_edge.runtime.bundle import MANIFEST, Bundle
+from amalgam_edge.runtime.bundle import Bundle
+from amalgam_edge.runtime.manifest import MANIFEST
 from amalgam_edge.scoring.backends import Backend
 from amalgam_edge.scoring.run import choose_backend
 from amalgam_edge.steps import run_steps
@@ -118,6 +119,6 @@ def _check_machine(recipe: Recipe, processes: ProcessGroup | None) -> Backend:
 
 def _finished(output: Path, recipe: Recipe) -> Bundle:
     bundle = Bundle.open(output)
-    if bundle.manifest["recipe_fingerprint"] != recipe.fingerprint():
+    if bundle.manifest.recipe_fingerprint != recipe.fingerprint():
         raise AmalgamError(f"{output}: holds a finished bundle of another recipe; --overwrite replaces it")
     return bundle

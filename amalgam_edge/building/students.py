@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from amalgam_edge.metrics.calibration import Calibration, calibrate
 from amalgam_edge.models.head import last_layer
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
+from amalgam_edge.runtime.manifest_models import TrimmedVocabulary
 from amalgam_edge.training.fitting import History, fit
 from amalgam_edge.training.head_start import start_head
 from amalgam_edge.training.supervised_texts import SupervisedTexts
@@ -157,7 +157,7 @@ def trimmed_variants(
 
 def trim_vocabulary(
     student: Student, data: TrainingData, allowed: float, say: Say
-) -> tuple[Student, dict[str, Any] | None]:
+) -> tuple[Student, TrimmedVocabulary | None]:
     """The student without the tokens that the training texts do not use, and the manifest's account of it.
 
     Where held-out texts do not allow it, it is the student as it was, and None.
@@ -168,8 +168,8 @@ def trim_vocabulary(
     if trimmed is None:
         say("the whole vocabulary stays")
         return student, None
-    account = {"n_tokens": trimmed.n_tokens, "n_before": trimmed.n_before, "fidelity": asdict(trimmed.fidelity)}
-    return Student(trimmed.model, trimmed.tokenizer), account
+    described = TrimmedVocabulary(trimmed.n_tokens, trimmed.n_before, trimmed.fidelity.entry())
+    return Student(trimmed.model, trimmed.tokenizer), described
 
 
 def calibrated(variant: StudentVariant, data: TrainingData, method: MethodSettings) -> StudentVariant:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from amalgam_edge import environment
 from amalgam_edge.dropout.masks import round_length
-from amalgam_edge.exporters.selection.bundle_writer import write_manifest
 from amalgam_edge.exporters.teacher_export import export_teacher
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.recipe.sections import ScoringSettings
-from amalgam_edge.runtime.bundle import TEACHER_KIND
+from amalgam_edge.runtime.manifest import TeacherManifest, TeacherSite, write_manifest
 from amalgam_edge.scoring.adaptive import balanced_over
 from amalgam_edge.storage.staging import staged
 
@@ -44,7 +42,7 @@ Classes: {classes}.
 """
 
 
-def write_teacher(recipe: Recipe) -> dict[str, Any]:
+def write_teacher(recipe: Recipe) -> TeacherManifest:
     """Export a recipe's one teacher into its output folder, whole or not at all; see :func:`export_teacher`.
 
     The exported teacher's passes are those that scoring with the same recipe runs. The recipe has passed
@@ -76,22 +74,20 @@ def write_teacher(recipe: Recipe) -> dict[str, Any]:
         teacher.model.config.save_pretrained(folder)
         teacher.tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(_readme(teacher, settings), "utf-8")
-        manifest = {
-            "kind": TEACHER_KIND,
-            "name": teacher.name,
-            "fingerprint": teacher.fingerprint,
-            "classes": list(teacher.class_names),
-            "max_length": teacher.max_length,
-            "round": round_length(balanced_over(settings), settings.masks),
-            "masks": settings.masks,
-            "precision": settings.precision,
-            "dropout_sites": [{"number": s.number, "module": s.module, "p": s.p} for s in teacher.sites],
-            "difference": difference,
-            "bytes": sum(file.stat().st_size for file in folder.glob(f"{MODEL}*")),
-            "versions": environment.installed_versions(),
-        }
-        write_manifest(folder, manifest)
-    return manifest
+        manifest = TeacherManifest(
+            name=teacher.name,
+            fingerprint=teacher.fingerprint,
+            classes=teacher.class_names,
+            max_length=teacher.max_length,
+            round=round_length(balanced_over(settings), settings.masks),
+            masks=settings.masks,
+            precision=settings.precision,
+            dropout_sites=tuple(TeacherSite(site.number, site.module, site.p) for site in teacher.sites),
+            difference=difference,
+            bytes=sum(file.stat().st_size for file in folder.glob(f"{MODEL}*")),
+            versions=environment.installed_versions(),
+        )
+        return write_manifest(folder, manifest)
 
 
 def _readme(teacher: Teacher, settings: ScoringSettings) -> str:

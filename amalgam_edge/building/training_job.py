@@ -22,7 +22,7 @@ from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.static_student import StaticStudent
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
-from amalgam_edge.runtime.model_types import STATIC
+from amalgam_edge.runtime.manifest import STATIC
 from amalgam_edge.scoring.hidden_states import HiddenStates
 from amalgam_edge.storage.files import reason
 from amalgam_edge.storage.staging import write_whole

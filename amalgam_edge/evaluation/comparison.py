@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.metrics.significance import compare
 from amalgam_edge.runtime import Bundle, EdgeClassifier
+from amalgam_edge.runtime.evaluation import BundleComparison, ModelComparison
 
 CASCADE = "cascade"
 
@@ -22,15 +22,15 @@ def default_model(bundle: Bundle) -> str:
 
 
 @dataclass(frozen=True)
-class Rival:
+class OtherBundle:
     """Another bundle, loaded to answer the same texts. Labels are matched by name.
 
     Attributes:
-        bundle: the other one.
-        same_bundle: it is the one measured, or a copy of it.
-        gold: label names, ``(n_texts,)``; those that it does not know count as wrong.
-        pairs: model of the bundle measured → model of the other one that it is compared with.
-        classifiers: model of the other one → what answers.
+        bundle: The other bundle.
+        same_bundle: Whether it is the bundle measured, or a copy of it.
+        gold: The gold labels' names, ``(n_texts,)``; those that it does not know count as wrong.
+        pairs: Model of the bundle measured → model of the other one that it is compared with.
+        classifiers: Model of the other one → what answers.
     """
 
     bundle: Bundle
@@ -42,11 +42,11 @@ class Rival:
     @classmethod
     def load(
         cls, other: Bundle, measured: Bundle, gold: Sequence[str], precisions: Sequence[str], threads: int | None
-    ) -> Rival:
+    ) -> OtherBundle:
         """Load what is compared: the same precisions of both, or what each answers with by default.
 
         Raises:
-            AmalgamError: it is damaged, lacks a precision, or knows none of the gold labels.
+            AmalgamError: The other bundle is damaged, lacks a precision, or knows none of the gold labels.
         """
         if not set(gold) & set(other.labels):
             raise AmalgamError(
@@ -60,15 +60,15 @@ class Rival:
             )
             for name in pairs.values()
         }
-        same = other.manifest["files"] == measured.manifest["files"]
+        same = other.manifest.files == measured.manifest.files
         return cls(other, same, np.array(gold), pairs, classifiers)
 
-    def compare(self, texts: list[str], right: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def compare(self, texts: list[str], right: Mapping[str, np.ndarray]) -> BundleComparison:
         """The differences in accuracy.
 
         Args:
-            texts: with gold labels.
-            right: model of the bundle measured → whether each of its answers is right, ``(n_texts,)``.
+            texts: Texts with gold labels.
+            right: Model of the bundle measured → whether each of its answers is right, ``(n_texts,)``.
         """
         names = np.array(self.bundle.labels)
         answered = {
@@ -76,12 +76,12 @@ class Rival:
             for name, classifier in self.classifiers.items()
         }
         unknown = Counter(label for label in self.gold.tolist() if label not in self.bundle.labels)
-        return {
-            "bundle": str(self.bundle.folder),
-            "same_bundle": self.same_bundle,
-            "missing_labels": dict(sorted(unknown.items())),
-            "models": {
-                name: {"other": other, **compare(right[name], answered[other]).as_dict()}
+        return BundleComparison(
+            bundle=str(self.bundle.folder),
+            same_bundle=self.same_bundle,
+            missing_labels=dict(sorted(unknown.items())),
+            models={
+                name: ModelComparison(other, **vars(compare(right[name], answered[other])))
                 for name, other in self.pairs.items()
             },
-        }
+        )

@@ -61,7 +61,7 @@ def _benchmark(
 ) -> list[WorkloadTiming]:
     tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER)))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(int(bundle.manifest["max_length"]))
+    tokenizer.enable_truncation(bundle.manifest.max_length)
     contenders: dict[str, Classify] = {
         f"{BUNDLE_PREFIX} {precision}": EdgeClassifier(bundle, precision=precision, threads=threads, abstain=0)
         for precision in bundle.precisions

@@ -189,7 +189,7 @@ def trained_student(bundle: Bundle, threads: int) -> Iterator[Student]:
     with tempfile.TemporaryDirectory(prefix="amalgam-peers-") as folder:
         for name in (TOKENIZER, "tokenizer_config.json"):
             (Path(folder) / name).write_bytes(bundle.file(name).read_bytes())
-        yield Student(model, Path(folder), int(bundle.manifest["pad_token_id"]), threads)
+        yield Student(model, Path(folder), bundle.manifest.pad_token_id, threads)
 
 
 def _plain_onnx(student: Student) -> Path:

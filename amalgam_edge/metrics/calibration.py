@@ -6,8 +6,7 @@ those of Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,10 +33,6 @@ class Calibration:
     ece_before: float
     ece_after: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """The entry of the manifest."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Reliability:
@@ -56,7 +51,8 @@ class Reliability:
     @property
     def error(self) -> float:
         """The expected calibration error Σ_b share_b · |accuracy_b − confidence_b|."""
-        return float((self.share * np.abs(self.accuracy - self.confidence)).sum())
+        error = (self.share * np.abs(self.accuracy - self.confidence)).sum()
+        return float(np.minimum(1.0, error))  # unlike min, it keeps NaN
 
 
 def calibrate(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Calibration:

@@ -6,8 +6,7 @@ right, c those that only the second has right.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,10 +41,6 @@ class Comparison:
     b: int
     c: int
     p_value: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """The comparison as JSON values."""
-        return asdict(self) | {"interval": list(self.interval)}
 
 
 def compare(right: np.ndarray, other_right: np.ndarray, *, seed: int = 0) -> Comparison:

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
 
 import numpy as np
 
 from amalgam_edge.methods.supervision import margin
 from amalgam_edge.metrics.calibration import Reliability
 from amalgam_edge.reports import plots
-from amalgam_edge.reports.pages import html_table, page, section
-from amalgam_edge.reports.tables import (
+from amalgam_edge.reports.bundle_tables import (
     calibration_line,
     cascade_line,
-    evaluation_table,
     front_line,
     front_table,
     precision_table,
     teacher_table,
 )
+from amalgam_edge.reports.evaluation_tables import evaluation_table
+from amalgam_edge.reports.pages import html_table, page, section
+from amalgam_edge.runtime.manifest import Manifest
+from amalgam_edge.runtime.manifest_models import Front
 from amalgam_edge.scoring.scores import TeacherScores, certainty
 
 
@@ -30,36 +31,34 @@ class ReportData:
     """What the report shows besides the manifest.
 
     Attributes:
-        scores: each teacher's, over the whole corpus.
-        history: the training curve.
-        confusion: counts by gold and predicted class, ``(n_labels, n_labels)``; None without gold labels.
-        reliability: name → confidence against gold labels; empty without them.
+        scores: Each teacher's scores of the whole corpus.
+        confusion: Counts by gold and predicted class, ``(n_labels, n_labels)``; None without gold labels.
+        reliability: Name of a curve → confidence against gold labels; empty without these.
     """
 
     scores: Sequence[TeacherScores]
-    history: Sequence[dict[str, float]]
     confusion: np.ndarray | None
     reliability: Mapping[str, Reliability] = field(default_factory=dict)
 
 
-def render_report(manifest: dict[str, Any], data: ReportData) -> str:
+def render_report(manifest: Manifest, data: ReportData) -> str:
     """The page, with its figures inline.
 
     Args:
-        manifest: the content of ``amalgam.json``.
-        data: what the figures are drawn from.
+        manifest: The bundle's manifest.
+        data: What the figures are drawn from.
     """
-    labels = [label["name"] for label in manifest["labels"]]
+    labels = [label.name for label in manifest.labels]
     certainties = certainty(data.scores)
     uncertainty = {scores.teacher: scores.uncertainty for scores in data.scores}
     sections = [
         section("Precisions", html_table(precision_table(manifest)), _gate_note(manifest)),
         section("Teachers", html_table(teacher_table(manifest))),
     ]
-    if manifest.get("front"):
-        sections.append(front_section(manifest))
-    if manifest["evaluation"]:
-        sections.append(section("Accuracy on labelled texts", html_table(evaluation_table(manifest))))
+    if manifest.front:
+        sections.append(front_section(manifest, manifest.front))
+    if manifest.evaluation:
+        sections.append(section("Accuracy on labelled texts", html_table(evaluation_table(manifest.evaluation))))
     if calibration_line(manifest):
         sections.append(section("Calibration", f"<p>{escape(calibration_line(manifest))}</p>"))
     figures = [
@@ -78,7 +77,7 @@ def render_report(manifest: dict[str, Any], data: ReportData) -> str:
                 "Under re-weighting a text counts in proportion to its margin.",
             )
         )
-    figures.append(section("Training", plots.training_curve(data.history)))
+    figures.append(section("Training", plots.training_curve(manifest.training)))
     if data.confusion is not None:
         figures.append(section("Confusion", plots.confusion_heatmap(labels, data.confusion)))
     if data.reliability:
@@ -92,36 +91,35 @@ def render_report(manifest: dict[str, Any], data: ReportData) -> str:
     return _page(manifest, f"{len(labels)} labels from {len(uncertainty)} teacher(s)", sections, figures)
 
 
-def render_front(manifest: dict[str, Any]) -> str:
+def render_front(manifest: Manifest) -> str:
     """The page of a bundle whose models were made anew, when the teachers' scores are not at hand any more.
 
     Args:
-        manifest: the content of ``amalgam.json``, with a ``front``.
+        manifest: The bundle's manifest.
     """
     sections = [
         section("Precisions", html_table(precision_table(manifest)), _gate_note(manifest)),
-        front_section(manifest),
+        *([front_section(manifest, manifest.front)] if manifest.front else []),
         section("Teachers", html_table(teacher_table(manifest))),
     ]
-    if manifest["evaluation"]:
-        sections.append(section("Accuracy on labelled texts", html_table(evaluation_table(manifest))))
-    return _page(manifest, f"{len(manifest['labels'])} labels, models chosen anew", sections)
+    if manifest.evaluation:
+        sections.append(section("Accuracy on labelled texts", html_table(evaluation_table(manifest.evaluation))))
+    return _page(manifest, f"{len(manifest.labels)} labels, models chosen anew", sections)
 
 
-def _page(manifest: dict[str, Any], title: str, sections: Sequence[str], figures: Sequence[str] = ()) -> str:
-    corpus = manifest["corpus"]
+def _page(manifest: Manifest, title: str, sections: Sequence[str], figures: Sequence[str] = ()) -> str:
+    corpus = manifest.corpus
     summary = (
-        f"{manifest['recipe']['method']} · {corpus['n_texts']} texts "
-        f"({corpus['n_duplicate']} duplicates and {corpus['n_blank']} blank ones left out) · "
-        f"amalgam-edge {manifest['versions']['amalgam-edge']}"
+        f"{manifest.method} · {corpus.n_texts} texts "
+        f"({corpus.n_duplicate} duplicates and {corpus.n_blank} blank ones left out) · "
+        f"amalgam-edge {manifest.written_with}"
     )
     return page(title, summary, sections, figures)
 
 
-def front_section(manifest: dict[str, Any]) -> str:
+def front_section(manifest: Manifest, front: Front) -> str:
     """What was tried under a budget, as a table and a figure."""
-    front = manifest["front"]
-    drawn = plots.front_scatter(front["candidates"], front["picked"])
+    drawn = plots.front_scatter(front.candidates, front.picked)
     note = (
         f"{escape(front_line(manifest))}. * is what was picked. A model is on the front if no other is as good in "
         "size, both latencies, labels changed and its student's agreement with supervision, and better in one. Labels "
@@ -131,13 +129,12 @@ def front_section(manifest: dict[str, Any]) -> str:
     return section("Models under the budget", html_table(front_table(manifest)) + drawn, note)
 
 
-def _gate_note(manifest: dict[str, Any]) -> str:
-    gate = manifest["gate"]
-    compared_with = gate.get("compared_with", "the float model")
-    tried = "; ".join(f"{escape(a['quantization'])} {a['disagreement']:.2%}" for a in gate["attempts"])
-    verdict = "" if gate["passed"] else '<b class="miss">No int8 model kept within the budget; float only. </b>'
+def _gate_note(manifest: Manifest) -> str:
+    gate = manifest.gate
+    tried = "; ".join(f"{escape(attempt.quantization)} {attempt.disagreement:.2%}" for attempt in gate.attempts)
+    verdict = "" if gate.passed else '<b class="miss">No int8 model kept within the budget; float only. </b>'
     return (
-        f"{verdict}* is the default. Agreement is with {compared_with} on {gate['n_texts']} texts held out "
-        f"from training; budget {gate['max_disagreement']:.2%} of changed labels. Tried: {tried}."
+        f"{verdict}* is the default. Agreement is with {escape(gate.compared_with)} on {gate.n_texts} texts held "
+        f"out from training; budget {gate.max_disagreement:.2%} of changed labels. Tried: {tried}."
         + (f"<br>{escape(line)}." if (line := cascade_line(manifest)) else "")
     )

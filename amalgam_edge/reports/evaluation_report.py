@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 import numpy as np
 
 from amalgam_edge.metrics.calibration import Reliability
 from amalgam_edge.metrics.risk_coverage import RiskCoverage
 from amalgam_edge.reports import plots
-from amalgam_edge.reports.evaluation_tables import comparison_lines, comparison_table, domain_table
+from amalgam_edge.reports.evaluation_tables import comparison_lines, comparison_table, domain_table, evaluation_table
 from amalgam_edge.reports.pages import html_table, page, section
-from amalgam_edge.reports.tables import evaluation_table
+from amalgam_edge.runtime.evaluation import Evaluation, ModelEvaluation
 
 
-def render_evaluation(measured: dict[str, Any], bundle: str) -> str:
+def render_evaluation(evaluation: Evaluation, bundle: str) -> str:
     """Tables and curves, with figures inline.
 
     Args:
-        measured: as :func:`~amalgam_edge.evaluation.bundle_evaluation.evaluate_bundle` gives it.
-        bundle: what it is called in the heading.
+        evaluation: What was measured.
+        bundle: The bundle's name in the heading.
     """
-    rows = measured["student"]
+    rows = evaluation.student
     sections = [
         section(
             "Accuracy on labelled texts",
-            html_table(evaluation_table({"evaluation": measured})),
+            html_table(evaluation_table(evaluation)),
             "NLL: mean −log p of the gold label, in nats. ECE: how far confidence is from accuracy. AURC: area under "
             "the curve of risk and coverage. Of all three, less is better.",
         )
     ]
-    if any(row["domains"] for row in rows.values()):
-        sections.append(section("Each teacher's domain", html_table(domain_table(measured))))
-    if "comparison" in measured:
-        title = f"Compared with {measured['comparison']['bundle']}"
-        note = "<br>".join(f"{escape(line)}." for line in comparison_lines(measured))
-        sections.append(section(title, html_table(comparison_table(measured)), note))
+    if any(row.domains for row in rows.values()):
+        sections.append(section("Each teacher's domain", html_table(domain_table(evaluation))))
+    if comparison := evaluation.comparison:
+        note = "<br>".join(f"{escape(line)}." for line in comparison_lines(comparison))
+        sections.append(section(f"Compared with {comparison.bundle}", html_table(comparison_table(comparison)), note))
     figures = [
         section(
             "Reliability",
@@ -49,13 +47,14 @@ def render_evaluation(measured: dict[str, Any], bundle: str) -> str:
             "How many answers are wrong if only the surest texts are answered.",
         ),
     ]
-    return page(f"{bundle} on {measured['data']}", f"{measured['n_texts']} labelled texts", sections, figures)
+    return page(f"{bundle} on {evaluation.data}", f"{evaluation.n_texts} labelled texts", sections, figures)
 
 
-def _reliability(row: dict[str, Any]) -> Reliability:
-    return Reliability(**{name: np.array(values) for name, values in row["reliability"].items()})
+def _reliability(row: ModelEvaluation) -> Reliability:
+    bins = row.reliability
+    return Reliability(np.array(bins.confidence), np.array(bins.accuracy), np.array(bins.share))
 
 
-def _risk_coverage(row: dict[str, Any]) -> RiskCoverage:
-    curve = {name: np.array(values) for name, values in row["risk_coverage"].items()}
-    return RiskCoverage(**curve, area=row["aurc"])
+def _risk_coverage(row: ModelEvaluation) -> RiskCoverage:
+    curve = row.risk_coverage
+    return RiskCoverage(np.array(curve.coverage), np.array(curve.risk), row.aurc)

@@ -7,7 +7,9 @@ from typing import Any
 
 import yaml
 
-from amalgam_edge.reports.tables import calibration_line, cascade_line, evaluation_table, precision_table, teacher_table
+from amalgam_edge.reports.bundle_tables import calibration_line, cascade_line, precision_table, teacher_table
+from amalgam_edge.reports.evaluation_tables import evaluation_table
+from amalgam_edge.runtime.manifest import Manifest
 
 _HUB_DATA = "hf://datasets/"
 _TAGS = ["onnx", "text-classification", "knowledge-amalgamation", "transformers.js"]
@@ -52,65 +54,65 @@ _VOCABULARY = """ It
 knows {n_tokens} of its encoder's {n_before} tokens; words that its corpus did not use are read in smaller pieces."""
 
 
-def render_model_card(manifest: dict[str, Any], folder: str) -> str:
+def render_model_card(manifest: Manifest, folder: str) -> str:
     """The card as Markdown.
 
     Args:
-        manifest: the content of ``amalgam.json``.
-        folder: the bundle's name, for the example.
+        manifest: The bundle's manifest.
+        folder: The bundle's name, for the example.
     """
-    evaluation = manifest["evaluation"]
-    measured = f"\n## Evaluation\n\n{evaluation_table(manifest).to_markdown()}\n" if evaluation else ""
+    evaluation, vocabulary = manifest.evaluation, manifest.vocabulary
+    measured = f"\n## Evaluation\n\n{evaluation_table(evaluation).to_markdown()}\n" if evaluation else ""
     return _CARD.format(
         metadata=yaml.safe_dump(card_metadata(manifest, folder), sort_keys=False, allow_unicode=True),
         title=folder,
         folder=folder,
-        n_labels=len(manifest["labels"]),
-        n_teachers=len(manifest["teachers"]),
-        method=manifest["recipe"]["method"],
-        labels=", ".join(f"`{label['name']}`" for label in manifest["labels"]),
-        n_gate=manifest["gate"]["n_texts"],
-        compared_with=manifest["gate"].get("compared_with", "the float model"),
+        n_labels=len(manifest.labels),
+        n_teachers=len(manifest.teachers),
+        method=manifest.method,
+        labels=", ".join(f"`{label.name}`" for label in manifest.labels),
+        n_gate=manifest.gate.n_texts,
+        compared_with=manifest.gate.compared_with,
         precisions=precision_table(manifest).to_markdown(),
         cascade=f"\n{line[0].upper()}{line[1:]}.\n" if (line := cascade_line(manifest)) else "",
         teachers=teacher_table(manifest).to_markdown(),
         evaluation=measured,
         scores=f"\n## Scores\n\n{_sentence(calibration_line(manifest))}\n" if calibration_line(manifest) else "",
-        answered=" that it answers" if manifest.get("abstain") else "",
-        n_texts=manifest["corpus"]["n_texts"],
-        max_length=manifest["max_length"],
-        vocabulary=_VOCABULARY.format(**manifest["vocabulary"]) if manifest.get("vocabulary") else "",
+        answered=" that it answers" if manifest.abstain else "",
+        n_texts=manifest.corpus.n_texts,
+        max_length=manifest.max_length,
+        vocabulary=_VOCABULARY.format(**vars(vocabulary)) if vocabulary else "",
     )
 
 
-def card_metadata(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+def card_metadata(manifest: Manifest, name: str) -> dict[str, Any]:
     """What the Hub reads at the head of a card: teachers that it knows, and what was measured on labelled texts.
 
     Args:
-        manifest: the content of ``amalgam.json``.
-        name: of the model.
+        manifest: The bundle's manifest.
+        name: The model's name.
     """
     metadata: dict[str, Any] = {
         "library_name": "amalgam-edge",
         "pipeline_tag": "text-classification",
         "tags": _TAGS,
     }
-    teachers = [teacher["source"] for teacher in manifest["teachers"] if teacher.get("from_hub")]
+    teachers = [teacher.source for teacher in manifest.teachers if teacher.from_hub]
     if teachers:
         metadata["base_model"] = teachers
-    evaluation = manifest["evaluation"]
-    measured = evaluation["student"].get(manifest["default_precision"]) if evaluation else None
-    if measured:  # not if the model that runs was made after the evaluation
+    evaluation = manifest.evaluation
+    measured = evaluation.student.get(manifest.default_precision) if evaluation else None
+    if evaluation and measured:  # not if the model that runs was made after the evaluation
         metadata["model-index"] = [
             {
                 "name": name,
                 "results": [
                     {
                         "task": {"type": "text-classification"},
-                        "dataset": _dataset(evaluation["data"]),
+                        "dataset": _dataset(evaluation.data),
                         "metrics": [
-                            {"type": "accuracy", "value": measured["accuracy"]},
-                            {"type": "f1", "name": "macro-F1", "value": measured["macro_f1"]},
+                            {"type": "accuracy", "value": measured.accuracy},
+                            {"type": "f1", "name": "macro-F1", "value": measured.macro_f1},
                         ],
                     }
                 ],

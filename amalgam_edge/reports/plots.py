@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +14,8 @@ from matplotlib.transforms import Bbox
 
 from amalgam_edge.metrics.calibration import N_BINS, Reliability
 from amalgam_edge.metrics.risk_coverage import RiskCoverage
+from amalgam_edge.runtime.manifest_models import FrontCandidate
+from amalgam_edge.runtime.manifest_origin import TrainingPoint
 
 _COLOURS = ("#2f6db3", "#d9822b", "#3a9a6e", "#8e5bb0", "#c8504f", "#6b7785")
 _INK = "#27313d"
@@ -56,7 +57,7 @@ def uncertainty_histograms(uncertainty: Mapping[str, np.ndarray]) -> str:
         return _svg(figure)
 
 
-def front_scatter(candidates: Sequence[Mapping[str, Any]], picked: str) -> str:
+def front_scatter(candidates: Sequence[FrontCandidate], picked: str) -> str:
     """Each model's size and latency, its share of changed labels beside its name; the front is joined by a line.
 
     Models of several students or vocabularies have a colour for each of these, and names on the front alone.
@@ -65,17 +66,16 @@ def front_scatter(candidates: Sequence[Mapping[str, Any]], picked: str) -> str:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         panel = figure.subplots()
-        on_front = sorted((c["megabytes"], c["latency_ms"]) for c in candidates if c["on_front"])
+        on_front = sorted((c.megabytes, c.latency_ms) for c in candidates if c.on_front)
         panel.plot(*zip(*on_front, strict=True), color=_GRID, zorder=1)
         named: list[tuple[tuple[float, float], str]] = []
         for candidate, own_colour in zip(candidates, _cycle(), strict=False):
-            place = (candidate["megabytes"], candidate["latency_ms"])
-            marker = "*" if candidate["name"] == picked else "o" if candidate["on_front"] else "x"
+            place = (candidate.megabytes, candidate.latency_ms)
+            marker = "*" if candidate.name == picked else "o" if candidate.on_front else "x"
             colour = own_colour if len(kinds) == 1 else _COLOURS[kinds.index(_student(candidate)) % len(_COLOURS)]
             panel.scatter(*place, color=colour, marker=marker, s=120 if marker == "*" else 40, zorder=2)
             if len(kinds) == 1 or marker != "x":
-                name = candidate.get("precision", candidate["name"])
-                named.append((place, f"{name} ({candidate['loss_percent']:.2g}%)"))
+                named.append((place, f"{candidate.precision} ({candidate.loss_percent:.2g}%)"))
         if len(kinds) > 1:
             for kind, colour in zip(kinds, _cycle(), strict=False):
                 panel.scatter([], [], color=colour, label=kind)
@@ -107,9 +107,9 @@ def _name_points(panel: Axes, named: Sequence[tuple[tuple[float, float], str]]) 
         covered.append(extent)
 
 
-def _student(candidate: Mapping[str, Any]) -> str:
+def _student(candidate: FrontCandidate) -> str:
     """What a candidate was made of, in words."""
-    layers, n_tokens = candidate.get("layers"), candidate.get("n_tokens")
+    layers, n_tokens = candidate.layers, candidate.n_tokens
     return ", ".join(([f"{layers} layers"] if layers else []) + ([f"{n_tokens} tokens"] if n_tokens else []))
 
 
@@ -140,18 +140,18 @@ def margin_histogram(margin: np.ndarray) -> str:
         return _svg(figure)
 
 
-def training_curve(history: Sequence[Mapping[str, float]]) -> str:
+def training_curve(points: Sequence[TrainingPoint]) -> str:
     """Loss over updates, on the texts trained on and on those held out."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 2.6), layout="constrained")
         panel = figure.subplots()
-        for key, name, style, colour in (
-            ("loss", "training", "-", _COLOURS[0]),
-            ("held_out_loss", "held out", "o--", _COLOURS[1]),
+        for losses, name, style, colour in (
+            ([(point.step, point.loss) for point in points], "training", "-", _COLOURS[0]),
+            ([(point.step, point.held_out_loss) for point in points], "held out", "o--", _COLOURS[1]),
         ):
-            points = [(entry["step"], entry[key]) for entry in history if key in entry]
-            if points:
-                panel.plot(*zip(*points, strict=True), style, color=colour, label=name, markersize=5)
+            known = [(step, loss) for step, loss in losses if loss is not None]
+            if known:
+                panel.plot(*zip(*known, strict=True), style, color=colour, label=name, markersize=5)
         _grid(panel)
         panel.set_ylim(bottom=0)
         panel.set_xlabel("update")

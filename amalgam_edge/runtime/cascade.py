@@ -12,7 +12,7 @@ import numpy as np
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.metrics.uncertainty import softmax
-from amalgam_edge.runtime.bundle import MANIFEST, Bundle
+from amalgam_edge.runtime.bundle import Bundle
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
 
@@ -59,7 +59,7 @@ def open_cascade(
         threads: Threads of the static student; None for one a core.
 
     Raises:
-        AmalgamError: The cascade is enabled but the bundle has none, or its file or manifest entry is damaged.
+        AmalgamError: The cascade is enabled but the bundle has none, or its file is damaged.
     """
     if enabled is False or (enabled is None and bundle.cascade is None):
         return None
@@ -67,13 +67,7 @@ def open_cascade(
         raise AmalgamError(
             f"{bundle.folder}: it holds no cascade; build it with --cascade, or leave --cascade out here"
         )
-    try:
-        file, threshold = str(bundle.cascade["file"]), float(bundle.cascade["threshold"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise AmalgamError(
-            f"{bundle.folder / MANIFEST}: a damaged entry 'cascade'; copy the bundle again, or use --no-cascade"
-        ) from error
-    return CascadeModel(encoder, bundle.file(file), threshold, threads)
+    return CascadeModel(encoder, bundle.file(bundle.cascade.file), bundle.cascade.threshold, threads)
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:

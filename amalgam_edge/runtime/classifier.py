@@ -68,13 +68,13 @@ class EdgeClassifier:
         self.abstain = bundle.abstain if abstain is None else abstain
         if not 0 <= self.abstain <= 1:
             raise AmalgamError(f"abstain is a score between 0 and 1 (got {abstain!r})")
-        self.max_length = int(bundle.manifest["max_length"])
+        self.max_length = bundle.manifest.max_length
         self._batch_size = STATIC_BATCH if bundle.is_static else ENCODER_BATCH
         encoder = TextModel(
             bundle.model_file(precision),
             bundle.file(TOKENIZER),
             max_length=self.max_length,
-            pad_token_id=int(bundle.manifest["pad_token_id"]),
+            pad_token_id=bundle.manifest.pad_token_id,
             threads=threads,
         )
         if encoder.n_labels not in (None, len(self.labels)):

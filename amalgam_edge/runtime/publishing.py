@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from amalgam_edge.errors import AmalgamError, first_line
-from amalgam_edge.runtime.bundle import CARD, MANIFEST, Bundle
-from amalgam_edge.storage.fingerprints import of_file
+from amalgam_edge.runtime.bundle import CARD, Bundle
+from amalgam_edge.runtime.manifest import MANIFEST, read_manifest, write_manifest
 from amalgam_edge.storage.staging import staged
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -22,16 +21,16 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
     """Copy a bundle, whole or not at all; each copied file is checked against its SHA-256.
 
     Args:
-        bundle: what to copy.
-        folder: not there yet, or empty.
+        bundle: The bundle to copy.
+        folder: Where the copy goes: a folder that does not exist yet, or an empty one.
 
     Raises:
-        AmalgamError: the folder holds something, or a file of the bundle is missing or was changed.
+        AmalgamError: The folder holds something, or a file of the bundle is missing or was changed.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AmalgamError(f"{folder}: not empty; name another folder")
     with staged(folder) as copy:
-        for name in (MANIFEST, *bundle.manifest["files"]):
+        for name in (MANIFEST, *bundle.manifest.files):
             target = copy / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.folder / name if name == MANIFEST else bundle.file(name), target)
@@ -45,16 +44,16 @@ def push_bundle(bundle: Bundle, repo_id: str, *, private: bool = False, token: s
     would still find them.
 
     Args:
-        bundle: what to publish.
-        repo_id: ``owner/name``; made where it is not there.
-        private: for its owner alone.
-        token: by default the one of ``hf auth login`` or of HF_TOKEN.
+        bundle: The bundle to publish.
+        repo_id: The repository as ``owner/name``; it is made if it does not exist.
+        private: Whether only the owner may see the repository.
+        token: A token of the Hub; by default the one of ``hf auth login`` or of HF_TOKEN.
 
     Returns:
         The repository's address.
 
     Raises:
-        AmalgamError: a file of the bundle is missing or was changed, the Hub refuses, or the repository is public and
+        AmalgamError: A file of the bundle is missing or was changed, the Hub refuses, or the repository is public and
             ``private`` was asked for.
     """
     if not _REPO.fullmatch(repo_id):
@@ -70,7 +69,7 @@ def push_bundle(bundle: Bundle, repo_id: str, *, private: bool = False, token: s
             address = api.create_repo(repo_id, private=private, exist_ok=True)
             exposed = private and not api.repo_info(repo_id).private
             if not exposed:
-                names = [MANIFEST, *bundle.manifest["files"]]
+                names = [MANIFEST, *bundle.manifest.files]
                 stale = sorted(set(filter(_MODEL.fullmatch, api.list_repo_files(repo_id))) - set(names))
                 changes: list[CommitOperationAdd | CommitOperationDelete] = [
                     *(CommitOperationAdd(name, folder / name) for name in names),
@@ -88,11 +87,9 @@ def push_bundle(bundle: Bundle, repo_id: str, *, private: bool = False, token: s
 
 def _name_in_card(folder: Path, repo_id: str) -> None:
     """Let the model card's example load the bundle from the Hub, and the manifest know the card's new SHA-256."""
-    card, path = folder / CARD, folder / MANIFEST
-    manifest = json.loads(path.read_text("utf-8"))
-    if CARD not in manifest["files"]:
+    manifest, card = read_manifest(folder), folder / CARD
+    if CARD not in manifest.files:
         return
     example = f'from_pretrained("{repo_id}")'
     card.write_text(_LOADED_IN_CARD.sub(example, card.read_text("utf-8"), count=1), "utf-8")
-    manifest["files"][CARD] = of_file(card)
-    path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_manifest(folder, manifest)

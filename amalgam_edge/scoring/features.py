@@ -17,7 +17,7 @@ from amalgam_edge.inference.vectors import text_vectors
 from amalgam_edge.models.loading import fingerprint
 from amalgam_edge.progress import Advance
 from amalgam_edge.scoring.hidden_states import HiddenStore, fill
-from amalgam_edge.scoring.shards import ScoreKey
+from amalgam_edge.scoring.scores_manifest import ScoreKey
 
 FEATURES = "features"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
-from amalgam_edge.scoring.shards import MANIFEST, changes_between, read_manifest
+from amalgam_edge.scoring.scores_manifest import MANIFEST, ScoreWriter
+from amalgam_edge.scoring.shards import changes_between
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
@@ -188,11 +188,10 @@ def _plan(stores: Sequence[ScoreStore]) -> dict[int, ScoreStore]:
 
 def _join(stores: Sequence[ScoreStore], plan: dict[int, ScoreStore], folder: Location) -> ScoreStore:
     joined = ScoreStore(folder, stores[0].key, shard_size=stores[0].shard_size)
-    writers: list[dict[str, Any]] = []
+    writers: list[ScoreWriter] = []
     for store in stores:
         writers += [writer for writer in store.written_by() if writer not in writers]
-    manifest = {name: read_manifest(stores[0].folder)[name] for name in ("key", "shard_size")}
-    joined.write_manifest(manifest | {"written_by": writers})
+    joined.begin(writers)
     for shard, store in sorted(plan.items()):
         joined.copy_shard(shard, store)
     problems = verify_store(joined, whole=False)

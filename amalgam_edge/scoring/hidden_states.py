@@ -16,7 +16,8 @@ from amalgam_edge.inference.vectors import text_vectors
 from amalgam_edge.models.head import hidden_state
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
-from amalgam_edge.scoring.shards import ScoreKey, ShardStore
+from amalgam_edge.scoring.scores_manifest import ScoreKey
+from amalgam_edge.scoring.shards import ShardStore
 
 _LARGEST_HALF = np.finfo(np.float16).max
 

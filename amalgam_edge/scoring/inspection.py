@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from amalgam_edge.scoring.store import ScoreStore
+from amalgam_edge.storage.records import to_json
 
 QUANTILES = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
 _BINS = 10_000  # of [0, 1]: a quantile is told to 1e-4, in the same memory for any number of texts
@@ -64,7 +65,7 @@ def describe(store: ScoreStore) -> dict[str, Any]:
             {"version": version, "engine": engine, "backend": backend, "shards": count}
             for (version, engine, backend), count in writers.items()
         ],
-        "written_by": store.written_by(),
+        "written_by": [to_json(writer) for writer in store.written_by()],
     }
 
 

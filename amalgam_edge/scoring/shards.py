@@ -1,12 +1,11 @@
-"""Shards of rows on disk or in an object store, and a manifest of what they answer to and who wrote them."""
+"""Shards of rows on disk or in an object store, under a manifest of what they answer to and who wrote them."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,42 +13,21 @@ import pyarrow as pa
 
 from amalgam_edge.environment import installed_versions
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.scoring.scores_manifest import (
+    MANIFEST,
+    ScoreKey,
+    ScoresManifest,
+    ScoreWriter,
+    read_manifest,
+    write_manifest,
+)
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
-from amalgam_edge.storage.fingerprints import of_mapping
+from amalgam_edge.storage.records import to_json
 
-MANIFEST = "manifest.json"
 _SHARD_SIZE = 1024  # texts
 _MOST_SHARDS = 65_536
 _LONGEST_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class ScoreKey:
-    """All that scores depend on; two runs with equal keys may share them.
-
-    Attributes:
-        teacher: its name.
-        teacher_fingerprint: of its weights, config and tokenizer.
-        corpus_fingerprint: of the texts in order.
-        n_texts: how many.
-        settings: passes, seed, masks, dropout, max_length and the like.
-    """
-
-    teacher: str
-    teacher_fingerprint: str
-    corpus_fingerprint: str
-    n_texts: int
-    settings: dict[str, object]
-
-    def as_dict(self) -> dict[str, object]:
-        """The key as it stands in the manifest."""
-        return dict(vars(self))
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the key."""
-        return of_mapping(self.as_dict())
 
 
 class ShardStore:
@@ -95,10 +73,7 @@ class ShardStore:
             AmalgamError: the manifest is missing or damaged.
         """
         manifest = read_manifest(files.locate(folder))
-        try:
-            return cls(folder, ScoreKey(**manifest["key"]), shard_size=int(manifest["shard_size"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged_manifest(files.locate(folder)) from error
+        return cls(folder, manifest.key, shard_size=manifest.shard_size)
 
     @property
     def n_shards(self) -> int:
@@ -119,9 +94,8 @@ class ShardStore:
             AmalgamError: the folder holds rows of something else, something in it is damaged, or it cannot be
                 written to. Nothing that was stored is touched.
         """
-        wanted: dict[str, Any] = json.loads(json.dumps({"key": self.key.as_dict(), "shard_size": self.shard_size}))
         if self.begun:
-            manifest = self._checked_manifest(wanted)
+            manifest = self._checked_manifest()
             missing = self.missing()
             if isinstance(self.folder, Path):
                 for shard in sorted(set(range(self.n_shards)) - set(missing)):
@@ -132,39 +106,44 @@ class ShardStore:
             return
         if self._numbers():
             raise AmalgamError(f"{self.folder}: shards without a {MANIFEST}; restore it, or name another folder")
-        self._sign(wanted)
+        self._sign(self._manifest())
 
-    def written_by(self) -> list[dict[str, Any]]:
-        """Whoever opened this store to write to it: versions, engine, backend; in order, each once.
+    def _manifest(self, written_by: tuple[ScoreWriter, ...] = ()) -> ScoresManifest:
+        return ScoresManifest(self.key, self.shard_size, written_by)
+
+    def written_by(self) -> tuple[ScoreWriter, ...]:
+        """Whoever opened this store to write to it, in order, each once.
 
         Raises:
             AmalgamError: the manifest is missing or damaged.
         """
-        return list(read_manifest(self.folder).get("written_by", []))
+        return read_manifest(self.folder).written_by
 
-    def _sign(self, manifest: dict[str, Any]) -> None:
+    def _sign(self, manifest: ScoresManifest) -> None:
         """Write the manifest, with who writes here from now on, unless it says so already."""
-        writers = manifest.get("written_by", [])
-        own = {"versions": installed_versions(), **self.made_by}
-        if own not in writers:
-            self.write_manifest(manifest | {"written_by": [*writers, own]})
+        writer = ScoreWriter(versions=installed_versions(), **self.made_by)
+        if writer not in manifest.written_by:
+            self._write_manifest(replace(manifest, written_by=(*manifest.written_by, writer)))
 
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Put a manifest in the place of the one that is there.
+    def begin(self, written_by: Iterable[ScoreWriter]) -> None:
+        """Write the manifest of a store that holds nothing yet and will hold what others wrote.
 
         Raises:
-            AmalgamError: it cannot be written.
+            AmalgamError: It cannot be written.
         """
-        with self._writing():
-            files.write(files.join(self.folder, MANIFEST), json.dumps(manifest, indent=2, sort_keys=True).encode())
+        self._write_manifest(self._manifest(tuple(written_by)))
 
-    def _checked_manifest(self, wanted: dict[str, Any]) -> dict[str, Any]:
+    def _write_manifest(self, manifest: ScoresManifest) -> None:
+        with self._writing():
+            write_manifest(self.folder, manifest)
+
+    def _checked_manifest(self) -> ScoresManifest:
         try:
             found = read_manifest(self.folder)
         except AmalgamError as error:
             raise AmalgamError(f"{error}, or move the folder away and {self.remedy}") from error
-        # Whatever else a manifest says, who wrote the rows above all, is no part of what they answer to.
-        changes = _changes(_flat({name: found[name] for name in wanted if name in found}), _flat(wanted))
+        # Who wrote the rows is no part of what they answer to.
+        changes = _changes(_entries(replace(found, written_by=())), _entries(self._manifest()))
         if changes:
             raise AmalgamError(
                 f"{self.folder}: holds {self.what} of another run ({'; '.join(changes)}); "
@@ -239,28 +218,6 @@ class ShardStore:
         return files.join(self.folder, f"shard-{shard:06d}.{self.suffix}")
 
 
-def read_manifest(folder: Location) -> dict[str, Any]:
-    """A store's manifest.
-
-    Raises:
-        AmalgamError: it is missing or damaged.
-    """
-    try:
-        manifest = json.loads(files.read(files.join(folder, MANIFEST)).decode("utf-8"))
-    except FileNotFoundError as error:
-        raise AmalgamError(f"{folder}: no {MANIFEST}, so no scores; name a folder that amalgam-edge wrote") from error
-    except (OSError, ValueError) as error:
-        raise damaged_manifest(folder) from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("key"), dict):
-        raise damaged_manifest(folder)
-    return manifest
-
-
-def damaged_manifest(folder: Location) -> AmalgamError:
-    """What is told of a manifest that cannot be understood."""
-    return AmalgamError(f"{files.join(folder, MANIFEST)}: damaged; restore it")
-
-
 def _usual_shard_size(n_texts: int) -> int:
     size = _SHARD_SIZE
     while size * _MOST_SHARDS < n_texts:
@@ -268,8 +225,12 @@ def _usual_shard_size(n_texts: int) -> int:
     return size
 
 
-def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
+def _entries(manifest: ScoresManifest | ScoreKey) -> dict[str, Any]:
     """A manifest's entries without their nesting."""
+    return _flat(to_json(manifest))
+
+
+def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in manifest.items():
         flat |= _flat(value) if isinstance(value, dict) else {name: value}
@@ -291,4 +252,4 @@ def _change(name: str, was: Any, now: Any) -> str:
 
 def changes_between(found: ScoreKey, wanted: ScoreKey) -> list[str]:
     """What differs between two keys, in words."""
-    return _changes(_flat(found.as_dict()), _flat(wanted.as_dict()))
+    return _changes(_entries(found), _entries(wanted))

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 
 from amalgam_edge.environment import own_version
 from amalgam_edge.scoring.scores import ARRAYS, Failure, TeacherScores
-from amalgam_edge.scoring.shards import MANIFEST, ScoreKey, ShardStore
+from amalgam_edge.scoring.scores_manifest import MANIFEST, ScoreKey
+from amalgam_edge.scoring.shards import ShardStore
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
+from amalgam_edge.storage.records import to_json
 
 __all__ = ["FAILURES", "MANIFEST", "ScoreKey", "ScoreStore", "Shard"]
 
@@ -165,7 +167,7 @@ class ScoreStore(ShardStore):
     def _lineage(self, scores: TeacherScores) -> dict[str, Any]:
         return {
             "version": own_version(),
-            "key": self.key.as_dict(),
+            "key": to_json(self.key),
             "key_fingerprint": self.key.fingerprint,
             **self.made_by,
             "written": datetime.now(UTC).isoformat(),

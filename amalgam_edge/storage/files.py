@@ -62,18 +62,23 @@ def exists(location: Location) -> bool:
     return True
 
 
-def read(location: Location) -> bytes:
+def read(location: Location, *, most_bytes: int | None = None) -> bytes:
     """A file's content.
+
+    Args:
+        location: The file.
+        most_bytes: How many bytes are read at most; by default all.
 
     Raises:
         OSError: no such file, or one on a local disk that cannot be read.
         AmalgamError: another file system does not give it.
     """
     if isinstance(location, Path):
-        return location.read_bytes()
+        with location.open("rb") as file:
+            return file.read(-1 if most_bytes is None else most_bytes)
     files, path = file_system(location)
     with told_as_read(location):
-        content: bytes = persistently(lambda: files.cat_file(path))
+        content: bytes = persistently(lambda: files.cat_file(path, end=most_bytes))
     return content
 
 

@@ -26,8 +26,9 @@ from amalgam_edge.environment import cpu_features
 from amalgam_edge.evaluation.edge_benchmark import benchmark
 from amalgam_edge.evaluation.peers import PEERS
 from amalgam_edge.metrics.timing import WorkloadTiming
+from amalgam_edge.reports.bundle_tables import front_line, front_table
+from amalgam_edge.reports.evaluation_tables import benchmark_table
 from amalgam_edge.reports.plots import front_scatter
-from amalgam_edge.reports.tables import benchmark_table, front_line, front_table
 from amalgam_edge.runtime import Bundle
 from benchmarks.common.documents import write_between_marks
 
@@ -60,7 +61,7 @@ def main() -> None:
         parts += ["### Models under a budget", front_table(manifest).to_markdown(), f"Picked: {front_line(manifest)}."]
         if options.write:
             figure = options.write.with_name("edge-front.svg")
-            figure.write_text(front_scatter(manifest["front"]["candidates"], manifest["front"]["picked"]), "utf-8")
+            figure.write_text(front_scatter(manifest.front.candidates, manifest.front.picked), "utf-8")
             parts.append(f"![size and latency of each model]({figure.name})")
     text = "\n\n".join(parts)
     print(text)

@@ -27,8 +27,10 @@ from amalgam_edge.building.pipeline import build
 from amalgam_edge.console_progress import ConsoleProgress
 from amalgam_edge.corpus.reading import read_corpus
 from amalgam_edge.recipe.recipe import Recipe
-from amalgam_edge.reports.tables import Column, Table, cascade_line
-from amalgam_edge.runtime.bundle import MANIFEST, Bundle
+from amalgam_edge.reports.bundle_tables import cascade_line
+from amalgam_edge.reports.tables import Column, Table
+from amalgam_edge.runtime.bundle import Bundle
+from amalgam_edge.runtime.manifest import MANIFEST
 
 
 def bundles(options: argparse.Namespace) -> dict[str, Bundle]:
@@ -63,21 +65,20 @@ def student_table(opened: dict[str, Bundle]) -> Table:
     """Size and accuracy of each bundle, and how far its int8 model agrees with the float model."""
     rows = []
     for name, bundle in opened.items():
-        precisions, measured = bundle.manifest["precisions"], bundle.manifest["evaluation"]["student"]
+        precisions, measured = bundle.manifest.precisions, bundle.manifest.evaluation.student
         default = precisions[bundle.default_precision]
         rows.append(
             (
                 name,
-                f"{default['bytes'] / 1e6:.2f}",
-                f"{measured['fp32']['accuracy']:.1%}",
-                f"{measured[bundle.default_precision]['accuracy']:.1%}",
-                f"{default['fidelity']['agreement']:.2%}",
+                f"{default.bytes / 1e6:.2f}",
+                f"{measured['fp32'].accuracy:.1%}",
+                f"{measured[bundle.default_precision].accuracy:.1%}",
+                f"{default.fidelity.agreement:.2%}",
             )
         )
         if "cascade" in measured:
-            cascade = bundle.manifest["cascade"]
-            size = (default["bytes"] + cascade["bytes"]) / 1e6
-            rows.append((f"{name} cascade", f"{size:.2f}", "–", f"{measured['cascade']['accuracy']:.1%}", "–"))
+            size = (default.bytes + bundle.cascade.bytes) / 1e6
+            rows.append((f"{name} cascade", f"{size:.2f}", "–", f"{measured['cascade'].accuracy:.1%}", "–"))
     columns = (Column("student", numeric=False), *map(Column, ("MB", "fp32", "as shipped", "agreement")))
     return Table(columns, tuple(rows))
 

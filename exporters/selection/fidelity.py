@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from amalgam_edge.metrics.accuracy import agreement, mean_divergence
+from amalgam_edge.runtime import manifest_models
+from amalgam_edge.runtime.manifest import finite
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Fidelity:
     def disagreement(self) -> float:
         """Share of texts with another likeliest label."""
         return round((1.0 - self.agreement) * self.n_texts) / self.n_texts
+
+    def entry(self) -> manifest_models.Fidelity:
+        """As it stands in the manifest."""
+        return manifest_models.Fidelity(self.agreement, finite(self.mean_kl), self.n_texts)
 
 
 def compare(reference: np.ndarray, other: np.ndarray) -> Fidelity:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +22,7 @@ from amalgam_edge.exporters.quantization.quantization import (
 )
 from amalgam_edge.exporters.selection.fidelity import Fidelity, compare
 from amalgam_edge.metrics.accuracy import mean_divergence
+from amalgam_edge.runtime.manifest_models import Latency
 from amalgam_edge.runtime.text_model import TextModel
 
 _TIMED_TEXTS = 200
@@ -31,31 +31,6 @@ _SENSITIVITY_TEXTS = 200
 
 OpenModel = Callable[[Path], TextModel]
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Precision:
-    """One precision's row in the manifest.
-
-    Attributes:
-        file: relative to the bundle.
-        bytes: its size.
-        quantization: how it was made.
-        fidelity: against the float model.
-        latency_ms: p50 and p95 of one text at a time, on the machine that built it.
-        kernels: operators of ONNX Runtime's own in the graph that it makes of the model, and how often.
-    """
-
-    file: str
-    bytes: int
-    quantization: str
-    fidelity: Fidelity
-    latency_ms: Mapping[str, float]
-    kernels: Mapping[str, int]
-
-    def as_dict(self) -> dict[str, Any]:
-        """As it stands in the manifest."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -129,7 +104,7 @@ def pass_gate(
     return GateResult(None, best, tuple(attempts), activations)
 
 
-def measure_latency(models: Mapping[str, TextModel], texts: Sequence[str]) -> dict[str, dict[str, float]]:
+def measure_latency(models: Mapping[str, TextModel], texts: Sequence[str]) -> dict[str, Latency]:
     """Milliseconds for one text at a time, tokenizing included: p50 and p95 of each model.
 
     The models take turns at each text, so that whatever else the machine does bears on all alike.
@@ -145,7 +120,7 @@ def measure_latency(models: Mapping[str, TextModel], texts: Sequence[str]) -> di
             model.run([text])
             seconds[name].append(perf_counter() - start)
     return {
-        name: {"p50": float(np.percentile(taken, 50) * 1e3), "p95": float(np.percentile(taken, 95) * 1e3)}
+        name: Latency(p50=float(np.percentile(taken, 50) * 1e3), p95=float(np.percentile(taken, 95) * 1e3))
         for name, taken in seconds.items()
     }
 

@@ -174,12 +174,12 @@ def test_a_cascade_is_accepted_with_what_held_out_texts_say(static, tmp_path):
     encoder = Encoder(lambda number: number % 3 if number >= 20 else (number + 1) % 3)
     account = add_cascade(companion(static, range(40)), tmp_path, encoder, [str(n) for n in range(0, 40, 2)], 0.95)
     # of 40 training texts 2 may go wrong: those of tokens 19 and 18; among 20 held-out ones that is 1, 18 itself
-    assert account["threshold"] == pytest.approx(np.exp(19 / 8) / (np.exp(19 / 8) + 2), rel=1e-3)
-    assert account["share"] == 11 / 20
-    assert account["agreement"] == 19 / 20
-    assert account["n_texts"] == 20
-    assert account["file"] == STATIC_FILE
-    assert account["bytes"] == (tmp_path / STATIC_FILE).stat().st_size
+    assert account.static_model.threshold == pytest.approx(np.exp(19 / 8) / (np.exp(19 / 8) + 2), rel=1e-3)
+    assert account.static_model.share == 11 / 20
+    assert account.static_model.agreement == 19 / 20
+    assert account.n_texts == 20
+    assert account.static_model.file == STATIC_FILE
+    assert account.static_model.bytes == (tmp_path / STATIC_FILE).stat().st_size
 
 
 def test_held_out_texts_make_it_more_careful(static, tmp_path):
@@ -187,9 +187,9 @@ def test_held_out_texts_make_it_more_careful(static, tmp_path):
     encoder = Encoder(lambda number: number % 3 if number >= 20 else (number + 1) % 3)
     held_out = ["18", "19", "30", "33"]  # more of those on which the two differ than among training texts
     account = add_cascade(companion(static, range(40)), tmp_path, encoder, held_out, 0.95, said.append)
-    assert [attempt["agreement"] for attempt in account["attempts"]] == [0.5, 0.75, 1.0]
-    assert account["agreement"] == 1.0
-    assert account["share"] == 0.5
+    assert [attempt.agreement for attempt in account.attempts] == [0.5, 0.75, 1.0]
+    assert account.static_model.agreement == 1.0
+    assert account.static_model.share == 0.5
     assert len(said) == 2
 
 
@@ -197,8 +197,8 @@ def test_where_no_threshold_will_do_there_is_no_cascade(static, tmp_path):
     said = []
     encoder = Encoder(lambda number: (number + 1) % 3)
     account = add_cascade(companion(static, range(40)), tmp_path, encoder, ["39", "38"], 0.9, said.append)
-    assert account["file"] is None
-    assert account["attempts"]
+    assert account.static_model is None
+    assert account.attempts
     assert not (tmp_path / STATIC_FILE).exists()
     assert 1 <= len(said) <= len(CARE) + len(FEWER)
 
@@ -206,8 +206,8 @@ def test_where_no_threshold_will_do_there_is_no_cascade(static, tmp_path):
 def test_a_cascade_that_answers_nothing_is_none(static, tmp_path):
     encoder = Encoder(lambda number: number % 3 if number == 39 else (number + 1) % 3)
     account = add_cascade(companion(static, range(40)), tmp_path, encoder, ["1", "2"], 1.0)
-    assert account["file"] is None
-    assert {attempt["share"] for attempt in account["attempts"]} == {0.0}
+    assert account.static_model is None
+    assert {attempt.share for attempt in account.attempts} == {0.0}
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def bundled(static, tmp_path):
     """A bundle's folder with a cascade, set before an encoder of which the static student knows tokens from 20 on."""
     encoder = Encoder(lambda number: number % 3 if number >= 20 else (number + 1) % 3)
     account = add_cascade(companion(static, range(40)), tmp_path, encoder, [str(n) for n in range(20, 40)], 1.0)
-    assert account["threshold"] == pytest.approx(np.exp(21 / 8) / (np.exp(21 / 8) + 2), rel=1e-3)
+    assert account.static_model.threshold == pytest.approx(np.exp(21 / 8) / (np.exp(21 / 8) + 2), rel=1e-3)
     return tmp_path, account
 
 
@@ -223,10 +223,11 @@ def test_a_threshold_that_still_holds_stays_and_is_measured_before_the_new_model
     folder, account = bundled
     better = Encoder(lambda number: number % 3)  # now tokens below 20 would be right too, but the threshold is careful
     renewed = renew_cascade(account, folder, better, [str(n) for n in range(10, 30)], [str(n) for n in range(40)])
-    assert renewed["threshold"] == account["threshold"]
-    assert (renewed["agreement"], renewed["share"], renewed["n_texts"]) == (1.0, 0.5, 20)
-    same = ("file", "bytes", "width", "agreement_asked")
-    assert {name: renewed[name] for name in same} == {name: account[name] for name in same}
+    assert renewed.static_model.threshold == account.static_model.threshold
+    assert (renewed.static_model.agreement, renewed.static_model.share, renewed.n_texts) == (1.0, 0.5, 20)
+    for name in ("file", "bytes", "width"):
+        assert getattr(renewed.static_model, name) == getattr(account.static_model, name)
+    assert renewed.agreement_asked == account.agreement_asked
 
 
 def test_a_threshold_that_does_not_hold_any_more_rises(bundled):
@@ -236,8 +237,8 @@ def test_a_threshold_that_does_not_hold_any_more_rises(bundled):
     texts = [str(n) for n in range(40)]
     renewed = renew_cascade(account, folder, worse, texts, texts, said.append)
     # of the 20 texts above the old threshold half are left to the encoder: those of tokens from 30 on stay
-    assert renewed["threshold"] == pytest.approx(np.exp(31 / 8) / (np.exp(31 / 8) + 2), rel=1e-3)
-    assert (renewed["agreement"], renewed["share"]) == (1.0, 10 / 40)
+    assert renewed.static_model.threshold == pytest.approx(np.exp(31 / 8) / (np.exp(31 / 8) + 2), rel=1e-3)
+    assert (renewed.static_model.agreement, renewed.static_model.share) == (1.0, 10 / 40)
     assert len(said) == 1
     assert "asked: 100.00%" in said[0]
 
@@ -246,9 +247,9 @@ def test_a_cascade_that_cannot_be_kept_leaves_the_bundle(bundled):
     folder, account = bundled
     stranger = Encoder(lambda number: (number + 1) % 3)
     renewed = renew_cascade(account, folder, stranger, [str(n) for n in range(30, 40)], ["35", "36", "37"])
-    assert renewed["file"] is None
+    assert renewed.static_model is None
     # the encoder alone is never wrong: of ten texts none is left to it at first, then those below 36, then below 37
-    assert [attempt["agreement"] for attempt in renewed["attempts"]] == pytest.approx([0.0, 0.6, 0.7])
+    assert [attempt.agreement for attempt in renewed.attempts] == pytest.approx([0.0, 0.6, 0.7])
     assert not (folder / STATIC_FILE).exists()
 
 
@@ -256,5 +257,5 @@ def test_texts_of_which_the_static_student_is_sure_of_none_add_no_threshold(bund
     folder, account = bundled
     encoder = Encoder(lambda number: number % 3)
     renewed = renew_cascade(account, folder, encoder, ["1", "2"], ["3", "4"])
-    assert [attempt["threshold"] for attempt in renewed["attempts"]] == [account["threshold"]]
-    assert renewed["file"] is None
+    assert [attempt.threshold for attempt in renewed.attempts] == [account.static_model.threshold]
+    assert renewed.static_model is None

@@ -20,6 +20,7 @@ from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
 from amalgam_edge.progress import Silent
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime.bundle import MODEL_FILES
+from amalgam_edge.runtime.manifest_models import Fidelity, TrimmedVocabulary
 from tests.support import tiny
 
 TRAINING, HELD_OUT = tiny.TEXTS[:8], tiny.TEXTS[8:]
@@ -99,15 +100,15 @@ def test_the_float_model_stays_even_where_trimming_alone_changes_too_much(tried)
 def test_the_pick_is_one_of_all_and_its_account_that_of_its_vocabulary(tried):
     smallest = min(c.megabytes for one in tried for c in one.candidates.values())
     budget = Budget({"size": smallest, "loss": 100.0})
-    position, measured = choose_models(tried, budget)
-    picked = measured["front"]["picked"]
-    assert (position, picked) == (1, f"trimmed {measured['default_precision']}")
-    assert [row["name"] for row in measured["front"]["candidates"]] == [
+    position, models = choose_models(tried, budget)
+    picked = models.front.picked
+    assert (position, picked) == (1, f"trimmed {models.default_precision}")
+    assert [row.name for row in models.front.candidates] == [
         candidate.name for one in tried for candidate in one.candidates.values()
     ]
-    row = next(row for row in measured["front"]["candidates"] if row["name"] == picked)
-    assert measured["precisions"][row["precision"]]["bytes"] / 1e6 == pytest.approx(smallest)
-    assert measured["precisions"]["fp32"]["fidelity"]["agreement"] < 1
+    row = next(row for row in models.front.candidates if row.name == picked)
+    assert models.precisions[row.precision].bytes / 1e6 == pytest.approx(smallest)
+    assert models.precisions["fp32"].fidelity.agreement < 1
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_under_a_budget_trimming_leaves_half_of_the_loss_to_quantization(
 
     def note(student, data, allowed, say):
         asked.append(allowed)
-        return student, {"n_tokens": 1}
+        return student, TrimmedVocabulary(1, 2, Fidelity(1.0, 0.0, 1))
 
     monkeypatch.setattr(module, "trim_vocabulary", note)
     student = Student(*students[""])

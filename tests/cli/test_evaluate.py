@@ -226,7 +226,7 @@ def test_a_domain_without_texts_has_a_dash(invoke, built, tmp_path):
 
 
 def test_a_bundle_that_does_not_say_where_labels_come_from_has_no_domains(invoke, built, inputs, tmp_path):
-    bare = relabelled(built.bundle, tmp_path / "bare", lambda labels: [{"name": label["name"]} for label in labels])
+    bare = relabelled(built.bundle, tmp_path / "bare", lambda labels: [{**label, "sources": []} for label in labels])
     result = invoke("evaluate", bare, "--data", inputs.labelled, "--report", tmp_path / "page.html")
     assert result.exit_code == 0, result.output
     assert "on labels of" not in result.output

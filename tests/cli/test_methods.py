@@ -92,8 +92,8 @@ def students(invoke, build_options, tmp_path_factory):
 def test_a_build_by_each_method_ends_with_a_bundle(students, inputs, name):
     bundle = Bundle.open(students[0] / name)
     bundle.verify()
-    assert bundle.manifest["recipe"]["method"] == name
-    assert [label["name"] for label in bundle.manifest["labels"]] == ["games", "net", "fonts", "text"]
+    assert bundle.manifest.method == name
+    assert bundle.labels == ("games", "net", "fonts", "text")
     answers = EdgeClassifier.from_pretrained(students[0] / name)(inputs.texts[:4], all_scores=True)
     assert all(np.isfinite(list(answer.scores.values())).all() for answer in answers)
 
@@ -160,7 +160,7 @@ def test_a_static_student_of_teachers_that_share_a_label(invoke, inputs, make_cl
         "--method", "dfa", "--device", "cpu", "--output", tmp_path / "student",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert [label["name"] for label in Bundle.open(tmp_path / "student").manifest["labels"]] == [
+    assert [*Bundle.open(tmp_path / "student").labels] == [
         "games",
         "net",
         "fonts",

@@ -147,7 +147,7 @@ def without_closing_token(folder: Path, precision: str, text: str) -> Prediction
     bundle = Bundle.open(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
-    ids = np.array([tokenizer.encode(text).ids[: bundle.manifest["max_length"]]])
+    ids = np.array([tokenizer.encode(text).ids[: bundle.manifest.max_length]])
     session = onnxruntime.InferenceSession(folder / "onnx" / FILES[precision][0])
     (scores,) = session.run(["probabilities"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
     return Prediction(bundle.labels[scores.argmax()], float(scores.max()), truncated=True)

@@ -147,4 +147,4 @@ def test_calibrating_says_what_it_changed():
     assert found.ece_before == pytest.approx(slow_error(logits, target, weight, 1.0))
     assert found.ece_after == pytest.approx(slow_error(logits, target, weight, found.temperature))
     assert found.ece_after < found.ece_before
-    assert found.as_dict().keys() == {"temperature", "n_texts", "ece_before", "ece_after"}
+    assert vars(found).keys() == {"temperature", "n_texts", "ece_before", "ece_after"}

@@ -78,7 +78,7 @@ def test_two_classifiers_by_hand():
     assert found.p_value == pytest.approx(2 * (1 + 5) / 32)
     low, high = found.interval
     assert -0.25 <= low < 0.375 < high <= 1.0
-    assert found.as_dict()["interval"] == [low, high]
+    assert found.interval == (low, high)
 
 
 def test_the_other_way_round_is_the_mirror():

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -8,14 +9,26 @@ import pytest
 from amalgam_edge.metrics.calibration import reliability
 from amalgam_edge.reports.build_report import ReportData, render_report
 from amalgam_edge.reports.plots import front_scatter
+from amalgam_edge.runtime.manifest_models import GateAttempt, ModelAccuracy
+from amalgam_edge.runtime.manifest_origin import TrainingPoint
 from amalgam_edge.scoring.scores import TeacherScores
-from tests.support.manifests import make_calibration, make_front, make_manifest, make_precision, make_teacher
+from tests.support.manifests import (
+    make_calibration,
+    make_candidate,
+    make_evaluation,
+    make_front,
+    make_gate,
+    make_label,
+    make_manifest,
+    make_precision,
+    make_teacher,
+)
 
-HISTORY = [
-    {"step": 1, "epoch": 0.5, "loss": 0.9},
-    {"step": 2, "epoch": 1.0, "loss": 0.7},
-    {"step": 2, "epoch": 1.0, "held_out_loss": 0.8},
-]
+TRAINING = (
+    TrainingPoint(1, 0.5, loss=0.9),
+    TrainingPoint(2, 1.0, loss=0.7),
+    TrainingPoint(2, 1.0, held_out_loss=0.8),
+)
 CONFUSION = np.array([[20, 1, 0], [2, 17, 0], [0, 41, 0]])
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -62,13 +75,13 @@ def scores(teacher, n_texts=120, seed=0):
     return TeacherScores.from_logits(teacher, rng.normal(size=(n_texts, 2)), rng.normal(size=(4, n_texts, 2)))
 
 
-def render(manifest=None, *, teachers=("fun", "work"), history=HISTORY, confusion=CONFUSION, curves=()):
-    data = ReportData([scores(name, seed=k) for k, name in enumerate(teachers)], history, confusion, dict(curves))
-    return Page(render_report(manifest or make_manifest(), data))
+def render(manifest=None, *, teachers=("fun", "work"), training=TRAINING, confusion=CONFUSION, curves=()):
+    data = ReportData([scores(name, seed=k) for k, name in enumerate(teachers)], confusion, dict(curves))
+    return Page(render_report(replace(manifest or make_manifest(), training=training), data))
 
 
 def single(**changes):
-    return make_manifest(teachers=[make_teacher("fun", ["games", "net"], picked_share=1.0)], **changes)
+    return make_manifest(teachers=(make_teacher("fun", ["games", "net"], picked_share=1.0),), **changes)
 
 
 def test_the_page_shows_tables_and_figures():
@@ -130,7 +143,7 @@ def test_one_teacher_has_no_margin():
 
 
 def test_without_labelled_texts_there_is_no_evaluation():
-    page = render(make_manifest(evaluation={}), confusion=None)
+    page = render(make_manifest(evaluation=None), confusion=None)
     assert "Accuracy on labelled texts" not in page.headings
     assert "Confusion" not in page.headings
     assert page.count("table") == 2
@@ -138,7 +151,7 @@ def test_without_labelled_texts_there_is_no_evaluation():
 
 
 def test_the_least_report():
-    page = render(single(evaluation={}), teachers=["fun"], history=HISTORY[:1], confusion=None)
+    page = render(single(evaluation=None), teachers=["fun"], training=TRAINING[:1], confusion=None)
     assert page.count("svg") == 3
 
 
@@ -161,15 +174,8 @@ def test_reliability_of_one_text_is_drawn():
 
 
 def test_a_refused_int8_is_said():
-    gate = {
-        "passed": False,
-        "n_texts": 12,
-        "max_disagreement": 0.0125,
-        "attempts": [
-            {"quantization": "one way", "disagreement": 0.25, "mean_kl": 0.1},
-            {"quantization": "another <way>", "disagreement": 0.125, "mean_kl": 0.1},
-        ],
-    }
+    attempts = (GateAttempt("one way", 0.25, 0.1), GateAttempt("another <way>", 0.125, None))
+    gate = make_gate(passed=False, max_disagreement=0.0125, attempts=attempts)
     only = {"fp32": make_precision("onnx/model.onnx", 1_000_000, "float", 1.0, 0.0, 1.0, 1.0)}
     text = " ".join(render(make_manifest(gate=gate, precisions=only, default_precision="fp32")).text)
     for words in ("No int8 model kept within the budget", "one way 25.00%", "another <way> 12.50%", "1.25%"):
@@ -181,16 +187,13 @@ NASTY = ['<script>alert("1")</script>', "a & b < c", "'\"><img src=x onerror=y>"
 
 
 def test_names_with_html_in_them_are_text():
-    labels = [{"name": name, "sources": []} for name in NASTY]
+    labels = tuple(map(make_label, NASTY))
     page = render(
         make_manifest(
             labels=labels,
-            teachers=[make_teacher("<b>fun</b>", NASTY[:2]), make_teacher("&amp;", NASTY[1:])],
+            teachers=(make_teacher("<b>fun</b>", NASTY[:2]), make_teacher("&amp;", NASTY[1:])),
             recipe={"method": "<i>muka</i>"},
-            evaluation={
-                **make_manifest()["evaluation"],
-                "student": {"<u>fp32</u>": {"accuracy": 0.5, "macro_f1": 0.5}},
-            },
+            evaluation=make_evaluation(student={"<u>fp32</u>": ModelAccuracy(0.5, 0.5, abstaining=None)}),
         ),
         teachers=["<b>fun</b>", "&amp;"],
     )
@@ -207,7 +210,7 @@ def test_names_with_html_in_them_are_text():
 @pytest.mark.parametrize("name", [r"$\nonsense$", "$_$", "from $5 to $9", "100%", r"\n", "{x}", "a_b^c"])
 def test_names_are_no_formulas(name):
     """Dollar signs make matplotlib typeset what is between them, or fail at it."""
-    labels = [{"name": label, "sources": []} for label in (name, "science", "net")]
+    labels = tuple(map(make_label, (name, "science", "net")))
     page = render(make_manifest(labels=labels), teachers=[name, "work"])
     drawn = ["".join(t.itertext()).strip() for figure in page.figures for t in figure.iter(f"{SVG}text")]
     assert drawn.count(name) == 4  # both axes of the confusion, the histogram, the bar
@@ -216,14 +219,14 @@ def test_names_are_no_formulas(name):
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_many_labels_are_drawn_without_counts():
     n_labels = 25
-    labels = [{"name": f"label {k}", "sources": []} for k in range(n_labels)]
+    labels = tuple(make_label(f"label {k}") for k in range(n_labels))
     page = render(make_manifest(labels=labels), confusion=np.full((n_labels, n_labels), 777))
     assert "label 24" in "".join(page.text)
     assert "777" not in "".join(page.text)
 
 
 def test_a_build_without_updates_has_an_empty_curve():
-    assert render(history=[{"step": 1, "epoch": 1.0, "held_out_loss": 0.5}]).count("svg") == 5
+    assert render(training=(TrainingPoint(1, 1.0, held_out_loss=0.5),)).count("svg") == 5
 
 
 def drawn_in(svg):
@@ -232,15 +235,16 @@ def drawn_in(svg):
 
 def test_a_front_of_one_student_names_every_model():
     front = make_front()
-    names = drawn_in(front_scatter(front["candidates"], front["picked"]))
+    names = drawn_in(front_scatter(front.candidates, front.picked))
     assert {"fp32 (0%)", "int8 (0.69%)", "fp16 (0.01%)"} <= set(names)
 
 
 def test_a_front_of_several_students_tells_them_by_colour_and_names_what_is_on_it():
-    front = make_front(picked="6-layer int8")
-    for row, layers in zip(front["candidates"], (6, 6, 3), strict=True):
-        row |= {"precision": row["name"], "name": f"{layers}-layer {row['name']}", "layers": layers, "n_tokens": 812}
-    page = render(make_manifest(front=front))
+    candidates = tuple(
+        replace(row, name=f"{layers}-layer {row.name}", layers=layers, n_tokens=812)
+        for row, layers in zip(make_front().candidates, (6, 6, 3), strict=True)
+    )
+    page = render(make_manifest(front=make_front(picked="6-layer int8", candidates=candidates)))
     assert "Models under the budget" in page.headings
     names = [text for figure in page.figures for text in drawn_in(ElementTree.tostring(figure))]
     assert {"fp32 (0%)", "int8 (0.69%)", "6 layers, 812 tokens", "3 layers, 812 tokens"} <= set(names)
@@ -248,16 +252,15 @@ def test_a_front_of_several_students_tells_them_by_colour_and_names_what_is_on_i
 
 
 def test_what_labels_are_compared_with_is_told():
-    gate = {**make_manifest()["gate"], "compared_with": "the float model with all tokens"}
+    gate = make_gate(compared_with="the float model with all tokens")
     assert "with the float model with all tokens on 12 texts" in "".join(render(make_manifest(gate=gate)).text)
     assert "is with the float model on 12 texts" in "".join(render().text)
 
 
 def test_names_of_points_that_lie_close_do_not_cover_each_other():
     """A name's room: 9 points high, at least 4 wide for each of its 11 characters."""
-    row = {"loss_percent": 1.0, "on_front": True}
-    close = [{**row, "name": f"int8-{k}", "megabytes": 17 + k / 2, "latency_ms": 3 + k / 50} for k in range(4)]
-    far = {**row, "name": "far", "megabytes": 70, "latency_ms": 5}
+    close = [make_candidate(f"int8-{k}", megabytes=17 + k / 2, latency_ms=3 + k / 50) for k in range(4)]
+    far = make_candidate("far", megabytes=70, latency_ms=5)
     svg = front_scatter([*close, far], "far")
     found = re.findall(r'text-anchor: (start|end)[^>]* x="([\d.]+)" y="([\d.]+)"[^>]*>(int8-\d) \(1%\)</text>', svg)
     assert len(found) == 4

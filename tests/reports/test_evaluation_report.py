@@ -7,8 +7,9 @@ import pytest
 
 from amalgam_edge.evaluation.bundle_evaluation import measure_answers
 from amalgam_edge.reports.evaluation_report import render_evaluation
-from amalgam_edge.reports.evaluation_tables import comparison_lines, comparison_table, domain_table
-from amalgam_edge.reports.tables import evaluation_table
+from amalgam_edge.reports.evaluation_tables import comparison_lines, comparison_table, domain_table, evaluation_table
+from amalgam_edge.runtime.evaluation import BundleComparison, DomainAccuracy, Evaluation, ModelComparison
+from amalgam_edge.storage.records import to_json
 
 SVG = "{http://www.w3.org/2000/svg}"
 LOGITS = np.log([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.5, 0.4, 0.1]])
@@ -17,20 +18,16 @@ GOLD = np.array([0, 1, 2, 1])
 
 def make_measured(teacher="fun", models=("int8",), **changes):
     student = {name: measure_answers(GOLD, LOGITS, {teacher: [0, 1], "work": [2]}, 0.0) for name in models}
-    return {"data": "labelled.csv", "n_texts": 4, "labels": ["a", "b", "c"], "student": student, **changes}
+    return Evaluation("labelled.csv", 4, ("a", "b", "c"), student, **changes)
 
 
 def make_comparison(**changes):
-    row = {
-        "other": "fp32", "n_texts": 4, "accuracy": 0.75, "other_accuracy": 0.5, "difference": 0.25,
-        "interval": [-0.25, 0.75], "b": 2, "c": 1, "p_value": 1.0,
-    }  # fmt: skip
-    return {
-        "bundle": "other/",
-        "same_bundle": False,
-        "missing_labels": {},
-        "models": {"int8": row},
-    } | changes
+    row = ModelComparison(
+        other="fp32", n_texts=4, accuracy=0.75, other_accuracy=0.5, difference=0.25, interval=(-0.25, 0.75), b=2, c=1,
+        p_value=1.0,
+    )  # fmt: skip
+    plain = {"bundle": "other/", "same_bundle": False, "missing_labels": {}, "models": {"int8": row}}
+    return BundleComparison(**(plain | changes))
 
 
 def drawn_in(svg):
@@ -39,35 +36,33 @@ def drawn_in(svg):
 
 def test_the_numbers_by_hand():
     """Surest first: right 0.8, right 0.7, wrong 0.5, right 0.4; each in a bin of its own."""
-    row = make_measured()["student"]["int8"]
-    assert row["accuracy"] == 0.75
-    assert row["nll"] == pytest.approx(-np.log(0.7 * 0.8 * 0.4 * 0.4) / 4)
-    assert row["ece"] == pytest.approx((0.3 + 0.2 + 0.6 + 0.5) / 4)
-    assert row["aurc"] == pytest.approx((0 + 0 + 1 / 3 + 1 / 4) / 4)
-    assert row["domains"]["fun"]["accuracy"] == 2 / 3
-    assert row["domains"]["work"] == {"n_texts": 1, "accuracy": 1.0, "macro_f1": 1.0}
-    assert "answered" not in row
+    row = make_measured().student["int8"]
+    assert row.accuracy == 0.75
+    assert row.nll == pytest.approx(-np.log(0.7 * 0.8 * 0.4 * 0.4) / 4)
+    assert row.ece == pytest.approx((0.3 + 0.2 + 0.6 + 0.5) / 4)
+    assert row.aurc == pytest.approx((0 + 0 + 1 / 3 + 1 / 4) / 4)
+    assert row.domains["fun"].accuracy == 2 / 3
+    assert row.domains["work"] == DomainAccuracy(n_texts=1, accuracy=1.0, macro_f1=1.0)
+    assert "answered" not in to_json(row)
 
 
 def test_tables_by_hand():
     measured = make_measured(comparison=make_comparison())
-    assert evaluation_table({"evaluation": measured}).rows == (
-        ("student int8", "4", "75.0%", "77.8%", "0.603", "40.0%", "0.146"),
-    )
+    assert evaluation_table(measured).rows == (("student int8", "4", "75.0%", "77.8%", "0.603", "40.0%", "0.146"),)
     assert domain_table(measured).rows == (
         ("student int8", "fun", "3", "66.7%", "66.7%"),
         ("student int8", "work", "1", "100.0%", "100.0%"),
     )
-    assert comparison_table(measured).rows == (
+    assert comparison_table(measured.comparison).rows == (
         ("student int8", "fp32", "4", "75.0%", "50.0%", "+25.0", "-25.0 … +75.0", "2", "1", "1"),
     )
 
 
 def test_what_has_to_be_known_of_a_comparison():
-    plain = comparison_lines({"comparison": make_comparison()})
+    plain = comparison_lines(make_comparison())
     assert len(plain) == 1
     assert "c only other/" in plain[0]
-    said = comparison_lines({"comparison": make_comparison(missing_labels={"net": 7, "x": 1}, same_bundle=True)})
+    said = comparison_lines(make_comparison(missing_labels={"net": 7, "x": 1}, same_bundle=True))
     assert said[1:] == [
         "other/ does not know 'net' (7), 'x' (1): it counts as wrong on those texts",
         "both are the same bundle, file by file",

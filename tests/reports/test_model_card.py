@@ -3,9 +3,18 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
+from amalgam_edge.reports.bundle_tables import precision_table, teacher_table
+from amalgam_edge.reports.evaluation_tables import evaluation_table
 from amalgam_edge.reports.model_card import render_model_card
-from amalgam_edge.reports.tables import evaluation_table, precision_table, teacher_table
-from tests.support.manifests import make_calibration, make_manifest, make_precision, make_teacher
+from amalgam_edge.runtime.manifest_models import Fidelity, TrimmedVocabulary
+from tests.support.manifests import (
+    make_calibration,
+    make_evaluation,
+    make_label,
+    make_manifest,
+    make_precision,
+    make_teacher,
+)
 
 
 def front_matter(card):
@@ -25,7 +34,7 @@ def test_the_hub_finds_its_head():
 def test_the_card_says_what_the_manifest_does():
     manifest = make_manifest()
     card = render_model_card(manifest, "student")
-    for table in (precision_table(manifest), teacher_table(manifest), evaluation_table(manifest)):
+    for table in (precision_table(manifest), teacher_table(manifest), evaluation_table(manifest.evaluation)):
         assert table.to_markdown() in card
     for words in (
         "`games`, `science`, `net`",
@@ -42,8 +51,8 @@ def test_the_card_says_what_the_manifest_does():
 
 
 def test_a_model_made_after_the_evaluation_claims_none_of_it():
-    manifest = make_manifest()
-    del manifest["evaluation"]["student"]["int8"]
+    measured = make_evaluation()
+    manifest = make_manifest(evaluation=make_evaluation(student={"fp32": measured.student["fp32"]}))
     head, body = front_matter(render_model_card(manifest, "s"))
     assert "model-index" not in head
     assert "student fp32" in body
@@ -57,7 +66,7 @@ def test_the_example_is_python():
 
 def test_without_evaluation_there_is_no_such_section():
     assert "## Evaluation" in render_model_card(make_manifest(), "s")
-    card = render_model_card(make_manifest(evaluation={}), "s")
+    card = render_model_card(make_manifest(evaluation=None), "s")
     assert "## Evaluation" not in card
     assert "macro-F1" not in card
 
@@ -66,10 +75,10 @@ def test_one_teacher_and_float_alone():
     only = {"fp32": make_precision("onnx/model.onnx", 1_000_000, "float", 1.0, 0.0, 1.0, 1.0)}
     card = render_model_card(
         make_manifest(
-            teachers=[make_teacher("fun", ["games", "net"], picked_share=1.0)],
+            teachers=(make_teacher("fun", ["games", "net"], picked_share=1.0),),
             precisions=only,
             default_precision="fp32",
-            evaluation={},
+            evaluation=None,
         ),
         "s",
     )
@@ -79,14 +88,14 @@ def test_one_teacher_and_float_alone():
 
 
 def test_braces_in_names_are_only_text():
-    labels = [{"name": "{title}", "sources": []}, {"name": "{0}", "sources": []}]
+    labels = (make_label("{title}"), make_label("{0}"))
     card = render_model_card(make_manifest(labels=labels), "{folder}")
     assert "# {folder}" in card
     assert "`{title}`, `{0}`" in card
 
 
 def test_a_trimmed_vocabulary_is_said_to_be_one():
-    trimmed = {"n_tokens": 512, "n_before": 30522, "fidelity": {"agreement": 0.99, "mean_kl": 0.01, "n_texts": 100}}
+    trimmed = TrimmedVocabulary(n_tokens=512, n_before=30522, fidelity=Fidelity(0.99, 0.01, 100))
     card = render_model_card(make_manifest(vocabulary=trimmed), "s").replace("\n", " ")
     assert "It knows 512 of its encoder's 30522 tokens" in card
     assert "tokens; words" not in render_model_card(make_manifest(), "s")
@@ -97,7 +106,7 @@ HOSTILE = ["a: b", "- x", "'", '"', "#1", "{title}", "a\\nb", "猫"]
 
 @pytest.mark.parametrize("name", ["student", *HOSTILE])
 def test_huggingface_hub_reads_its_head(name, tmp_path):
-    evaluation = {**make_manifest()["evaluation"], "data": f"/srv/private/{name}.csv"}
+    evaluation = make_evaluation(data=f"/srv/private/{name}.csv")
     path = tmp_path / "README.md"
     path.write_text(render_model_card(make_manifest(evaluation=evaluation), name), "utf-8")
     head = metadata_load(path)
@@ -114,11 +123,10 @@ def test_huggingface_hub_reads_its_head(name, tmp_path):
 
 
 def test_teachers_of_the_hub_are_its_base_models(tmp_path):
-    local, known = make_teacher("fun", ["games"]), make_teacher("work", ["net"])
-    known |= {"source": "owner/name", "from_hub": True}
+    known = make_teacher("work", ["net"], source="owner/name", from_hub=True)
     manifest = make_manifest(
-        teachers=[{**local, "from_hub": False}, known],
-        evaluation={**make_manifest()["evaluation"], "data": "hf://datasets/owner/texts"},
+        teachers=(make_teacher("fun", ["games"]), known),
+        evaluation=make_evaluation(data="hf://datasets/owner/texts"),
     )
     path = tmp_path / "README.md"
     path.write_text(render_model_card(manifest, "student"), "utf-8")
@@ -129,7 +137,7 @@ def test_teachers_of_the_hub_are_its_base_models(tmp_path):
 
 def test_without_evaluation_no_results_are_claimed(tmp_path):
     path = tmp_path / "README.md"
-    path.write_text(render_model_card(make_manifest(evaluation={}), "student"), "utf-8")
+    path.write_text(render_model_card(make_manifest(evaluation=None), "student"), "utf-8")
     assert "model-index" not in metadata_load(path)
 
 

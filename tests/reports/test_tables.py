@@ -1,22 +1,29 @@
 import pytest
 
 from amalgam_edge.metrics.timing import WorkloadTiming
-from amalgam_edge.reports.tables import (
-    Column,
-    Table,
-    benchmark_table,
+from amalgam_edge.reports.bundle_tables import (
     calibration_line,
     cascade_line,
-    evaluation_table,
     front_line,
     front_table,
     kernel_lines,
     precision_table,
-    score_table,
     teacher_table,
 )
+from amalgam_edge.reports.evaluation_tables import benchmark_table, evaluation_table
+from amalgam_edge.reports.score_tables import score_table
+from amalgam_edge.reports.tables import Column, Table
+from amalgam_edge.runtime.manifest_models import Answered, Cascade, CascadeAttempt, ModelAccuracy, StaticModel
 from amalgam_edge.scoring.scores import ScoreSummary
-from tests.support.manifests import make_calibration, make_front, make_manifest, make_precision, make_teacher
+from tests.support.manifests import (
+    make_calibration,
+    make_candidate,
+    make_evaluation,
+    make_front,
+    make_manifest,
+    make_precision,
+    make_teacher,
+)
 
 
 def titles(table):
@@ -48,23 +55,22 @@ def test_teachers_have_their_classes_and_their_share():
 
 
 def test_teachers_without_evaluation_have_no_accuracy():
-    table = teacher_table(make_manifest(evaluation={}, teachers=[make_teacher("fun", ["a", "b"], picked_share=1.0)]))
+    table = teacher_table(make_manifest(evaluation=None, teachers=(make_teacher("fun", ["a", "b"], picked_share=1.0),)))
     assert table.rows == (("fun", "a, b", "13", "0.123", "100.0%", "–"),)
 
 
 def test_evaluation_has_a_row_a_precision():
-    table = evaluation_table(make_manifest())
+    table = evaluation_table(make_evaluation())
     assert titles(table) == ["model", "texts", "accuracy", "macro-F1"]
     assert table.rows == (("student fp32", "60", "90.0%", "87.6%"), ("student int8", "60", "88.3%", "80.0%"))
 
 
 def test_abstaining_has_columns_of_its_own():
-    row = {"accuracy": 0.9, "macro_f1": 0.8765}
     student = {
-        "fp32": {**row, "answered": 0.5, "answered_accuracy": 1.0},
-        "int8": {**row, "answered": 0.0, "answered_accuracy": None},
+        "fp32": ModelAccuracy(0.9, 0.8765, Answered(0.5, 1.0)),
+        "int8": ModelAccuracy(0.9, 0.8765, Answered(0.0, None)),
     }
-    table = evaluation_table({"evaluation": {"n_texts": 60, "student": student}})
+    table = evaluation_table(make_evaluation(student=student))
     assert titles(table) == ["model", "texts", "accuracy", "macro-F1", "answered", "accuracy on those"]
     assert [row[4:] for row in table.rows] == [("50.0%", "100.0%"), ("0.0%", "–")]
 
@@ -118,15 +124,7 @@ def test_a_bar_in_a_cell_does_not_split_it():
     assert row.replace(r"\|", "").count("|") == 3
 
 
-CASCADE = {
-    "agreement_asked": 0.99,
-    "n_texts": 200,
-    "attempts": [
-        {"threshold": 0.8, "agreement": 0.975, "share": 0.7},
-        {"threshold": 0.9, "agreement": 1.0, "share": 0.0},
-    ],
-    "file": None,
-}
+ATTEMPTS = (CascadeAttempt(0.8, agreement=0.975, share=0.7), CascadeAttempt(0.9, agreement=1.0, share=0.0))
 
 
 def test_no_cascade_is_no_line():
@@ -135,24 +133,18 @@ def test_no_cascade_is_no_line():
 
 
 def test_a_cascade_in_a_line():
-    found = {
-        "file": "onnx/model_static.onnx",
-        "bytes": 2_340_000,
-        "threshold": 0.87654,
-        "agreement": 0.995,
-        "share": 0.62,
-    }
-    assert cascade_line(make_manifest(cascade=CASCADE | found)) == (
+    static = StaticModel("onnx/model_static.onnx", 2_340_000, 64, threshold=0.87654, agreement=0.995, share=0.62)
+    assert cascade_line(make_manifest(cascade=Cascade(0.99, 200, ATTEMPTS, static))) == (
         "cascade: a static student of 2.3 MB answers 62.0% of 200 held-out texts, those with a probability of 0.877 or "
         "more; 99.50% agreement with the encoder alone (asked: 99.00%)"
     )
 
 
 def test_a_refused_cascade_says_how_near_it_came():
-    assert cascade_line(make_manifest(cascade=CASCADE)) == (
+    assert cascade_line(make_manifest(cascade=Cascade(0.99, 200, ATTEMPTS, None))) == (
         "no cascade: no threshold kept 99.00% agreement with the encoder on 200 held-out texts (best: 97.5%)"
     )
-    assert cascade_line(make_manifest(cascade=CASCADE | {"attempts": []})).endswith("(best: –)")
+    assert cascade_line(make_manifest(cascade=Cascade(0.99, 200, (), None))).endswith("(best: –)")
 
 
 def test_the_front_by_hand():
@@ -168,11 +160,12 @@ def test_the_front_by_hand():
 
 
 def test_students_are_told_apart_by_layers_and_tokens():
-    front = make_front(picked="6-layer trimmed int8")
-    facts = {"name": "6-layer trimmed int8", "precision": "int8", "layers": 6, "n_tokens": 812, "agreement": 0.8344}
-    front["candidates"][1] |= facts
-    front["candidates"][2] |= {"name": "3-layer int8", "precision": "int8", "layers": 3, "n_tokens": 30522}
-    table = front_table(make_manifest(front=front))
+    candidates = (
+        make_candidate("fp32"),
+        make_candidate("6-layer trimmed int8", precision="int8", layers=6, n_tokens=812, agreement=0.8344),
+        make_candidate("3-layer int8", precision="int8", layers=3, n_tokens=30522),
+    )
+    table = front_table(make_manifest(front=make_front(picked="6-layer trimmed int8", candidates=candidates)))
     columns = [titles(table).index(name) for name in ("model", "layers", "tokens", "agreement with supervision")]
     assert [[row[column] for column in columns] for row in table.rows] == [
         ["fp32", "–", "–", "–"],  # as bundles of earlier versions have it
@@ -188,8 +181,12 @@ def test_a_benchmark_by_hand():
 
 
 def test_kernels_by_hand():
-    manifest = make_manifest()
-    assert kernel_lines(manifest) == []  # of an earlier version
-    manifest["precisions"]["int8"]["kernels"] = {"DynamicQuantizeMatMul": 12, "Gelu": 3}
-    manifest["precisions"]["fp32"]["kernels"] = {}
+    assert kernel_lines(make_manifest()) == []  # as bundles of early versions have it
+    counted = make_precision("onnx/model_quantized.onnx", kernels={"DynamicQuantizeMatMul": 12, "Gelu": 3})
+    manifest = make_manifest(precisions={"fp32": make_precision("onnx/model.onnx"), "int8": counted})
     assert kernel_lines(manifest) == ["int8 runs with DynamicQuantizeMatMul ×12, Gelu ×3"]
+
+
+def test_a_divergence_that_is_not_finite_is_a_dash():
+    table = precision_table(make_manifest(precisions={"int8": make_precision("onnx/model.onnx", mean_kl=None)}))
+    assert table.rows[0][titles(table).index("mean KL")] == "–"

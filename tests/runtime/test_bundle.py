@@ -6,11 +6,13 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 
 
+def read(folder):
+    return json.loads((folder / "amalgam.json").read_text("utf-8"))
+
+
 def edit_manifest(folder, **changes):
-    """Change entries of a manifest; None takes one out."""
-    path = folder / "amalgam.json"
-    manifest = {**json.loads(path.read_text("utf-8")), **changes}
-    path.write_text(json.dumps({k: v for k, v in manifest.items() if v is not None}), "utf-8")
+    """Change entries of a manifest."""
+    (folder / "amalgam.json").write_text(json.dumps({**read(folder), **changes}), "utf-8")
 
 
 def test_a_bundle_says_what_it_carries(bundle_folder):
@@ -49,6 +51,9 @@ def test_an_unknown_precision_is_refused(bundle_folder):
         b'{"format_version": "one"}',
         b'{"format_version": null}',
         b'{"format_version": 1}',
+        b'{"format_version": 2}',
+        b'{"format_version": true}',
+        b'{"format_version": 2.0}',
     ],
 )
 def test_a_damaged_manifest_is_refused(copied, content):
@@ -58,18 +63,24 @@ def test_a_damaged_manifest_is_refused(copied, content):
         EdgeClassifier(Bundle.open(copied))
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("entry", ["labels", "precisions", "default_precision", "files", "max_length", "pad_token_id"])
-def test_a_manifest_that_lacks_an_entry_is_refused(copied, entry):
-    edit_manifest(copied, **{entry: None})
-    with pytest.raises(AmalgamError, match=r"amalgam\.json"):
+def test_a_manifest_that_lacks_an_entry_is_refused(copied, entry, version):
+    edit_manifest(copied, format_version=version)
+    lacking = {name: value for name, value in read(copied).items() if name != entry}
+    (copied / "amalgam.json").write_text(json.dumps(lacking), "utf-8")
+    message = rf"amalgam\.json: a damaged manifest, {entry}: is lacking; copy the bundle again"
+    with pytest.raises(AmalgamError, match=message):
         EdgeClassifier(Bundle.open(copied))
 
 
 @pytest.mark.parametrize(
     ("changes", "remedy"),
     [
-        ({"format_version": 2, "versions": {"amalgam-edge": "3.1.0"}}, r'of format 2, newer.*"amalgam-edge>=3\.1\.0"'),
-        ({"format_version": 2, "versions": "lost"}, "of format 2, newer.*--upgrade amalgam-edge"),
+        ({"format_version": 3, "versions": {"amalgam-edge": "3.1.0"}}, r'of format 3, newer.*"amalgam-edge>=3\.1\.0"'),
+        ({"format_version": 3, "versions": "lost"}, "of format 3, newer.*--upgrade amalgam-edge"),
+        ({"format_version": 3, "versions": {"amalgam-edge": "3\n$(x)"}}, "of format 3, newer.*--upgrade amalgam-edge"),
+        ({"format_version": 10**3000}, "of format 10000000000000000000, newer.*pip install"),
         ({"format_version": 0}, "of format 0, older.*build it again"),
     ],
 )
@@ -81,33 +92,40 @@ def test_other_formats_are_refused_with_what_to_do(copied, changes, remedy):
 
 
 @pytest.mark.parametrize(
-    ("entry", "value"),
+    ("entry", "value", "fault"),
     [
-        ("labels", "games"),
-        ("labels", ["games"]),
-        ("labels", [{"name": 3}]),
-        ("labels", [{}]),
-        ("precisions", ["fp32"]),
-        ("precisions", {"int8": {}}),
-        ("precisions", {"int8": {"file": "../model.onnx"}}),
-        ("default_precision", 8),
-        ("files", ["README.md"]),
-        ("files", {"../README.md": "0" * 64}),
-        ("files", {"/etc/hostname": "0" * 64}),
-        ("files", {"onnx/../../x": "0" * 64}),
-        ("files", {"C:x": "0" * 64}),
-        ("max_length", "long"),
-        ("max_length", 0),
-        ("pad_token_id", [0]),
-        ("abstain", "often"),
-        ("abstain", 1.5),
-        ("cascade", "onnx/model_static.onnx"),
+        ("labels", "games", "labels: a list is expected, not a string"),
+        ("labels", ["games"], "labels[0]: an object is expected, not a string"),
+        ("labels", [{"name": 3, "sources": []}], "labels[0].name: a string is expected, not a whole number"),
+        ("labels", [{}], "labels[0].name: is lacking"),
+        ("precisions", ["fp32"], "precisions: an object is expected, not a list"),
+        ("precisions", {}, "precisions: holds fewer than 1 items"),
+        ("precisions", {"int8": {}}, "precisions.int8.file: is lacking"),
+        ("precisions", {"int8": {"file": "../m.onnx"}}, "precisions.int8.file: is no name of a file within the folder"),
+        ("default_precision", 8, "default_precision: a string is expected, not a whole number"),
+        ("files", ["README.md"], "files: an object is expected, not a list"),
+        ("files", {"../README.md": "0" * 64}, "files['../README.md']: is no name of a file within the folder"),
+        ("files", {"/etc/hostname": "0" * 64}, "files['/etc/hostname']: is no name of a file within the folder"),
+        ("files", {"onnx/../../x": "0" * 64}, "files['onnx/../../x']: is no name of a file within the folder"),
+        ("files", {"C:x": "0" * 64}, "files['C:x']: is no name of a file within the folder"),
+        ("files", {"README.md": "0" * 63}, "files.README.md: is not of the form [0-9a-f]{64}"),
+        ("max_length", "long", "max_length: a whole number is expected, not a string"),
+        ("max_length", 0, "max_length: is less than 1"),
+        ("max_length", True, "max_length: a whole number is expected, not true or false"),
+        ("pad_token_id", [0], "pad_token_id: a whole number is expected, not a list"),
+        ("pad_token_id", -1, "pad_token_id: is less than 0"),
+        ("abstain", "often", "abstain: a number is expected, not a string"),
+        ("abstain", 1.5, "abstain: is more than 1"),
+        ("abstain", float("nan"), "abstain: is no finite number"),
+        ("cascade", "onnx/model_static.onnx", "cascade: an object is expected, not a string"),
     ],
 )
-def test_an_entry_that_makes_no_sense_is_named(copied, entry, value):
-    edit_manifest(copied, **{entry: value})
-    with pytest.raises(AmalgamError, match=rf"amalgam\.json: a damaged manifest, its {entry} cannot be read; copy"):
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_entry_that_makes_no_sense_is_named(copied, entry, value, fault, version):
+    edit_manifest(copied, format_version=version, **{entry: value})
+    with pytest.raises(AmalgamError) as refused:
         Bundle.open(copied)
+    assert str(refused.value) == f"{copied / 'amalgam.json'}: a damaged manifest, {fault}; copy the bundle again"
 
 
 def test_a_default_that_is_not_there_is_refused(copied):
@@ -117,7 +135,7 @@ def test_a_default_that_is_not_there_is_refused(copied):
 
 
 def test_labels_that_the_model_does_not_have_are_refused(copied):
-    edit_manifest(copied, labels=[{"name": "games"}])
+    edit_manifest(copied, labels=[{"name": "games", "sources": []}])
     with pytest.raises(AmalgamError, match="answers over 4 labels and the manifest names 1; copy the bundle again"):
         EdgeClassifier(Bundle.open(copied))
 
@@ -133,8 +151,7 @@ def test_swapped_models_are_found(copied):
 
 
 def test_a_precision_of_a_later_version_is_found_by_its_file(copied):
-    manifest = json.loads((copied / "amalgam.json").read_text("utf-8"))
-    precisions = {"fancy": manifest["precisions"]["fp32"]}
+    precisions = {"fancy": read(copied)["precisions"]["fp32"]}
     edit_manifest(copied, precisions=precisions, default_precision="fancy")
     assert Bundle.open(copied).model_file() == copied / "onnx" / "model.onnx"
 

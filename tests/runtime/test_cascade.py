@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -9,10 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.selection.bundle_writer import write_manifest
 from amalgam_edge.runtime import EdgeClassifier, text_model
 from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, is_sure
+from amalgam_edge.runtime.manifest import read_manifest, write_manifest
+from amalgam_edge.runtime.manifest_models import Cascade, StaticModel
 from amalgam_edge.runtime.tokens import BatchTokenizer
 from tests.support import tiny
 
@@ -54,11 +57,17 @@ def cascaded(copied, static_model):
     (copied / STATIC_FILE).write_bytes(static_model[0].read_bytes())
 
     def write(**entry):
-        manifest = json.loads((copied / "amalgam.json").read_text("utf-8"))
-        manifest["cascade"] = {"file": STATIC_FILE, "threshold": 0.9, **entry}
-        write_manifest(
-            copied, {key: value for key, value in manifest.items() if key not in ("files", "format_version")}
-        )
+        cascade = {
+            "file": STATIC_FILE,
+            "threshold": 0.9,
+            "bytes": 1,
+            "width": 4,
+            "agreement": 1.0,
+            "share": 0.5,
+            **entry,
+        }
+        static = StaticModel(**cascade) if cascade["file"] else None
+        write_manifest(copied, replace(read_manifest(copied), cascade=Cascade(0.99, 10, (), static)))
         return copied
 
     write()
@@ -76,7 +85,7 @@ def test_the_static_student_answers_where_it_is_sure_and_the_encoder_elsewhere(c
     np.testing.assert_allclose(found, np.where(sure[:, None], static, encoder), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 1.1])
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_a_threshold_that_every_text_or_none_passes(cascaded, static_model, tokenizer, threshold):
     folder = cascaded[1](threshold=threshold)
     found = EdgeClassifier.from_pretrained(folder, precision="fp32").logits(TEXTS)
@@ -118,7 +127,7 @@ def test_concurrent_calls_share_a_cascade(cascaded):
     assert all(answer == answers[0] for answer in answers)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 1.1])
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_cut_texts_are_flagged_whichever_model_answers(cascaded, threshold):
     folder = cascaded[1](threshold=threshold)
     answers = EdgeClassifier.from_pretrained(folder)(["x", "word " * 200])
@@ -176,14 +185,25 @@ def test_a_file_that_is_no_model_is_named(cascaded):
         EdgeClassifier.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("entry", [{"threshold": None}, {"threshold": "high"}])
-def test_a_damaged_entry_is_named(cascaded, entry):
-    folder = cascaded[1](**entry)
-    with pytest.raises(AmalgamError, match="a damaged entry 'cascade'; copy the bundle again, or use --no-cascade"):
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ({"threshold": None}, "cascade.threshold: a number is expected, not null"),
+        ({"threshold": "high"}, "cascade.threshold: a number is expected, not a string"),
+        ({"threshold": 1.1}, "cascade.threshold: is more than 1"),
+        ({"file": "../elsewhere.onnx"}, "cascade.file: is no name of a file within the folder"),
+    ],
+)
+def test_a_damaged_entry_is_named(cascaded, entry, fault):
+    folder, _ = cascaded
+    manifest = json.loads((folder / "amalgam.json").read_text("utf-8"))
+    manifest["cascade"] |= entry
+    (folder / "amalgam.json").write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(AmalgamError, match=rf"amalgam\.json: a damaged manifest, {re.escape(fault)}; copy the bundle"):
         EdgeClassifier.from_pretrained(folder)
 
 
-def test_a_file_outside_the_bundle_is_refused(cascaded):
-    folder = cascaded[1](file="../elsewhere.onnx")
+def test_a_static_model_that_was_not_built_with_the_bundle_is_refused(cascaded):
+    folder = cascaded[1](file="onnx/elsewhere.onnx")
     with pytest.raises(AmalgamError, match="missing from the bundle"):
         EdgeClassifier.from_pretrained(folder)

@@ -16,7 +16,7 @@ FAILED = {4: "RuntimeError: too deep"}
 
 def key_of(teacher, **changes):
     return ScoreKey(**{
-        "teacher": teacher, "teacher_fingerprint": teacher * 9, "corpus_fingerprint": "c" * 64, "n_texts": 10,
+        "teacher": teacher, "teacher_fingerprint": teacher[0] * 64, "corpus_fingerprint": "c" * 64, "n_texts": 10,
         "settings": {"passes": 4, "seed": 0}, **changes,
     })  # fmt: skip
 
@@ -160,7 +160,7 @@ def test_parts_are_joined_to_what_one_run_would_have_made(parts, scores, tmp_pat
         assert_same(store.read(), scores_of(store.key.teacher))
         assert store.failures() == [{"text": 4, "error": FAILED[4]}]
     assert verify(tmp_path / "joined") == []
-    assert [writer["engine"] for writer in stores[0].written_by()] == [str(part) for part in parts]
+    assert [writer.engine for writer in stores[0].written_by()] == [str(part) for part in parts]
     original, copy = (folder / "a" / "shard-000002.parquet" for folder in (parts[1], tmp_path / "joined"))
     assert copy.read_bytes() == original.read_bytes()
     ScoreStore(tmp_path / "joined" / "a", key_of("a"), shard_size=4).open()  # a run would go on with them

@@ -55,7 +55,7 @@ def test_what_is_told_is_what_pyarrow_reads(store):
 
 
 def test_a_store_that_was_just_begun_tells_what_there_is(tmp_path):
-    store = ScoreStore(tmp_path, ScoreKey("t", "f", "c", 5, {}))
+    store = ScoreStore(tmp_path, ScoreKey("t", "f" * 64, "c" * 64, 5, {}))
     store.open()
     told = describe(store)
     assert (told["n_scored"], told["shards"]["missing"], told["passes"]["mean"]) == (0, 1, None)

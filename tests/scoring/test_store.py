@@ -232,18 +232,18 @@ MANIFESTS = {
     "value of another type": (lambda whole: changed(whole, passes={"a": 1}), "passes None there, 4 here"),
     "value added": (lambda whole: changed(whole, colour="red"), "colour red there, None here"),
     "setting removed": (lambda whole: without(whole, "key", "settings", "seed"), "seed None there, 0 here"),
-    "settings removed": (lambda whole: without(whole, "key", "settings"), "passes None there, 4 here"),
-    "entry removed": (lambda whole: without(whole, "key", "n_texts"), "n texts None there, 10 here"),
-    "shard size removed": (lambda whole: without(whole, "shard_size"), "shard size None there, 4 here"),
-    "key removed": (lambda whole: without(whole, "key"), "manifest.json: damaged"),
+    "settings removed": (lambda whole: without(whole, "key", "settings"), "damaged, key.settings: is lacking"),
+    "entry removed": (lambda whole: without(whole, "key", "n_texts"), "damaged, key.n_texts: is lacking"),
+    "shard size removed": (lambda whole: without(whole, "shard_size"), "damaged, shard_size: is lacking"),
+    "key removed": (lambda whole: without(whole, "key"), "manifest.json: damaged, key: is lacking; restore it"),
     "not JSON": (lambda whole: "{half", "manifest.json: damaged"),
     "cut off": (lambda whole: whole[: len(whole) // 2], "manifest.json: damaged"),
     "empty": (lambda whole: "", "manifest.json: damaged"),
     "a list": (lambda whole: "[1, 2]", "manifest.json: damaged"),
     "a word": (lambda whole: '"passes"', "manifest.json: damaged"),
     "null": (lambda whole: "null", "manifest.json: damaged"),
-    "a list for a key": (lambda whole: '{"key": [1]}', "manifest.json: damaged"),
-    "an empty key": (lambda whole: '{"key": {}}', "n texts None there, 10 here"),
+    "a list for a key": (lambda whole: '{"key": [1]}', "manifest.json: damaged, key: an object is expected"),
+    "an empty key": (lambda whole: '{"key": {}}', "manifest.json: damaged, key.teacher: is lacking"),
     "not UTF-8": (lambda whole: b"\xff\xfe{}", "manifest.json: damaged"),
 }
 
@@ -609,15 +609,15 @@ def test_every_shard_says_who_wrote_it(store, scores):
 def test_another_version_goes_on_and_signs_too(store, scores, monkeypatch):
     fill(store.by(engine="local"), scores, [0])
     fill(store.by(engine="local"), scores, [1])
-    assert [writer["engine"] for writer in store.written_by()] == ["local"]
-    versions = store.written_by()[0]["versions"]
+    assert [writer.engine for writer in store.written_by()] == ["local"]
+    versions = store.written_by()[0].versions
     assert versions["amalgam-edge"] == importlib.metadata.version("amalgam-edge")
     monkeypatch.setattr(shards, "installed_versions", lambda: versions | {"amalgam-edge": "99"})
     fill(store.by(engine="ray"), scores, [2])
     before = state(store.folder)
     store.by(engine="another, with nothing left to write").open()
     assert state(store.folder) == before
-    assert [(w["versions"]["amalgam-edge"], w["engine"]) for w in store.written_by()] == [
+    assert [(w.versions["amalgam-edge"], w.engine) for w in store.written_by()] == [
         (versions["amalgam-edge"], "local"),
         ("99", "ray"),
     ]

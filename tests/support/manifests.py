@@ -4,21 +4,50 @@ from __future__ import annotations
 
 from typing import Any
 
+from amalgam_edge.runtime.manifest import Manifest
+from amalgam_edge.runtime.manifest_models import (
+    BuildEvaluation,
+    Calibration,
+    Fidelity,
+    Front,
+    FrontCandidate,
+    Gate,
+    GateAttempt,
+    GoldCalibration,
+    Latency,
+    ModelAccuracy,
+    Precision,
+    TeacherAccuracy,
+)
+from amalgam_edge.runtime.manifest_origin import (
+    CorpusCounts,
+    Label,
+    LabelSource,
+    Machine,
+    SourceTeacher,
+    StudentFacts,
+)
 
-def make_manifest(**changes: Any) -> dict[str, Any]:
+
+def make_manifest(**changes: Any) -> Manifest:
     """Two teachers, three labels, both precisions, evaluated; ``changes`` replace whole entries."""
-    return {
-        "format_version": 1,
+    return Manifest(**{
         "versions": {"python": "3.11.9", "amalgam-edge": "0.1.0"},
-        "labels": [
-            {"name": "games", "sources": [{"teacher": "fun", "class": "games"}]},
-            {"name": "science", "sources": [{"teacher": "work", "class": "science"}]},
-            {"name": "net", "sources": [{"teacher": "fun", "class": "net"}, {"teacher": "work", "class": "net"}]},
-        ],
-        "teachers": [make_teacher("fun", ["games", "net"]), make_teacher("work", ["science", "net"], picked_share=0.4)],
-        "corpus": {"fingerprint": "c" * 64, "n_texts": 120, "n_train": 108, "n_blank": 2, "n_duplicate": 7},
-        "recipe": {"method": "muka-soft"},
-        "training": [],
+        "machine": Machine("linux", "x86_64", ("AVX2",)),
+        "labels": (
+            make_label("games", fun="games"),
+            make_label("science", work="science"),
+            make_label("net", fun="net", work="net"),
+        ),
+        "teachers": (make_teacher("fun", ["games", "net"]), make_teacher("work", ["science", "net"], picked_share=0.4)),
+        "corpus": CorpusCounts("c" * 64, 120, 108, n_blank=2, n_duplicate=7, n_failed=0, n_truncated=3),
+        "recipe": {"method": "muka-soft", "held_out": 500},
+        "recipe_fingerprint": "e" * 64,
+        "supervision": "a" * 64,
+        "training": (),
+        "student": StudentFacts(),
+        "vocabulary": None,
+        "model_type": "bert",
         "max_length": 48,
         "pad_token_id": 1,
         "precisions": {
@@ -28,80 +57,112 @@ def make_manifest(**changes: Any) -> dict[str, Any]:
             ),
         },
         "default_precision": "int8",
-        "gate": {
-            "passed": True,
-            "n_texts": 12,
-            "max_disagreement": 0.01,
-            "attempts": [
-                {"quantization": "signed 7-bit weights", "disagreement": 0.0069, "mean_kl": 0.00123},
-            ],
-        },
-        "evaluation": {
-            "data": "labelled.csv",
-            "n_texts": 60,
-            "student": {
-                "fp32": {"accuracy": 0.9, "macro_f1": 0.8765},
-                "int8": {"accuracy": 0.88333, "macro_f1": 0.8},
-            },
-            "teachers": {"fun": {"accuracy": 0.955, "n_texts": 40}, "work": {"accuracy": None, "n_texts": 0}},
-        },
+        "gate": make_gate(),
+        "front": None,
+        "calibration": None,
+        "abstain": 0.0,
+        "cascade": None,
+        "evaluation": make_evaluation(),
         **changes,
-    }
+    })  # fmt: skip
 
 
-def make_teacher(name: str, labels: list[str], *, picked_share: float = 0.6) -> dict[str, Any]:
-    return {
+def make_label(name: str, **sources: str) -> Label:
+    """A label; ``sources``: teacher → its class."""
+    return Label(name, tuple(LabelSource(teacher, class_name) for teacher, class_name in sources.items()))
+
+
+def make_teacher(name: str, labels: list[str], *, picked_share: float = 0.6, **changes: Any) -> SourceTeacher:
+    return SourceTeacher(**{
         "name": name,
         "source": f"runs/{name}",
+        "from_hub": False,
         "fingerprint": "f" * 64,
-        "labels": labels,
+        "labels": tuple(labels),
         "dropout_sites": 13,
         "mean_uncertainty": 0.12345,
         "picked_share": picked_share,
-    }
+        **changes,
+    })  # fmt: skip
 
 
-def make_calibration(**changes: Any) -> dict[str, Any]:
-    return {
+def make_gate(**changes: Any) -> Gate:
+    return Gate(**{
+        "passed": True,
+        "n_texts": 12,
+        "max_disagreement": 0.01,
+        "compared_with": "the float model",
+        "attempts": (GateAttempt("signed 7-bit weights", 0.0069, 0.00123),),
+        **changes,
+    })  # fmt: skip
+
+
+def make_evaluation(**changes: Any) -> BuildEvaluation:
+    return BuildEvaluation(**{
+        "data": "labelled.csv",
+        "n_texts": 60,
+        "student": {
+            "fp32": ModelAccuracy(0.9, 0.8765, abstaining=None),
+            "int8": ModelAccuracy(0.88333, 0.8, abstaining=None),
+        },
+        "teachers": {"fun": TeacherAccuracy(0.955, 40), "work": TeacherAccuracy(None, 0)},
+        **changes,
+    })  # fmt: skip
+
+
+def make_calibration(**changes: Any) -> Calibration:
+    return Calibration(**{
         "temperature": 1.2345,
         "n_texts": 12,
         "ece_before": 0.1,
         "ece_after": 0.0123,
-        "gold": {"n_texts": 60, "ece_before": 0.2, "ece_after": 0.15},
+        "gold": GoldCalibration(n_texts=60, ece_before=0.2, ece_after=0.15),
         **changes,
-    }
+    })  # fmt: skip
 
 
 def make_precision(
-    file: str, size: int, quantization: str, agreement: float, mean_kl: float, p50: float, p95: float
-) -> dict[str, Any]:
-    return {
-        "file": file,
-        "bytes": size,
-        "quantization": quantization,
-        "fidelity": {"agreement": agreement, "mean_kl": mean_kl, "n_texts": 12},
-        "latency_ms": {"p50": p50, "p95": p95},
-    }
+    file: str,
+    size: int = 1_000_000,
+    quantization: str = "float",
+    agreement: float = 1.0,
+    mean_kl: float | None = 0.0,
+    p50: float = 1.0,
+    p95: float = 1.0,
+    kernels: dict[str, int] | None = None,
+) -> Precision:
+    return Precision(file, size, quantization, Fidelity(agreement, mean_kl, 12), Latency(p50, p95), kernels or {})
 
 
-def make_front(*, picked: str = "int8", within_budget: bool = True) -> dict[str, Any]:
-    """What a budget led to: float and int8 on the front, half floats off it."""
-    rows = [
+def make_candidate(name: str, **changes: Any) -> FrontCandidate:
+    return FrontCandidate(**{
+        "name": name, "made_by": "by hand", "megabytes": 17.0, "latency_ms": 3.0, "p95_ms": 6.0, "batch_ms": 45.0,
+        "memory_megabytes": None, "loss_percent": 1.0, "mean_kl": 0.001, "layers": None, "n_tokens": None,
+        "agreement": None, "precision": name, "on_front": True, **changes,
+    })  # fmt: skip
+
+
+def make_front(
+    *, picked: str = "int8", within_budget: bool = True, candidates: tuple[FrontCandidate, ...] | None = None
+) -> Front:
+    """What a budget led to: by default float and int8 on the front, half floats off it."""
+    rows = (
         ("fp32", 45.7, 3.46, 0.0, True, None),
         ("int8", 11.4, 1.2, 0.69, True, 101.0),
         ("fp16", 46.0, 5.0, 0.01, False, 150.2),
-    ]
-    return {
-        "limits": {"size": 20.0, "loss": 1.0},
-        "candidates": [
-            {
-                "name": name, "made_by": "by hand", "megabytes": megabytes, "latency_ms": latency,
-                "p95_ms": latency * 2, "batch_ms": latency * 15, "memory_megabytes": memory, "loss_percent": loss,
-                "mean_kl": loss / 1000, "on_front": on_front,
-            }
-            for name, megabytes, latency, loss, on_front, memory in rows
-        ],
-        "picked": picked,
-        "within_budget": within_budget,
-        "reason": "it alone meets the budget",
-    }  # fmt: skip
+    )
+    made = tuple(
+        make_candidate(
+            name,
+            megabytes=megabytes,
+            latency_ms=latency,
+            p95_ms=latency * 2,
+            batch_ms=latency * 15,
+            memory_megabytes=memory,
+            loss_percent=loss,
+            mean_kl=loss / 1000,
+            on_front=on_front,
+        )
+        for name, megabytes, latency, loss, on_front, memory in rows
+    )
+    return Front({"size": 20.0, "loss": 1.0}, candidates or made, picked, within_budget, "it alone meets the budget")

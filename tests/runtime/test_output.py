@@ -1,11 +1,7 @@
-import hashlib
-import json
-
 import pytest
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.selection.bundle_writer import check_output, write_manifest
-from amalgam_edge.runtime.bundle import Bundle
+from amalgam_edge.runtime.output import check_output
 
 
 def fill(folder, **files):
@@ -42,12 +38,14 @@ def test_a_bundle_is_replaced_only_on_demand(output):
     ("manifest", "kind", "replaced"),
     [
         ('{"kind": "teacher"}', "teacher", True),
-        ('{"kind": "teacher"}', None, False),
+        ('{"kind": "teacher"}', "bundle", False),
+        ('{"kind": "bundle"}', "bundle", True),
+        ('{"kind": "bundle"}', "teacher", False),
         ("{}", "teacher", False),
-        ("{}", None, True),
-        ("half a mani", None, True),
+        ("{}", "bundle", True),
+        ("half a mani", "bundle", True),
         ("half a mani", "teacher", False),
-        ("[]", None, True),
+        ("[]", "bundle", True),
     ],
 )
 def test_a_folder_is_replaced_by_its_own_kind_alone(output, manifest, kind, replaced):
@@ -55,7 +53,9 @@ def test_a_folder_is_replaced_by_its_own_kind_alone(output, manifest, kind, repl
     if replaced:
         check_output(output, overwrite=True, kind=kind)
         return
-    with pytest.raises(AmalgamError, match=f"no {'bundle' if kind is None else 'exported teacher'} and will not be"):
+    with pytest.raises(
+        AmalgamError, match=f"no {'bundle' if kind == 'bundle' else 'exported teacher'} and will not be"
+    ):
         check_output(output, overwrite=True, kind=kind)
 
 
@@ -86,26 +86,3 @@ def test_the_current_folder_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AmalgamError):
         check_output(type(tmp_path)("."), overwrite=False, resume=False)
-
-
-def test_the_manifest_hashes_each_file(tmp_path):
-    contents = {"README.md": b"card", "onnx/model.onnx": bytes(range(256)) * 9, "onnx/deep/empty": b""}
-    for name, content in contents.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-    write_manifest(tmp_path, {"labels": [{"name": "Straße"}], "max_length": 7})
-    text = (tmp_path / "amalgam.json").read_text("utf-8")
-    manifest = json.loads(text)
-    assert manifest["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    assert manifest["labels"] == [{"name": "Straße"}]
-    assert manifest["max_length"] == 7
-    assert manifest["format_version"] == 1
-    assert "Straße" in text
-    Bundle(tmp_path, manifest).verify()
-
-
-def test_a_manifest_written_again_does_not_hash_itself(tmp_path):
-    fill(tmp_path, a_txt="a")
-    write_manifest(tmp_path, {})
-    write_manifest(tmp_path, {})
-    assert list(json.loads((tmp_path / "amalgam.json").read_text("utf-8"))["files"]) == ["a.txt"]

@@ -1,0 +1,355 @@
+"""The manifest of a bundle, ``amalgam.json``: its form, its one reader and its one writer.
+
+Files of the first format are read too; what they lack is made explicit by :func:`migrate_1`.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime.manifest_models import (
+    BuildEvaluation,
+    Calibration,
+    Cascade,
+    Front,
+    Gate,
+    Precision,
+    TrimmedVocabulary,
+)
+from amalgam_edge.runtime.manifest_origin import (
+    CorpusCounts,
+    Label,
+    Machine,
+    SourceTeacher,
+    StudentFacts,
+    TrainingPoint,
+)
+from amalgam_edge.storage.fingerprints import of_file
+from amalgam_edge.storage.json_text import read_json
+from amalgam_edge.storage.record import record
+from amalgam_edge.storage.record_fields import Count, Digest, FilePath, Items, Json, Name, Number, Share, Versions
+from amalgam_edge.storage.records import from_json, to_json
+
+MANIFEST = "amalgam.json"
+FORMAT_VERSION = 2
+BUNDLE_KIND = "bundle"
+TEACHER_KIND = "teacher"
+STATIC = "static"  # the model type of a student without layers, which transformers does not know
+MOST_BYTES = 32 * 2**20
+
+_VERSION = re.compile(r"[\w.+!-]{1,40}", re.ASCII)
+
+Length = Annotated[int, Number(at_least=1, at_most=2**31 - 1)]
+TokenId = Annotated[int, Number(at_least=0, at_most=2**31 - 1)]
+Files = Annotated[Mapping[FilePath, Digest], Items(most=10_000)]
+
+
+@record
+class Manifest:
+    """What a bundle holds and where it comes from: the content of its ``amalgam.json``.
+
+    Attributes:
+        format_version: The version of this format.
+        kind: What the folder is: a bundle.
+        versions: Python's version and those of the packages that the bundle was built with.
+        machine: The machine that built the bundle.
+        labels: The labels that the student answers with, in the order of its logits.
+        teachers: The teachers that the student was distilled from.
+        corpus: The unlabeled texts that the student was distilled on.
+        recipe: The recipe of the build, every default written out.
+        recipe_fingerprint: SHA-256 of what the result depends on in the recipe.
+        supervision: SHA-256 of the targets and weights that the student was trained on.
+        training: The training curve.
+        student: What is known of the student.
+        vocabulary: The tokens that were left out of the student; null where all stayed.
+        model_type: The architecture, as transformers names it, or ``static``; null where an early version did not say.
+        max_length: Texts are cut to this many tokens.
+        pad_token_id: The token that fills batches; it is masked.
+        precisions: Precision → its model.
+        default_precision: The precision that is used where none is named.
+        gate: What int8 had to pass.
+        front: What the budget led to; null without a budget.
+        calibration: The temperature in the student's last layer; null where none was fitted.
+        abstain: No label is given below this score; 0 gives one to every text.
+        cascade: What became of the cascade; null where none was asked for.
+        evaluation: What was measured on texts with gold labels; null without such texts.
+        files: File of the bundle → its SHA-256; all files but the manifest.
+    """
+
+    format_version: Literal[2] = field(default=2, kw_only=True)
+    kind: Literal["bundle"] = field(default="bundle", kw_only=True)
+    versions: Versions
+    machine: Machine
+    labels: Annotated[tuple[Label, ...], Items(most=100_000, unique="name")]
+    teachers: tuple[SourceTeacher, ...]
+    corpus: CorpusCounts
+    recipe: Annotated[Mapping[Name, Json], Items(most=1000)]
+    recipe_fingerprint: Digest
+    supervision: Digest
+    training: Annotated[tuple[TrainingPoint, ...], Items(most=1_000_000)]
+    student: StudentFacts
+    vocabulary: TrimmedVocabulary | None
+    model_type: Name | None
+    max_length: Length
+    pad_token_id: TokenId
+    precisions: Annotated[Mapping[Name, Precision], Items(most=1000, fewest=1)]
+    default_precision: Name
+    gate: Gate
+    front: Front | None
+    calibration: Calibration | None
+    abstain: Share
+    cascade: Cascade | None
+    evaluation: BuildEvaluation | None
+    files: Files = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """The method that made supervision of the teachers' scores."""
+        return str(self.recipe.get("method", "of an unknown method"))
+
+    @property
+    def written_with(self) -> str:
+        """The version of amalgam-edge that built the bundle."""
+        return self.versions.get("amalgam-edge", "of an unknown version")
+
+
+@record
+class TeacherSite:
+    """A call of dropout in a forward run of an exported teacher.
+
+    Attributes:
+        number: Its position in the run.
+        module: The module that makes it.
+        p: The probability that an entry is dropped.
+    """
+
+    number: Count
+    module: Name
+    p: Share
+
+
+@record
+class TeacherManifest:
+    """What an exported teacher is: the content of its ``amalgam.json``.
+
+    Attributes:
+        format_version: The version of this format.
+        kind: What the folder is: a teacher.
+        name: The teacher's name.
+        fingerprint: SHA-256 of the teacher's weights, config and tokenizer.
+        classes: The names of its classes, in the order of its logits.
+        max_length: Texts are cut to this many tokens.
+        round: How many passes masks are balanced over.
+        masks: How masks are drawn.
+        precision: The floats that the model computes in.
+        dropout_sites: The calls of dropout in a forward run, in order.
+        difference: How far its logits are from torch's at most, as a share of the largest.
+        bytes: The size of the model.
+        versions: Python's version and those of the packages that the teacher was exported with.
+        files: File of the folder → its SHA-256; all files but the manifest.
+    """
+
+    format_version: Literal[2] = field(default=2, kw_only=True)
+    kind: Literal["teacher"] = field(default="teacher", kw_only=True)
+    name: Name
+    fingerprint: Digest
+    classes: Annotated[tuple[Name, ...], Items(most=100_000)]
+    max_length: Length
+    round: Count
+    masks: Literal["systematic", "independent"]
+    precision: Literal["fp32", "fp16"]
+    dropout_sites: tuple[TeacherSite, ...]
+    difference: Annotated[float, Number(at_least=0)]
+    bytes: Count
+    versions: Versions
+    files: Files = field(default_factory=dict)
+
+
+_Manifest = TypeVar("_Manifest", Manifest, TeacherManifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle.
+
+    Raises:
+        AmalgamError: The folder is no bundle, or its manifest is damaged or of a format that this version cannot read.
+    """
+    document = _read_document(folder, "no bundle", "build one with amalgam-edge build")
+    if document.get("kind") == TEACHER_KIND:
+        raise AmalgamError(f"{folder}: an exported teacher, no bundle; build one with amalgam-edge build")
+    return _checked(Manifest, document, folder)
+
+
+def read_teacher_manifest(folder: Path) -> TeacherManifest:
+    """The manifest of an exported teacher.
+
+    Raises:
+        AmalgamError: The folder is no exported teacher, or its manifest is damaged or of a format that this version
+            cannot read.
+    """
+    document = _read_document(folder, "no exported teacher", "make one with amalgam-edge export-teacher")
+    if document.get("kind") != TEACHER_KIND:
+        raise AmalgamError(f"{folder}: no exported teacher; make one with amalgam-edge export-teacher")
+    return _checked(TeacherManifest, document, folder)
+
+
+def manifest_kind(folder: Path) -> str | None:
+    """What the folder's manifest says that it is; None without a manifest. A damaged one is taken for a bundle's."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        document = read_json(folder / MANIFEST, MOST_BYTES)
+    except (AmalgamError, OSError):
+        return BUNDLE_KIND
+    is_teacher = isinstance(document, dict) and document.get("kind") == TEACHER_KIND
+    return TEACHER_KIND if is_teacher else BUNDLE_KIND
+
+
+def write_manifest(folder: Path, manifest: _Manifest) -> _Manifest:
+    """Write a folder's manifest over all of its other files.
+
+    Args:
+        folder: The folder, with all files that belong to it.
+        manifest: What to write; its ``files`` are replaced by those that are there.
+
+    Returns:
+        The manifest as it was written.
+
+    Raises:
+        AmalgamError: The manifest would be refused by the reader.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): of_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    written = replace(manifest, files=files)
+    document = to_json(written)
+    _checked(type(manifest), document, folder)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(f"{text}\n", "utf-8")
+    return written
+
+
+def finite(value: float) -> float | None:
+    """A number as a manifest holds it: None where it is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _read_document(folder: Path, none: str, remedy: str) -> dict[str, Any]:
+    """The parsed manifest, brought to this version's format; its entries are not checked yet."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise AmalgamError(f"{folder}: {none} ({MANIFEST} is not there); {remedy}")
+    try:
+        document = read_json(path, MOST_BYTES)
+    except AmalgamError as error:
+        raise AmalgamError(f"{path}: a damaged manifest, {error}; copy the bundle again") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise AmalgamError(f"{path}: a damaged manifest, format_version is lacking; copy the bundle again")
+    if not 1 <= version <= FORMAT_VERSION:
+        raise AmalgamError(f"{path}: of format {str(version)[:20]}, {_remedy(version, document)}")
+    return migrate_1(document) if version == 1 else document
+
+
+def _checked(cls: type[_Manifest], document: dict[str, Any], folder: Path) -> _Manifest:
+    try:
+        return from_json(cls, document)
+    except AmalgamError as error:
+        raise AmalgamError(f"{folder / MANIFEST}: a damaged manifest, {error}; copy the bundle again") from error
+
+
+def _remedy(version: int, document: Mapping[str, Any]) -> str:
+    """Why a format cannot be read, and what to do."""
+    if version < FORMAT_VERSION:
+        return f"older than this version of amalgam-edge can read ({FORMAT_VERSION}); build it again"
+    versions = document.get("versions")
+    writer = versions.get("amalgam-edge") if isinstance(versions, dict) else None
+    named = isinstance(writer, str) and _VERSION.fullmatch(writer)
+    needed = f"amalgam-edge>={writer}" if named else "--upgrade amalgam-edge"
+    return f'newer than this version of amalgam-edge can read ({FORMAT_VERSION}); pip install "{needed}"'
+
+
+def migrate_1(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document of format 1 in format 2: what early versions did not write is said to be none, or not known.
+
+    What is of no form that format 1 had stays as it is, for the reader to refuse.
+    """
+    if document.get("kind") == TEACHER_KIND:
+        return {**document, "format_version": FORMAT_VERSION}
+    migrated = {**_LATER, **document, "format_version": FORMAT_VERSION, "kind": BUNDLE_KIND}
+    migrated["abstain"] = migrated["abstain"] or 0.0
+    migrated["evaluation"] = migrated["evaluation"] or None
+    for name, later in _LATER_IN.items():
+        _change(migrated, name, partial(_completed, later=later))
+    for name, later in _LATER_IN_ITEMS.items():
+        _change(migrated, name, partial(_each, change=partial(_completed, later=later)))
+    _change(migrated, "precisions", partial(_each, change=_with_finite_fidelity))
+    _change(migrated, "training", partial(_each, change=_finite_numbers))
+    _change(migrated, "gate", partial(_with_changed, name="attempts", change=_finite_numbers))
+    _change(migrated, "front", partial(_with_changed, name="candidates", change=_completed_candidate))
+    return migrated
+
+
+# What some bundles of format 1 lack, and what that means: in the manifest, in its objects, in the items of its lists.
+_LATER: dict[str, Any] = {
+    "model_type": None, "student": {}, "vocabulary": None, "front": None, "calibration": None, "abstain": 0.0,
+    "cascade": None, "evaluation": None,
+}  # fmt: skip
+_LATER_IN: dict[str, dict[str, Any]] = {
+    "corpus": {"n_failed": 0, "n_truncated": None},
+    "student": {"layers": None, "n_tokens": None, "agreement": None},
+    "gate": {"compared_with": "the float model"},
+    "calibration": {"gold": None},
+}
+_LATER_IN_ITEMS: dict[str, dict[str, Any]] = {
+    "labels": {"sources": []},
+    "teachers": {"from_hub": False},
+    "precisions": {"kernels": {}},
+}
+
+
+def _change(document: dict[str, Any], name: str, change: Callable[[Any], Any]) -> None:
+    if name in document:
+        document[name] = change(document[name])
+
+
+def _with_changed(value: Any, name: str, change: Callable[[Any], Any]) -> Any:
+    return {**value, name: _each(value.get(name), change)} if isinstance(value, dict) else value
+
+
+def _completed(value: Any, later: Mapping[str, Any]) -> Any:
+    return {**later, **value} if isinstance(value, dict) else value
+
+
+def _each(items: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(items, list):
+        return [change(item) for item in items]
+    return {key: change(item) for key, item in items.items()} if isinstance(items, dict) else items
+
+
+def _completed_candidate(candidate: Any) -> Any:
+    if not isinstance(candidate, dict):
+        return candidate
+    later = {"layers": None, "n_tokens": None, "agreement": None, "precision": candidate.get("name")}
+    return _finite_numbers({**later, **candidate})
+
+
+def _with_finite_fidelity(precision: Any) -> Any:
+    if not isinstance(precision, dict):
+        return precision
+    return {**precision, "fidelity": _finite_numbers(precision.get("fidelity"))}
+
+
+def _finite_numbers(value: Any) -> Any:
+    """An object without the NaN and Infinity that format 1 had of models that overflow."""
+    if not isinstance(value, dict):
+        return value
+    return {name: None if isinstance(n, float) and not math.isfinite(n) else n for name, n in value.items()}
