@@ -55,7 +55,7 @@ from transformers.utils import logging
 from amalgam_edge.cli.progress import ConsoleProgress
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
-from amalgam_edge.storage.staging import write_whole
+from amalgam_edge.storage.staging import write_text_atomically
 
 QUICK = {
     "corpora": ["debian_sections"],
@@ -199,7 +199,7 @@ def run_group(group: Group, rows: Sequence[str], plan: Plan, work: Work, study: 
             **measured,
             "seconds": round(monotonic() - began, 1),
         }
-        write_whole(folder / row / "result.json", json.dumps(result, indent=1))
+        write_text_atomically(folder / row / "result.json", json.dumps(result, indent=1))
         progress.say(
             f"{group}, {row}: accuracy {result['accuracy']:.1%}, macro-F1 {result['macro_f1']:.1%} ({work.outlook()})"
         )

@@ -29,8 +29,8 @@ from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe, read_recipe
 from amalgam_edge.scoring.scores import TeacherScores
-from amalgam_edge.storage.fingerprints import of_mapping
-from amalgam_edge.storage.staging import staged, write_whole
+from amalgam_edge.storage.fingerprints import sha256_of_mapping
+from amalgam_edge.storage.staging import staged, write_text_atomically
 
 LABELS = "labels"  # the reference: the student learns from true labels
 METHOD_ROWS: dict[str, dict[str, Any]] = {
@@ -126,12 +126,12 @@ def row_overrides(row: str) -> dict[str, Any]:
 
 def teacher_key(teacher: TeacherPlan, seed: int, epochs: int) -> str:
     """What a teacher is made from, in short."""
-    return of_mapping({**asdict(teacher), "name": "", "useful": True, "seed": seed, "epochs": epochs})[:16]
+    return sha256_of_mapping({**asdict(teacher), "name": "", "useful": True, "seed": seed, "epochs": epochs})[:16]
 
 
 def group_key(study: Study, group: Group, plan: Plan) -> str:
     """What all runs of a group depend on, in short."""
-    return of_mapping(
+    return sha256_of_mapping(
         {
             "seed": group.seed,
             "epochs": study.epochs,
@@ -145,7 +145,7 @@ def group_key(study: Study, group: Group, plan: Plan) -> str:
 
 def run_key(group: str, row: str) -> str:
     """What a run depends on, in short, by the key of its group: recipes may gain fields and it stays the same."""
-    return of_mapping({"group": group, "row": row_overrides(row)})[:16]
+    return sha256_of_mapping({"group": group, "row": row_overrides(row)})[:16]
 
 
 def result_of(folder: Path, row: str, key: str) -> dict[str, Any] | None:
@@ -253,7 +253,7 @@ def teach(made: Prepared, row: str, folder: Path, progress: Progress) -> dict[st
     overrides = {**row_overrides(row), "output": str(folder / row / "bundle")}
     recipe = read_recipe(None, {**made.recipe.model_dump(), **overrides})
     if row.partition("@")[0] != LABELS:
-        write_whole(folder / row / "recipe.yaml", recipe.to_yaml())
+        write_text_atomically(folder / row / "recipe.yaml", recipe.to_yaml())
     lesson = lesson_of(made, recipe, row, progress)
     student = stages.new_student(recipe, made.teachers, made.labels, STUDENT_LAYERS)
     settings = stages.training_settings(recipe)

@@ -25,7 +25,7 @@ from amalgamation_results import (
 from settings import BASE, SETTINGS
 
 from amalgam_edge.reports.tables import Column, Table
-from amalgam_edge.storage.staging import write_whole
+from amalgam_edge.storage.staging import write_text_atomically
 
 NONE = "–"
 CSV_FIELDS = (
@@ -261,11 +261,11 @@ def write_tables(runs: Path, output: Path, methods: Sequence[str]) -> str:
     if not results:
         return f"{runs}: no results yet"
     text = markdown(results, methods)
-    write_whole(output / "results.csv", to_csv(results))
-    write_whole(output / "tables.md", text)
+    write_text_atomically(output / "results.csv", to_csv(results))
+    write_text_atomically(output / "tables.md", text)
     if base := of_setting(results, BASE):
-        write_whole(output / "two-teachers.svg", base_plot(base, methods))
+        write_text_atomically(output / "two-teachers.svg", base_plot(base, methods))
     few = [row for row in results if row["method"] in SHOWN]
     if len(names(few, "setting")) > 1:
-        write_whole(output / "settings.svg", settings_plot(few, SHOWN))
+        write_text_atomically(output / "settings.svg", settings_plot(few, SHOWN))
     return f"{text}\ntables and plots: {output}"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sampling import by_hash
 
-from amalgam_edge.storage.staging import write_whole
+from amalgam_edge.storage.staging import write_text_atomically
 
 SAMPLES = Path(__file__).with_name("samples")
 # Two teachers with disjoint labels. Some resemble one of the other teacher's (noun.animal and noun.plant), so that
@@ -80,4 +80,4 @@ def split(texts: Sequence[str], labels: Sequence[str]) -> Split:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, str]]) -> None:
     """Write a row a line, as the command reads them."""
-    write_whole(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    write_text_atomically(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))

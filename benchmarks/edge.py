@@ -22,7 +22,7 @@ from pathlib import Path
 from documents import write_between_marks
 
 from amalgam_edge.cli.progress import ConsoleProgress
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.evaluation.edge_benchmark import benchmark
 from amalgam_edge.evaluation.peers import PEERS

@@ -25,7 +25,7 @@ from typing import Any
 from documents import write_between_marks
 from memory import resident
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.reports.tables import Column, Table
 

@@ -39,7 +39,7 @@ import onnxruntime
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.exporters.teacher_export import export_teacher
 from amalgam_edge.inference.batches import encode

@@ -33,7 +33,7 @@ import numpy as np
 from documents import write_between_marks
 from memory import resident
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime import EdgeClassifier

@@ -41,7 +41,7 @@ def command(
     quiet_libraries()
     edge_benchmark = load_training_part("amalgam_edge.evaluation.edge_benchmark", "comparing with other runtimes")
     from amalgam_edge.cli.progress import ConsoleProgress
-    from amalgam_edge.corpus.reading import read_corpus
+    from amalgam_edge.corpus import read_corpus
     from amalgam_edge.evaluation.peers import PEERS
     from amalgam_edge.reports.tables import benchmark_table
     from amalgam_edge.runtime import Bundle

@@ -93,7 +93,7 @@ def _as_text(measured: dict[str, Any]) -> str:
 
 
 def _write_report(path: Path, measured: dict[str, Any], bundle: str) -> None:
-    from amalgam_edge.storage.staging import write_whole
+    from amalgam_edge.storage.staging import write_text_atomically
 
     page = load_training_part("amalgam_edge.reports.evaluation_report", "drawing a report")
-    write_whole(path, page.render_evaluation(measured, bundle))
+    write_text_atomically(path, page.render_evaluation(measured, bundle))

@@ -11,7 +11,7 @@ from amalgam_edge.building.bundling import Made, write_bundle
 from amalgam_edge.building.choosing import choose_student
 from amalgam_edge.building.processes import Company, Launched
 from amalgam_edge.building.stages import Lesson, Student, Trained, Variant
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.selection.bundle_writer import check_output
 from amalgam_edge.inference.devices import resolve_device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amalgam_edge.building import stages
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.teacher import load_teachers
 from amalgam_edge.progress import Progress

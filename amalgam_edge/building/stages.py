@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.building.budget import Budget
-from amalgam_edge.corpus.reading import TEXT, Corpus, read_corpus
+from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError, MissingExtraError
 from amalgam_edge.exporters.selection.trimming import trim_through_gate
 from amalgam_edge.inference.predict import predict_texts

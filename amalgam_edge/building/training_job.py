@@ -26,7 +26,7 @@ from amalgam_edge.recipe.recipe import Recipe, read_recipe
 from amalgam_edge.runtime.model_types import STATIC
 from amalgam_edge.scoring.hidden_states import HiddenStates
 from amalgam_edge.storage.files import reason
-from amalgam_edge.storage.staging import write_whole
+from amalgam_edge.storage.staging import write_text_atomically
 from amalgam_edge.training.fitting import History, SupervisedTexts, fit
 from amalgam_edge.training.sharing import process_rank
 
@@ -45,7 +45,7 @@ def write_job(folder: Path, student: Student, lesson: Lesson) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for result in (_FITTED, _HISTORY):
             (folder / result).unlink(missing_ok=True)
-        write_whole(folder / _RECIPE, lesson.recipe.to_yaml())
+        write_text_atomically(folder / _RECIPE, lesson.recipe.to_yaml())
         student.model.save_pretrained(folder / _STUDENT)
         student.tokenizer.save_pretrained(folder / _STUDENT)
         for name, rows in ((TRAIN, lesson.texts.train), (HELD_OUT, lesson.texts.held_out)):
@@ -55,7 +55,7 @@ def write_job(folder: Path, student: Student, lesson: Lesson) -> None:
             "n_logits": len(lesson.told.logits),
             "hidden": [_described(part) for part in lesson.told.hidden],
         }
-        write_whole(folder / _TOLD, json.dumps(told))
+        write_text_atomically(folder / _TOLD, json.dumps(told))
     except OSError as error:
         raise AmalgamError(f"{folder}: cannot be written ({reason(error)})") from error
 
@@ -102,7 +102,7 @@ def run_job(folder: Path, checkpoints: Path, advance: Advance, *, resume: bool) 
     )
     if process_rank() == 0:
         save_model(student.model, str(folder / _FITTED))
-        write_whole(folder / _HISTORY, json.dumps(history))
+        write_text_atomically(folder / _HISTORY, json.dumps(history))
 
 
 def take_result(folder: Path, student: Student) -> History:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.evaluation.comparison import CASCADE, Rival
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.metrics import accuracy as evaluation

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import Renames
-from amalgam_edge.storage.fingerprints import of_mapping
+from amalgam_edge.storage.fingerprints import sha256_of_mapping
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -185,7 +185,7 @@ class Recipe(BaseModel):
     def fingerprint(self) -> str:
         """SHA-256 of what the result depends on; where it is put and what computes it are left out."""
         unused = _NOT_OF_THE_RESULT if self.passes == "auto" else _NOT_OF_THE_RESULT | {"max_passes"}
-        return of_mapping({k: v for k, v in self.model_dump().items() if k not in unused})
+        return sha256_of_mapping({k: v for k, v in self.model_dump().items() if k not in unused})
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.model_types import STATIC
-from amalgam_edge.storage.fingerprints import of_file
+from amalgam_edge.storage.fingerprints import sha256_of_file
 
 MANIFEST = "amalgam.json"
 FORMAT_VERSION = 1
@@ -132,7 +132,7 @@ class Bundle:
         path = self.folder / name
         if expected is None or not path.is_file():
             raise AmalgamError(f"{path}: missing from the bundle; copy the bundle again")
-        if of_file(path) != expected:
+        if sha256_of_file(path) != expected:
             raise AmalgamError(f"{path}: damaged or changed since the bundle was built; copy the bundle again")
         return path
 
@@ -164,7 +164,7 @@ class Bundle:
 def version_of(folder: str | Path) -> str:
     """The first digits of the SHA-256 of a bundle's manifest, which names those of all files; empty where none is."""
     try:
-        return of_file(Path(folder) / MANIFEST)[:12]
+        return sha256_of_file(Path(folder) / MANIFEST)[:12]
     except OSError:
         return ""
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.runtime.bundle import CARD, MANIFEST, Bundle
-from amalgam_edge.storage.fingerprints import of_file
+from amalgam_edge.storage.fingerprints import sha256_of_file
 from amalgam_edge.storage.staging import staged
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -94,5 +94,5 @@ def _name_in_card(folder: Path, repo_id: str) -> None:
         return
     example = f'from_pretrained("{repo_id}")'
     card.write_text(_LOADED_IN_CARD.sub(example, card.read_text("utf-8"), count=1), "utf-8")
-    manifest["files"][CARD] = of_file(card)
+    manifest["files"][CARD] = sha256_of_file(card)
     path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.batches import encode
 from amalgam_edge.inference.devices import resolve_device

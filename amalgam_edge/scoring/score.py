@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.dropout.masks import DROPOUT_OFF, Masks
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.inference.batches import batches_by_length, encode

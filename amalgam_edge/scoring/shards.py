@@ -16,7 +16,7 @@ from amalgam_edge.environment import installed_versions
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
-from amalgam_edge.storage.fingerprints import of_mapping
+from amalgam_edge.storage.fingerprints import sha256_of_mapping
 
 MANIFEST = "manifest.json"
 _SHARD_SIZE = 1024  # texts
@@ -49,7 +49,7 @@ class ScoreKey:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the key."""
-        return of_mapping(self.as_dict())
+        return sha256_of_mapping(self.as_dict())
 
 
 class ShardStore:
@@ -126,7 +126,7 @@ class ShardStore:
             if isinstance(self.folder, Path):
                 for shard in sorted(set(range(self.n_shards)) - set(missing)):
                     self._check(shard)
-                files.sweep(self.folder)
+                files.delete_stale_parts(self.folder)
             if missing:
                 self._sign(manifest)
             return

@@ -8,7 +8,7 @@ from typing import Any
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import FORMAT_VERSION, MANIFEST
-from amalgam_edge.storage.fingerprints import of_file
+from amalgam_edge.storage.fingerprints import sha256_of_file
 
 
 def check_output(output: Path, *, overwrite: bool, resume: bool | None = None, kind: str | None = None) -> None:
@@ -51,7 +51,7 @@ def _kind(manifest: Path) -> str | None:
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write ``amalgam.json`` over all other files of the folder, each with its SHA-256."""
     files = {
-        path.relative_to(folder).as_posix(): of_file(path)
+        path.relative_to(folder).as_posix(): sha256_of_file(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }

@@ -12,7 +12,7 @@ from amalgam_edge.building.budget import Budget
 from amalgam_edge.building.candidates import Workshop, choose_models, try_models
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
-from amalgam_edge.progress import Silent
+from amalgam_edge.progress import SilentProgress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime.bundle import MODEL_FILES
 from tests.support import tiny
@@ -137,7 +137,7 @@ def test_under_a_budget_trimming_leaves_half_of_the_loss_to_quantization(
 
     monkeypatch.setattr(stages, "trim_vocabulary", note)
     student = stages.Student(*students[""])
-    variants = stages.trimmed_variants(student, lesson(student, **settings), Silent())
+    variants = stages.trimmed_variants(student, lesson(student, **settings), SilentProgress())
     assert asked == [pytest.approx(allowed)]
     assert [variant.vocabulary is None for variant in variants] == ([True, False] if "budget" in settings else [False])
 
@@ -146,7 +146,7 @@ def test_under_a_budget_trimming_leaves_half_of_the_loss_to_quantization(
 def test_where_nothing_can_be_left_out_there_is_one_student(students, lesson, monkeypatch, settings):
     monkeypatch.setattr(stages, "trim_through_gate", lambda *arguments, **options: None)
     student = stages.Student(*students[""])
-    variants = stages.trimmed_variants(student, lesson(student, **settings), Silent())
+    variants = stages.trimmed_variants(student, lesson(student, **settings), SilentProgress())
     assert variants == [stages.Variant(student)]
     assert variants[0].n_tokens == len(student.tokenizer)
 

@@ -16,7 +16,7 @@ from amalgam_edge.cli.main import cli
 from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.fidelity import Fidelity
 from amalgam_edge.methods import Told
-from amalgam_edge.progress import Silent
+from amalgam_edge.progress import SilentProgress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 from tests.support.interrupted import assert_same_model, training_dies_in_the_second_epoch
@@ -124,7 +124,7 @@ def of_the_build(built):
     texts = pipeline.stages.read_texts(recipe)
     teachers, labels, (student,) = pipeline.stages.load_models(recipe)
     scores = [store.read() for store in pipeline.stages.cached_stores(recipe, teachers, texts.corpus)]
-    supervision = pipeline.stages.supervise(recipe, teachers, texts, labels, scores, Silent())
+    supervision = pipeline.stages.supervise(recipe, teachers, texts, labels, scores, SilentProgress())
     tokenized = pipeline.stages.tokenize(texts.corpus, student.tokenizer)
     return student, pipeline.stages.Lesson(recipe, texts, tokenized, labels, scores, supervision, Told())
 

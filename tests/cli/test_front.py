@@ -11,7 +11,7 @@ import pytest
 
 from amalgam_edge.building import candidates as optimizing
 from amalgam_edge.building import pipeline
-from amalgam_edge.progress import Silent
+from amalgam_edge.progress import SilentProgress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 
@@ -102,7 +102,7 @@ def test_the_agreement_is_that_of_the_float_student_with_held_out_supervision(se
     texts = pipeline.stages.read_texts(recipe)
     teachers, labels, _ = pipeline.stages.load_models(recipe)
     scores = [store.read() for store in pipeline.stages.cached_stores(recipe, teachers, texts.corpus)]
-    supervision = pipeline.stages.supervise(recipe, teachers, texts, labels, scores, Silent())
+    supervision = pipeline.stages.supervise(recipe, teachers, texts, labels, scores, SilentProgress())
     likeliest = supervision.target[texts.held_out].argmax(axis=1)
     exact = EdgeClassifier.from_pretrained(several.bundle, precision="fp32", cascade=False)
     answered = exact.logits([texts.corpus.texts[int(row)] for row in texts.held_out]).argmax(axis=1)

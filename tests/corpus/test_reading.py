@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from amalgam_edge.corpus.reading import read_corpus, read_label_names
+from amalgam_edge.corpus import read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.storage import files

@@ -2,7 +2,7 @@
 
 import pytest
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.scoring.ray.pending import read_pending, write_pending
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore

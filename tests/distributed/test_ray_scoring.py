@@ -19,7 +19,7 @@ ray = pytest.importorskip("ray", reason="needs amalgam-edge[distributed]")
 
 from ray.cluster_utils import Cluster as RayCluster  # noqa: E402
 
-from amalgam_edge.corpus.reading import read_corpus  # noqa: E402
+from amalgam_edge.corpus import read_corpus  # noqa: E402
 from amalgam_edge.errors import AmalgamError  # noqa: E402
 from amalgam_edge.inference.torch_runner import TorchRunner  # noqa: E402
 from amalgam_edge.models.teacher import load_teachers  # noqa: E402

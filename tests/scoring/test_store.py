@@ -22,7 +22,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.scoring import shards
 from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
-from amalgam_edge.storage.staging import write_by_rename
+from amalgam_edge.storage.staging import write_atomically
 
 SETTINGS = {
     "passes": 4,
@@ -430,7 +430,7 @@ def test_a_folder_without_the_right_to_write_is_refused(tmp_path, scores):
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from amalgam_edge.storage.staging import write_by_rename
+from amalgam_edge.storage.staging import write_atomically
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -444,7 +444,7 @@ if sys.argv[2] == "in the middle":
     Path.write_bytes = write_half_and_die
 else:
     os.replace = die
-write_by_rename(Path(sys.argv[1]), b"second" * 1000)
+write_atomically(Path(sys.argv[1]), b"second" * 1000)
 """
 
 
@@ -465,8 +465,8 @@ def test_kill_9_while_a_file_is_written_leaves_the_old_one(store, moment):
 
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "file.json"
-    write_by_rename(path, b"first, and long")
-    write_by_rename(path, b"second")
+    write_atomically(path, b"first, and long")
+    write_atomically(path, b"second")
     assert path.read_bytes() == b"second"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import ray
 import ray.data
 
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.progress import Advance
 from amalgam_edge.scoring.ray.attempts import Attempts
