@@ -13,7 +13,7 @@ import torch
 from amalgam_edge.environment import CUDA_DEVICE, CUDA_PROVIDER, execution_providers
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.devices import resolve_device
-from amalgam_edge.inference.runner import TeacherRunner
+from amalgam_edge.inference.runner import DropoutRunner
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.scoring.score import ScoringSettings
@@ -43,7 +43,7 @@ class Backend:
         """Tokens that run together best: on a CPU what its caches hold, on a GPU enough to keep it busy."""
         return ScoringSettings.batch_tokens if self.device == "cpu" else 16 * ScoringSettings.batch_tokens
 
-    def open(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+    def open(self, teacher: Teacher, settings: ScoringSettings) -> DropoutRunner:
         """Make a teacher ready to be scored with.
 
         Raises:
@@ -51,7 +51,7 @@ class Backend:
         """
         return self._open_onnx(teacher, settings) if self.name == "onnxruntime" else self._open_torch(teacher, settings)
 
-    def _open_torch(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+    def _open_torch(self, teacher: Teacher, settings: ScoringSettings) -> DropoutRunner:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         return TorchRunner(
@@ -64,7 +64,7 @@ class Backend:
             half=settings.precision == "fp16",
         )
 
-    def _open_onnx(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+    def _open_onnx(self, teacher: Teacher, settings: ScoringSettings) -> DropoutRunner:
         from amalgam_edge.exporters.teacher_export import export_teacher
         from amalgam_edge.inference.onnx_runner import OnnxRunner
 

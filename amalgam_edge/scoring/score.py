@@ -12,7 +12,7 @@ from amalgam_edge.corpus import Corpus
 from amalgam_edge.dropout.masks import DROPOUT_OFF, Masks
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.inference.batches import batches_by_length, encode
-from amalgam_edge.inference.runner import TeacherRunner, prove_dropout_alive
+from amalgam_edge.inference.runner import DropoutRunner, prove_dropout_alive
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
 from amalgam_edge.scoring.adaptive import FIRST_PASSES, ROUND, next_passes
@@ -22,7 +22,7 @@ from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 
 Passes = int | Literal["auto"]
 Precision = Literal["fp32", "fp16"]
-OpenRunner = Callable[[Teacher], TeacherRunner]
+OpenRunner = Callable[[Teacher], DropoutRunner]
 Answer = tuple[TeacherScores, dict[int, str]]  # one teacher's scores, and the rows that it could not score: why
 
 PROBE_TEXTS = 4
@@ -139,7 +139,7 @@ def write_answer(store: ScoreStore, shard: int, answer: Answer) -> None:
 
 def score_what_can_be(
     teachers: Sequence[Teacher],
-    runners: Sequence[TeacherRunner],
+    runners: Sequence[DropoutRunner],
     texts: Sequence[str],
     settings: ScoringSettings,
     advance: Advance,
@@ -180,12 +180,12 @@ class Opened(NamedTuple):
     """Teachers that are ready to be scored with."""
 
     teachers: Sequence[Teacher]
-    runners: Sequence[TeacherRunner]
+    runners: Sequence[DropoutRunner]
     settings: ScoringSettings
     backend: str  # that runs them, in words
 
 
-def open_runners(teachers: Sequence[Teacher], open_runner: OpenRunner, texts: Sequence[str]) -> list[TeacherRunner]:
+def open_runners(teachers: Sequence[Teacher], open_runner: OpenRunner, texts: Sequence[str]) -> list[DropoutRunner]:
     """Make teachers ready, and prove on some texts that their dropout is alive.
 
     Raises:
@@ -199,7 +199,7 @@ def open_runners(teachers: Sequence[Teacher], open_runner: OpenRunner, texts: Se
 
 def score_texts(
     teachers: Sequence[Teacher],
-    runners: Sequence[TeacherRunner],
+    runners: Sequence[DropoutRunner],
     texts: Sequence[str],
     settings: ScoringSettings,
     advance: Advance,
@@ -227,7 +227,7 @@ class _Sheet:
     def __init__(
         self,
         teacher: Teacher,
-        runner: TeacherRunner,
+        runner: DropoutRunner,
         texts: Sequence[str],
         settings: ScoringSettings,
         advance: Advance,
@@ -263,7 +263,7 @@ class _Sheet:
                 self._advance(len(batch.rows))
 
 
-def _probe(teacher: Teacher, runner: TeacherRunner, texts: Sequence[str]) -> None:
+def _probe(teacher: Teacher, runner: DropoutRunner, texts: Sequence[str]) -> None:
     """Prove a teacher's dropout alive on some texts; where one of them cannot be run, on another of them alone."""
     for probed in (texts, *([text] for text in texts)):
         try:

@@ -40,9 +40,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
     """The path of a new file beside ``path`` that replaces it if the block succeeds, and is deleted otherwise."""
-    part = path.with_name(
-        f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
-    )  # two machines may share a process id
+    # With random bytes, since processes on two machines may have the same id.
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield part
         os.replace(part, path)
