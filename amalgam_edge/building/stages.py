@@ -36,7 +36,14 @@ from amalgam_edge.runtime.model_types import STATIC
 from amalgam_edge.scoring.backends import Backend, resolve_backend
 from amalgam_edge.scoring.features import FEATURES, feature_key, store_features
 from amalgam_edge.scoring.hidden_states import HiddenStates, HiddenStore, hidden_key, store_hidden
-from amalgam_edge.scoring.score import PROBE_TEXTS, Opened, ScoringSettings, open_runners, score_corpus, score_key
+from amalgam_edge.scoring.score import (
+    PROBE_TEXTS,
+    ReadyTeachers,
+    ScoringSettings,
+    open_runners,
+    score_corpus,
+    score_key,
+)
 from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.scoring.summary import scored_by_all
@@ -309,7 +316,7 @@ def score(
         group, their_stores = teachers[first : first + together], stores[first : first + together]
         names = " and ".join(teacher.name for teacher in group)
         title = f"scoring with {names}, {settings.passes} passes, {backend}"
-        signed = [store.by(engine="local", backend=str(backend)) for store in their_stores]
+        signed = [store.for_writer(engine="local", backend=str(backend)) for store in their_stores]
         with progress.step(title, len(corpus) * together, "texts") as advance:
             score_corpus(group, signed, corpus, settings, lambda teacher: backend.open(teacher, settings), advance)
 
@@ -353,7 +360,7 @@ def _score_on_ray(
         score_on_ray(partial(open_teachers, recipe, corpus.texts[:PROBE_TEXTS]), stores, corpus, cluster, advance)
 
 
-def open_teachers(recipe: Recipe, texts: Sequence[str]) -> Opened:
+def open_teachers(recipe: Recipe, texts: Sequence[str]) -> ReadyTeachers:
     """Load a recipe's teachers and make them ready where this runs, which is proved on some texts.
 
     Raises:
@@ -363,7 +370,7 @@ def open_teachers(recipe: Recipe, texts: Sequence[str]) -> Opened:
     backend = backend_of(recipe.model_copy(update={"threads": recipe.threads or 1}))
     settings = scoring_settings(recipe, backend)
     runners = open_runners(teachers, lambda teacher: backend.open(teacher, settings), texts)
-    return Opened(teachers, runners, settings, str(backend))
+    return ReadyTeachers(teachers, runners, settings, str(backend))
 
 
 def cached_stores(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus) -> list[ScoreStore]:

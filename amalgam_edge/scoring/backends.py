@@ -1,4 +1,4 @@
-"""What runs a teacher: ONNX Runtime on an exported one, or torch on the original."""
+"""Backends that run teachers: ONNX Runtime, after an export, or torch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from amalgam_edge.scoring.score import ScoringSettings
 
 BackendName = Literal["auto", "onnxruntime", "torch"]
 
+_GPU_BATCH_FACTOR = 16  # tokens of a batch on a GPU, over those on a CPU
+
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs teachers, and where; it has no bearing on scores beyond the rounding of floats.
+    """What runs teachers, and on which device; scores depend on it by the rounding of floats alone.
 
     Attributes:
         name: ``onnxruntime`` or ``torch``.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: to compute with on the CPU; None for one a core.
+        threads: Number of threads on the CPU; None for one for each core.
     """
 
     name: str
@@ -40,14 +42,14 @@ class Backend:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens that run together best: on a CPU what its caches hold, on a GPU enough to keep it busy."""
-        return ScoringSettings.batch_tokens if self.device == "cpu" else 16 * ScoringSettings.batch_tokens
+        """Number of tokens that run together fastest: on a CPU what caches hold, on a GPU enough to keep it busy."""
+        return ScoringSettings.batch_tokens * (1 if self.device == "cpu" else _GPU_BATCH_FACTOR)
 
     def open(self, teacher: Teacher, settings: ScoringSettings) -> DropoutRunner:
-        """Make a teacher ready to be scored with.
+        """Make a teacher ready to run.
 
         Raises:
-            AmalgamError: the teacher cannot be exported, or the device cannot be had.
+            AmalgamError: The teacher cannot be exported, or the device does not exist.
         """
         return self._open_onnx(teacher, settings) if self.name == "onnxruntime" else self._open_torch(teacher, settings)
 
@@ -81,14 +83,17 @@ class Backend:
 
 
 def resolve_backend(name: BackendName, device: str, threads: int | None = None) -> Backend:
-    """Choose what runs teachers on a device.
+    """Choose the backend and the device that run teachers.
 
-    ``auto`` of device is CUDA where a backend has it, else the CPU. ``auto`` of backend is torch on CUDA and ONNX
-    Runtime on the CPU, and the other one where that one is not there: ONNX Runtime has no CUDA kernels for the integer
-    operations that make masks, copies them to the CPU and back, and took nine times as long on an H200.
+    Args:
+        name: ``onnxruntime``, ``torch``, or ``auto``, which prefers torch on CUDA and ONNX Runtime on the CPU. ONNX
+            Runtime has no CUDA kernels for the integer operations that make masks; it copies them to the CPU and back,
+            and took nine times as long on an H200.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which prefers CUDA where the backend has it.
+        threads: Number of threads on the CPU; None for one for each core.
 
     Raises:
-        AmalgamError: what was asked for is not there; never silently something else.
+        AmalgamError: The backend or the device is not there. Nothing else is used in its place.
     """
     if name == "onnxruntime" and find_spec("onnxruntime") is None:
         raise AmalgamError('--backend onnxruntime: not installed: pip install "amalgam-edge[cpu]", or --backend torch')

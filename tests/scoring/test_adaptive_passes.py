@@ -3,7 +3,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from amalgam_edge.scoring.adaptive import FIRST_PASSES, Z, estimate, next_passes
+from amalgam_edge.scoring.adaptive_passes import FIRST_PASSES, STANDARD_ERRORS, estimate, next_passes
 
 
 def draw(means, spread, passes, seed=0):
@@ -118,4 +118,4 @@ def test_the_bound_holds_where_it_stops():
     right = np.argmin([estimate(x, np.full(2000, 200))[0] for x in many], axis=0)
     wrong = (chosen != right)[settled].mean()
     assert settled.mean() > 0.3
-    assert wrong < scipy.stats.norm.sf(Z)
+    assert wrong < scipy.stats.norm.sf(STANDARD_ERRORS)

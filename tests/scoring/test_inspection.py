@@ -18,12 +18,13 @@ def store(tmp_path):
     rows = np.array([0, 1, 2, 3, 8, 10, 11])
     passes = np.array([2, 5, 2, 2, 5, 2, 2])
     scores = TeacherScores.from_logits("t", rng.normal(size=(7, 3)), rng.normal(size=(5, 7, 3)), passes)
-    scores = scores.among(12, rows)
+    scores = scores.scatter(12, rows)
     key = ScoreKey("t", "f" * 64, "c" * 64, 12, {"passes": "auto", "seed": 0, "teachers": ["f" * 64]})
     store = ScoreStore(tmp_path, key, shard_size=4, made_by={"engine": "local", "backend": "torch on cpu"})
     store.open()
     store.write(0, scores.take(np.arange(4)))
-    store.by(engine="ray").write(2, scores.take(np.arange(8, 12)), [{"text": 9, "error": "RuntimeError: too deep"}])
+    failed = [{"text": 9, "error": "RuntimeError: too deep"}]
+    store.for_writer(engine="ray").write(2, scores.take(np.arange(8, 12)), failed)
     return store
 
 

@@ -413,7 +413,7 @@ def test_a_teacher_that_cannot_be_run_at_all_is_refused(teacher, corpus, store, 
 def test_a_build_is_of_the_texts_that_every_teacher_scored(teacher, corpus):
     whole = scored([teacher], corpus.texts)[0]
     rows = np.setdiff1d(np.arange(len(corpus)), [2, 5])
-    holed = [whole.take(rows).among(len(corpus), rows), dataclasses.replace(whole, teacher="u")]
+    holed = [whole.take(rows).scatter(len(corpus), rows), dataclasses.replace(whole, teacher="u")]
     train, held_out = corpus.split(3)
     texts = Texts(corpus, train, held_out, None)
     tokenized = tokenize(corpus, teacher.tokenizer)
@@ -433,6 +433,6 @@ def test_a_build_is_of_the_texts_that_every_teacher_scored(teacher, corpus):
         "the failures folders in out.work/scores tell why"
     ]
     assert only_scored(recipe, texts, tokenized, [whole], progress)[0] is texts
-    few = [whole.take(rows[:1]).among(len(corpus), rows[:1])]
+    few = [whole.take(rows[:1]).scatter(len(corpus), rows[:1])]
     with pytest.raises(AmalgamError, match="at least two are needed"):
         only_scored(recipe, texts, tokenized, few, progress)

@@ -487,8 +487,8 @@ def test_the_manifest_says_what_scores_depend_on(store):
 
 @pytest.fixture(params=["memory", "bucket"])
 def elsewhere(request):
-    """A store that is not on the local disk."""
-    return ScoreStore(f"{request.getfixturevalue(request.param)}/scores/t", key_of(), shard_size=4)
+    """A store that is not on the local disk, in a folder that no other test uses: the bucket is shared."""
+    return ScoreStore(f"{request.getfixturevalue(request.param)}/store-tests/t", key_of(), shard_size=4)
 
 
 def test_a_store_elsewhere_goes_on_where_it_stopped(elsewhere, scores):
@@ -547,7 +547,7 @@ FAILED = [{"text": 5, "error": "RuntimeError: too deep"}, {"text": 6, "error": "
 
 def with_failures(scores):
     rows = np.array([4, 7])
-    return scores.take(rows).among(4, rows - 4)
+    return scores.take(rows).scatter(4, rows - 4)
 
 
 def test_texts_that_could_not_be_scored_are_blank_and_told_of(store, scores):
@@ -593,7 +593,7 @@ def test_a_damaged_account_of_failures_is_refused(store, scores, content):
 
 def test_every_shard_says_who_wrote_it(store, scores):
     before = datetime.now(UTC)
-    fill(store.by(engine="local", backend="torch on cpu"), scores, [1])
+    fill(store.for_writer(engine="local", backend="torch on cpu"), scores, [1])
     said = json.loads(pq.read_metadata(store.folder / "shard-000001.parquet").metadata[b"amalgam-edge"])
     assert before <= datetime.fromisoformat(said.pop("written")) <= datetime.now(UTC)
     assert len(said.pop("digest")) == 64
@@ -607,15 +607,15 @@ def test_every_shard_says_who_wrote_it(store, scores):
 
 
 def test_another_version_goes_on_and_signs_too(store, scores, monkeypatch):
-    fill(store.by(engine="local"), scores, [0])
-    fill(store.by(engine="local"), scores, [1])
+    fill(store.for_writer(engine="local"), scores, [0])
+    fill(store.for_writer(engine="local"), scores, [1])
     assert [writer["engine"] for writer in store.written_by()] == ["local"]
     versions = store.written_by()[0]["versions"]
     assert versions["amalgam-edge"] == importlib.metadata.version("amalgam-edge")
     monkeypatch.setattr(shards, "installed_versions", lambda: versions | {"amalgam-edge": "99"})
-    fill(store.by(engine="ray"), scores, [2])
+    fill(store.for_writer(engine="ray"), scores, [2])
     before = state(store.folder)
-    store.by(engine="another, with nothing left to write").open()
+    store.for_writer(engine="another, with nothing left to write").open()
     assert state(store.folder) == before
     assert [(w["versions"]["amalgam-edge"], w["engine"]) for w in store.written_by()] == [
         (versions["amalgam-edge"], "local"),
