@@ -110,6 +110,13 @@ def test_a_folder_of_mixed_formats_is_read_whole(write, tmp_path):
     assert again.fingerprint == corpus.fingerprint
 
 
+def test_files_are_read_by_format_and_within_a_format_by_name(write, tmp_path):
+    for name in ("d.txt", "b.jsonl", "c/a.txt", "a.txt", "e.jsonl", "c.txt"):
+        write(f"folder/{name}", WRITERS[f".{name.rpartition('.')[2]}"]([name]))
+    in_order = ["a.txt", "c/a.txt", "c.txt", "d.txt", "b.jsonl", "e.jsonl"]
+    assert list(read_corpus(str(tmp_path / "folder")).texts) == in_order
+
+
 def test_a_folder_without_texts_is_refused(write, tmp_path):
     write("folder/notes.md", b"words")
     with pytest.raises(AmalgamError, match=r"\.txt"):
@@ -231,6 +238,13 @@ def test_binary_files_are_refused(write, name):
         read_corpus(write(name, b"\x7fELF\0\0\1\2"))
 
 
+def test_null_bytes_are_looked_for_in_the_first_64_kibibytes(write):
+    """Enough to tell a binary file, and no more: a large file elsewhere is not fetched for that."""
+    with pytest.raises(AmalgamError, match="binary"):
+        read_corpus(write("c.txt", b"x" * 65_535 + b"\0"))
+    assert len(read_corpus(write("d.txt", b"x" * 65_536 + b"\0"))) == 1
+
+
 @pytest.mark.parametrize("name", ["c.pdf", "c", "c.json.zip", "c.gz"])
 def test_unknown_formats_are_refused(write, name):
     with pytest.raises(AmalgamError, match="format not known"):
@@ -323,6 +337,14 @@ def test_hub_data_sets_are_loaded_by_name_and_split(hub):
     corpus = read_corpus("hf://datasets/owner/films", split="test[:3]")
     assert hub == [("owner/films", {"split": "test[:3]"})]
     assert list(corpus.texts) == ["bad", "good", "fine"]
+    assert read_label_names("hf://datasets/owner/films", "label", split="test") == ["neg", "pos"]
+    assert hub[1:] == [("owner/films", {"split": "test"})]
+
+
+def test_hub_data_sets_are_read_by_their_training_split_unless_told_otherwise(hub):
+    read_corpus("hf://datasets/owner/films")
+    read_label_names("hf://datasets/owner/films", "label")
+    assert hub == [("owner/films", {"split": "train"})] * 2
 
 
 @pytest.mark.usefixtures("hub")
@@ -359,10 +381,25 @@ def test_the_split_depends_on_the_texts_and_not_on_their_order(write):
     assert chosen[0] != set(texts[:40])
 
 
-@pytest.mark.parametrize(("texts", "asked", "parts"), [(4, 3, [3, 1]), (11, 1, [10, 1]), (11, 500, [9, 2])])
+@pytest.mark.parametrize(
+    ("texts", "asked", "parts"),
+    [(4, 3, [3, 1]), (11, 1, [10, 1]), (11, 500, [9, 2]), (19, 500, [16, 3]), (20, 500, [16, 4]), (1, 1, [0, 1])],
+)
 def test_the_split_holds_out_at_least_one_and_at_most_a_fifth(write, texts, asked, parts):
     corpus = read_corpus(write("c.txt", as_txt([f"text {k}" for k in range(texts)])))
     assert [len(part) for part in corpus.split(asked)] == parts
+
+
+def test_the_texts_with_the_smallest_digests_are_held_out(write):
+    """The second half of a digest counts first; that choice is arbitrary, but builds of the past rest on it."""
+    texts = [f"text {k}" for k in range(50)]
+
+    def digest(row):
+        halves = np.frombuffer(hashlib.blake2b(texts[row].encode(), digest_size=16).digest(), "<u8").tolist()
+        return halves[::-1]
+
+    _, held_out = read_corpus(write("c.txt", as_txt(texts))).split(7)
+    assert held_out.tolist() == sorted(sorted(range(50), key=digest)[:7])
 
 
 def test_names_in_a_column_of_labels(write):
