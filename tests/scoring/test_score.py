@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,8 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.scoring.features import text_features
+from amalgam_edge.scoring.hidden_states import hidden_states
 from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_key, score_texts
 from amalgam_edge.scoring.scores import ARRAYS
 from amalgam_edge.scoring.store import ScoreStore
@@ -63,6 +66,36 @@ def assert_same(found, expected, atol=0.0):
     assert found.teacher == expected.teacher
     for name in ARRAYS:
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=0, atol=atol, err_msg=name)
+
+
+def test_settings_are_those_of_the_documentation_unless_told_otherwise():
+    assert dataclasses.asdict(ScoringSettings()) == {
+        "passes": 10,
+        "max_passes": 10,
+        "seed": 0,
+        "masks": "systematic",
+        "dropout": None,
+        "precision": "fp32",
+        "batch_tokens": 1024,
+    }
+
+
+@pytest.mark.parametrize(
+    ("passes", "max_passes", "most", "balanced"), [(4, 9, 4, 4), (10, 3, 10, 10), (25, 3, 25, 10), ("auto", 7, 7, 7)]
+)
+def test_masks_are_balanced_over_all_passes_up_to_ten(passes, max_passes, most, balanced):
+    settings = ScoringSettings(passes=passes, max_passes=max_passes)
+    assert (settings.most_passes, settings.balanced_over) == (most, balanced)
+
+
+@pytest.mark.parametrize("function", [predict_texts, hidden_states, text_features])
+def test_batches_hold_1024_tokens_unless_told_otherwise(function):
+    assert inspect.signature(function).parameters["batch_tokens"].default == ScoringSettings.batch_tokens == 1024
+
+
+def test_dropout_is_proven_alive_on_the_first_four_texts_together(teacher, corpus, store, runs):
+    score_into([store], [teacher], corpus)
+    assert runs[0] == 4
 
 
 @pytest.fixture

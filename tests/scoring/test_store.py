@@ -149,6 +149,8 @@ def test_a_second_store_on_the_same_folder_goes_on(store, scores, tmp_path):
         ({"precision": "fp16"}, "precision fp32 there, fp16 here"),
         ({"max_length": 31}, "max length 32 there, 31 here"),
         ({"teacher": "a name that is rather long"}, "another teacher"),
+        ({"teacher": "x" * 20}, f"teacher t there, {'x' * 20} here"),
+        ({"teacher": "x" * 21}, "another teacher"),
     ],
 )
 def test_scores_of_something_else_are_refused_by_what_differs(store, scores, tmp_path, changes, named):
