@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from time import monotonic
 
-from amalgam_edge.progress import Advance, Progress, Silent
+from amalgam_edge.progress import Advance, Progress, SilentProgress
 
 # None: as it suits the place where it is shown; True: the same; False: nothing; or an object of one's own.
 ProgressChoice = Progress | bool | None
@@ -19,7 +19,7 @@ _SECONDS_BETWEEN_LINES = 20.0
 def resolve_progress(choice: ProgressChoice) -> Progress:
     """What is told of progress: a :class:`ConsoleProgress`, nobody, or the object given."""
     if choice is False:
-        return Silent()
+        return SilentProgress()
     return ConsoleProgress() if choice is None or choice is True else choice
 
 

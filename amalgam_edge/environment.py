@@ -1,4 +1,4 @@
-"""What this machine and this installation have: versions, runtimes, CPU features."""
+"""This machine and this installation: package versions, ONNX Runtime providers, CPU features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGES = (
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CUDA_DEVICE = re.compile(r"cuda(:\d+)?")
-# numpy's names of the CPU features that decide how fast, and how exactly, int8 runs.
+# CPU features that decide how fast, and how exactly, int8 models run: numpy's name and the usual one.
 _FEATURES = {
     "AVX2": "AVX2",
     "AVX512F": "AVX512",
@@ -34,7 +34,7 @@ _FEATURES = {
 
 
 def package_versions() -> dict[str, str | None]:
-    """Installed version of each package that matters here; None where it is not installed."""
+    """Installed version of each package that the library may use; None where it is not installed."""
     return {name: _version(name) for name in _PACKAGES}
 
 
@@ -44,13 +44,13 @@ def own_version() -> str:
 
 
 def installed_versions() -> dict[str, str]:
-    """Python's version and those of the packages that are installed."""
+    """Version of Python and of each package that is installed and that the library may use."""
     found = {name: number for name, number in package_versions().items() if number is not None}
     return {"python": platform.python_version(), **found}
 
 
 def cpu_features() -> tuple[str, ...]:
-    """The features among those that int8 kernels use, as numpy detects them at start."""
+    """CPU features of this machine that int8 kernels use, as numpy detects them."""
     try:
         from numpy._core._multiarray_umath import __cpu_features__ as detected
     except ImportError:  # numpy < 2
@@ -59,7 +59,7 @@ def cpu_features() -> tuple[str, ...]:
 
 
 def execution_providers() -> tuple[str, ...]:
-    """What ONNX Runtime can run on; empty where it is not installed."""
+    """Execution providers of the installed ONNX Runtime; empty where it is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -68,7 +68,7 @@ def execution_providers() -> tuple[str, ...]:
 
 
 def problems() -> tuple[str, ...]:
-    """What is wrong with this installation, each with its remedy."""
+    """Problems of this installation, each in one line with what to do about it."""
     found = []
     runtimes = [name for name in RUNTIMES if _version(name)]
     if len(runtimes) > 1:
@@ -84,12 +84,12 @@ def problems() -> tuple[str, ...]:
 
 
 def describe_machine() -> dict[str, object]:
-    """The machine's kind, for reading latencies against."""
+    """Operating system, architecture and CPU features, which latencies depend on."""
     return {"system": sys.platform, "architecture": platform.machine(), "cpu_features": list(cpu_features())}
 
 
 def _version(name: str) -> str | None:
-    from importlib import metadata  # 30 ms, which no answer needs
+    from importlib import metadata  # takes 30 ms, and only reports need it
 
     try:
         return metadata.version(name)

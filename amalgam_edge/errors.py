@@ -1,4 +1,4 @@
-"""The one exception family that users are meant to see."""
+"""The exceptions that users are meant to see."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class AmalgamError(Exception):
-    """A mistake that the user can mend: one line that says what, where and what to do.
+    """A problem that the user can fix; the message says in one line what is wrong, where, and what to do.
 
     The command line prints the message without a traceback and exits with status 2. Anything else that escapes
     is a bug.
@@ -15,7 +15,7 @@ class AmalgamError(Exception):
 
 
 class MissingExtraError(AmalgamError):
-    """A feature was asked for whose optional packages are not installed."""
+    """The optional packages of a feature are not installed."""
 
     def __init__(self, feature: str, extra: str, cause: ImportError) -> None:
         missing = cause.name or str(cause)
@@ -42,5 +42,5 @@ def needs_extra(extra: str, feature: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its class where it has none."""
+    """The first line of an exception's message, or the name of its class where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""What a long piece of work tells whoever watches."""
+"""How long work reports its progress. The library calls :class:`Progress`; the command line draws it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Advance = Callable[[int], None]
+Advance = Callable[[int], None]  # is called with the number of units that were finished since the last call
 
 
 class Progress(Protocol):
-    """A watcher. The library calls it; the command line draws it."""
+    """Receives the steps of a long piece of work."""
 
     def begin(self, n_steps: int) -> None:
-        """Say how many steps there will be."""
+        """Announce how many steps there will be."""
 
     def step(self, title: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Advance]:
-        """Open the next step; what it yields is called with the number of units just finished."""
+        """Begin the next step; the context yields the function to call as units are finished.
+
+        Args:
+            title: Name of the step.
+            total: Number of units in it; None where it is not known.
+            unit: Name of a unit, such as ``texts``.
+        """
 
     def say(self, message: str) -> None:
         """Show a line that stays."""
 
 
-class Silent:
-    """A watcher that shows nothing."""
+class SilentProgress:
+    """Shows nothing."""
 
     def begin(self, n_steps: int) -> None:
         """Ignore."""

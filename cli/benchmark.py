@@ -45,7 +45,7 @@ def command(
     opened = Bundle.open(bundle)
     with needs_extra("train", "comparing with other runtimes"):
         from amalgam_edge.console_progress import ConsoleProgress
-        from amalgam_edge.corpus.reading import read_corpus
+        from amalgam_edge.corpus import read_corpus
         from amalgam_edge.evaluation import edge_benchmark
         from amalgam_edge.evaluation.peers import PEERS
         from amalgam_edge.reports.evaluation_tables import benchmark_table

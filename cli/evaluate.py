@@ -102,8 +102,8 @@ def _as_text(measured: Evaluation) -> str:
 
 
 def _write_report(path: Path, measured: Evaluation, bundle: str) -> None:
-    from amalgam_edge.storage.staging import write_whole
+    from amalgam_edge.storage.staging import write_text_atomically
 
     with needs_extra("train", "drawing a report"):
         from amalgam_edge.reports.evaluation_report import render_evaluation
-    write_whole(path, render_evaluation(measured, bundle))
+    write_text_atomically(path, render_evaluation(measured, bundle))

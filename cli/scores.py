@@ -67,4 +67,4 @@ def merge(folders: tuple[str, ...], output: str) -> None:
     for store in merge_folders(folders, output):
         missing = len(store.missing())
         state = f"{missing} of {store.n_shards} shards are still missing" if missing else "whole"
-        click.echo(f"{store.folder}: {len(store.there())} shards, {state}")
+        click.echo(f"{store.folder}: {len(store.present())} shards, {state}")

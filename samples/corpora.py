@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from amalgam_edge.storage.staging import write_whole
+from amalgam_edge.storage.staging import write_text_atomically
 
 DATA = Path(__file__).with_name("data")
 # Two teachers with disjoint labels. Some labels of one teacher resemble some of the other's (noun.animal and
@@ -93,4 +93,4 @@ def split(texts: Sequence[str], labels: Sequence[str]) -> Split:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, str]]) -> None:
     """Write one JSON object per line, as `amalgam-edge build` reads them."""
-    write_whole(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    write_text_atomically(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))

@@ -27,7 +27,7 @@ from amalgam_edge.building.data import (
     TrainingData,
 )
 from amalgam_edge.building.processes import ProcessGroup
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.methods import Method
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance

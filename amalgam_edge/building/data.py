@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision

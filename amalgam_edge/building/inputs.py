@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from amalgam_edge.building.data import BuildTexts, Models, Student, TokenizedCorpus
-from amalgam_edge.corpus.reading import TEXT, Corpus, read_corpus
+from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.models.checkpoints import encoder_of, resolve_student

@@ -10,7 +10,7 @@ from pathlib import Path
 from amalgam_edge.building.budget import Budget
 from amalgam_edge.building.candidates import CALIBRATION_TEXTS, Workshop, choose_models, try_models
 from amalgam_edge.building.cascading import renew_cascade
-from amalgam_edge.corpus.reading import LABEL, Corpus, read_corpus, read_label_names
+from amalgam_edge.corpus import LABEL, Corpus, read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.static_export import ladder_of
 from amalgam_edge.progress import Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amalgam_edge.building.checks import settings_by_name, teacher_names
-from amalgam_edge.corpus.reading import Corpus, read_corpus
+from amalgam_edge.corpus import Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.progress import Progress

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from amalgam_edge.building.inputs import student_checkpoint
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import METHODS, Method, MethodInputs, TeacherSignals

@@ -11,7 +11,7 @@ from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.recipe.sections import ScoringSettings
 from amalgam_edge.runtime.manifest import TeacherManifest, TeacherSite, write_manifest
-from amalgam_edge.scoring.adaptive import balanced_over
+from amalgam_edge.scoring.adaptive_passes import balanced_over
 from amalgam_edge.storage.staging import staged
 
 MODEL = "model.onnx"

@@ -25,7 +25,7 @@ from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
 from amalgam_edge.runtime.manifest import STATIC
 from amalgam_edge.scoring.hidden_states import HiddenStates
 from amalgam_edge.storage.files import reason
-from amalgam_edge.storage.staging import write_whole
+from amalgam_edge.storage.staging import write_text_atomically
 from amalgam_edge.training.fitting import History, fit
 from amalgam_edge.training.sharing import process_rank
 from amalgam_edge.training.supervised_texts import SupervisedTexts
@@ -48,7 +48,7 @@ def write_job(
         for result in (_TRAINED_WEIGHTS, _HISTORY):
             (folder / result).unlink(missing_ok=True)
         settings = {"method": asdict(method), "training": asdict(training)}
-        write_whole(folder / _SETTINGS, json.dumps(settings))
+        write_text_atomically(folder / _SETTINGS, json.dumps(settings))
         student.model.save_pretrained(folder / _STUDENT)
         student.tokenizer.save_pretrained(folder / _STUDENT)
         for name, rows in ((TRAIN, data.texts.train), (HELD_OUT, data.texts.held_out)):
@@ -58,7 +58,7 @@ def write_job(
             "n_logits": len(data.signals.logits),
             "hidden": [_describe_hidden_states(part) for part in data.signals.hidden],
         }
-        write_whole(folder / _SIGNALS, json.dumps(signals))
+        write_text_atomically(folder / _SIGNALS, json.dumps(signals))
     except OSError as error:
         raise AmalgamError(f"{folder}: cannot be written ({reason(error)})") from error
 
@@ -107,7 +107,7 @@ def run_job(folder: Path, checkpoints: Path, advance: Advance, *, resume: bool) 
     )
     if process_rank() == 0:
         save_model(student.model, str(folder / _TRAINED_WEIGHTS))
-        write_whole(folder / _HISTORY, json.dumps(history))
+        write_text_atomically(folder / _HISTORY, json.dumps(history))
 
 
 def take_result(folder: Path, student: Student) -> History:

@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout: which calls of dropout a model has, and the masks that they get.
+"""Monte-Carlo dropout: :mod:`sites` (the calls of dropout in a model) and :mod:`masks` (which units each pass drops).
 
-In: a torch model, a seed, a pass number. Out: the same model under reproducible masks.
+In: a torch model, a seed, the number of a pass. Out: runs of the same model under masks that can be repeated.
 """

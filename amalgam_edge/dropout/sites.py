@@ -1,8 +1,11 @@
-"""Monte-Carlo dropout with masks that are the project's own: where a model drops, and which pass it is in.
+"""Where a model drops values, and how its dropouts are given the masks of :mod:`amalgam_edge.dropout.masks`.
 
-A site is one call of dropout within a forward run, numbered in order of execution, so that a layer that runs many
-times (ALBERT) has a site for each run. A pass has one mask per site, shared by all the texts of a batch: each text
-still sees independent Bernoulli masks over its own units, and its score no longer depends on its batch.
+A site is one call of dropout within a forward run. Sites are numbered in order of execution, so a layer that runs
+several times (ALBERT shares one layer's weights) has a site for each run. Calls are intercepted by a
+``TorchFunctionMode``, so models need no change.
+
+A pass has one mask for each site, and all texts of a batch share it. Each text still sees independent Bernoulli masks
+over its own units, and its scores do not depend on the batch that it runs in.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +29,11 @@ class DropoutSite:
     """One call of dropout in a forward run.
 
     Attributes:
-        number: in order of execution, from zero.
-        module: the name of the module that calls.
-        p: the probability.
-        batched: whether its first axis is the batch (DeBERTa's table of relative positions has none).
-        shape: of what it drops from in the run that found it, without the batch.
+        number: Position in the order of execution, from zero; sites with p = 0 are counted too.
+        module: Name of the module that calls dropout.
+        p: Probability that a unit is dropped.
+        batched: Whether the first axis is the batch (DeBERTa's table of relative positions has no batch).
+        shape: Shape, without the batch, of the values that dropout was called on when the site was found.
     """
 
     number: int
@@ -41,17 +44,17 @@ class DropoutSite:
 
 
 def unbatched_sites(sites: Iterable[DropoutSite]) -> frozenset[int]:
-    """Numbers of the sites whose first axis is not the batch."""
+    """The numbers of the sites whose first axis is not the batch."""
     return frozenset(site.number for site in sites if not site.batched)
 
 
-class EveryDropout(TorchFunctionMode):
-    """While entered, every dropout of a model is handed to :meth:`place` with the number of its site.
+class DropoutInterceptor(TorchFunctionMode):
+    """A context in which every call of dropout goes to :meth:`drop`, with the number of its site.
 
     Sites with p = 0 leave their input alone but keep their number.
 
     Raises:
-        AmalgamError: in a forward run, where the model drops in a way that masks cannot be placed on.
+        AmalgamError: In a forward run, if the model drops in a way that masks cannot be applied to.
     """
 
     def __init__(self) -> None:
@@ -59,11 +62,11 @@ class EveryDropout(TorchFunctionMode):
         self._site = 0
 
     def begin(self) -> None:
-        """Number the sites from zero again: a forward run begins."""
+        """Begin a forward run: number the sites from zero again."""
         self._site = 0
 
-    def place(self, site: int, p: float, values: torch.Tensor) -> torch.Tensor:
-        """Drop from ``values`` with probability ``p``."""
+    def drop(self, site: int, p: float, values: torch.Tensor) -> torch.Tensor:
+        """Drop units of ``values`` with probability ``p``."""
         raise NotImplementedError
 
     def __torch_function__(
@@ -73,7 +76,7 @@ class EveryDropout(TorchFunctionMode):
         if func in (F.dropout, torch.dropout):
             return self._dropout(*args, **kwargs)
         if func in _OTHER_DROPOUTS:
-            raise AmalgamError(f"the model uses {func.__name__}, on which dropout masks cannot be placed")
+            raise AmalgamError(f"the model uses {func.__name__}, to which dropout masks cannot be applied")
         if func is F.scaled_dot_product_attention and _attention_dropout(args, kwargs) > 0:
             raise AmalgamError("the model drops attention inside a fused kernel; load it with eager attention")
         return func(*args, **kwargs)
@@ -90,18 +93,18 @@ class EveryDropout(TorchFunctionMode):
         """``torch.nn.functional.dropout``, and ``torch.dropout``, which calls its last argument ``train``."""
         site = self._site
         self._site += 1
-        return self.place(site, p, input) if training and train and p > 0.0 else input
+        return self.drop(site, p, input) if training and train and p > 0.0 else input
 
 
-class LiveDropout(EveryDropout):
-    """Applies the masks of the pass chosen with :meth:`start` to a model in training mode.
+class LiveDropout(DropoutInterceptor):
+    """Applies the masks of one pass, chosen with :meth:`start`, to a model in training mode.
 
     Args:
-        seed: of the masks, from 0 to 2**31 - 1.
-        passes: K, the length of a round, over which systematic masks are balanced.
-        masks: ``systematic`` (balanced over passes) or ``independent`` (drawn anew for each).
-        device: of the model.
-        unbatched: numbers of the sites whose first axis is not the batch; see :func:`find_sites`.
+        seed: Seed of the masks, from 0 to 2**31 - 1.
+        passes: K, the number of passes over which systematic masks are balanced.
+        masks: ``systematic`` (balanced over K passes) or ``independent`` (new in each pass).
+        device: Device of the model.
+        unbatched: Numbers of the sites whose first axis is not the batch; see :func:`unbatched_sites`.
     """
 
     def __init__(
@@ -118,30 +121,31 @@ class LiveDropout(EveryDropout):
         self._passes = passes
         self._masks = masks
         self._unbatched = frozenset(unbatched)
-        self._round = -1
-        self._drawn: dict[int, UnitHashes] = {}
+        self._round_number = -1
+        self._hashes: dict[int, UnitHashes] = {}  # by site, in this round
 
     def start(self, mc_pass: int) -> None:
         """Begin a forward run under the masks of pass ``mc_pass``."""
         self._pass = DropoutPass(mc_pass, self._passes, self._masks)
-        if self._pass.number_of_round != self._round:
-            self._round = self._pass.number_of_round
-            self._drawn.clear()
+        if self._pass.round_number != self._round_number:
+            self._round_number = self._pass.round_number
+            self._hashes.clear()
         self.begin()
 
-    def place(self, site: int, p: float, values: torch.Tensor) -> torch.Tensor:
-        """Multiply with the site's mask in this pass."""
+    def drop(self, site: int, p: float, values: torch.Tensor) -> torch.Tensor:
+        """Multiply ``values`` by the mask of the site in this pass."""
         shape = tuple(values.shape if site in self._unbatched else values.shape[1:])
-        return values * self._pass.mask(self._draw(site, shape), p).to(values.dtype)
+        return values * self._pass.mask(self._unit_hashes(site, shape), p).to(values.dtype)
 
-    def _draw(self, site: int, shape: tuple[int, ...]) -> UnitHashes:
-        """What is drawn for a site of a shape; kept for the round, and grown when longer texts come."""
-        drawn = self._drawn.get(site)
-        have = tuple(drawn.hashes.shape) if drawn else (0,) * len(shape)
-        if drawn is None or any(there < wanted for there, wanted in zip(have, shape, strict=True)):
-            word = site_word(self._seed, site, self._round)
-            drawn = self._drawn[site] = unit_hashes(word, [max(pair) for pair in zip(have, shape, strict=True)])
-        return drawn.cut(shape)
+    def _unit_hashes(self, site: int, shape: tuple[int, ...]) -> UnitHashes:
+        """Hashes of a site's units, kept for the round and extended when longer texts come."""
+        kept = self._hashes.get(site)
+        kept_shape = tuple(kept.hashes.shape) if kept else (0,) * len(shape)
+        sizes = list(zip(kept_shape, shape, strict=True))
+        if kept is None or any(kept_size < size for kept_size, size in sizes):
+            word = site_word(self._seed, site, self._round_number)
+            kept = self._hashes[site] = unit_hashes(word, [max(pair) for pair in sizes])
+        return kept.crop(shape)
 
 
 _OTHER_DROPOUTS = frozenset(
@@ -161,50 +165,67 @@ _OTHER_DROPOUTS = frozenset(
 
 
 def _attention_dropout(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-    """The dropout probability of a call scaled_dot_product_attention(query, key, value, mask, dropout_p, …)."""
+    """The dropout probability in a call ``scaled_dot_product_attention(query, key, value, mask, dropout_p, …)``."""
     return float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
 
 
-_Seen = tuple[int, str, float, tuple[int, ...]]
+class _DropoutCall(NamedTuple):
+    """A call of dropout as it was observed; the shape includes the batch."""
+
+    site: int
+    module: str
+    p: float
+    shape: tuple[int, ...]
 
 
-class _Observer(EveryDropout):
-    """Drops nothing and notes where it could have."""
+class _DropoutRecorder(DropoutInterceptor):
+    """Drops nothing, and records every call."""
 
     def __init__(self, stack: _ModuleStack) -> None:
         super().__init__()
-        self.seen: list[_Seen] = []
+        self.calls: list[_DropoutCall] = []
         self._stack = stack
 
-    def place(self, site: int, p: float, values: torch.Tensor) -> torch.Tensor:
-        self.seen.append((site, self._stack.innermost, p, tuple(values.shape)))
+    def drop(self, site: int, p: float, values: torch.Tensor) -> torch.Tensor:
+        self.calls.append(_DropoutCall(site, self._stack.innermost, p, tuple(values.shape)))
         return values
 
 
 def find_sites(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[DropoutSite, ...]:
-    """Run the model on the inputs, and on the inputs twice over, and list its live dropouts (p > 0).
+    """Find the live dropouts (p > 0) of a model, in order of execution.
 
-    An axis is the batch if it doubles with the inputs.
+    The model is run on the inputs, and on a batch that holds them twice: a site's first axis is the batch if its size
+    doubles.
+
+    Args:
+        model: Model in any mode; it is left in the mode that it was in.
+        inputs: Arguments of the model by name, each with the batch as its first axis.
     """
-    once = _observe(model, inputs)
-    twice = _observe(model, {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()})
+    calls = _record_dropout(model, inputs)
+    doubled_calls = _record_dropout(model, {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()})
     sites = []
-    for (number, module, p, shape), (*_, doubled) in zip(once, twice, strict=True):
-        batched = shape != doubled
-        sites.append(DropoutSite(number, module, p, batched, shape[1:] if batched else shape))
+    for call, doubled in zip(calls, doubled_calls, strict=True):
+        batched = call.shape != doubled.shape
+        shape = call.shape[1:] if batched else call.shape
+        sites.append(DropoutSite(call.site, call.module, call.p, batched, shape))
     return tuple(sites)
 
 
-def _observe(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> list[_Seen]:
-    """Number, calling module, p and shape of each live dropout in one forward run."""
-    with _ModuleStack(model) as stack, torch.inference_mode(), _Observer(stack) as observer, training_mode(model):
+def _record_dropout(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> list[_DropoutCall]:
+    """The calls of live dropout in one forward run."""
+    with (
+        _ModuleStack(model) as stack,
+        torch.inference_mode(),
+        _DropoutRecorder(stack) as recorder,
+        training_mode(model),
+    ):
         model(**inputs)
-    return observer.seen
+    return recorder.calls
 
 
 @contextmanager
 def training_mode(model: torch.nn.Module) -> Iterator[None]:
-    """A model whose dropouts are on, and afterwards as they were."""
+    """Switch a model's dropouts on, and afterwards back to what they were."""
     was_training = model.training
     model.train()
     try:
@@ -214,7 +235,7 @@ def training_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 class _ModuleStack:
-    """Names of the modules that are running, innermost last."""
+    """The names of the modules whose ``forward`` is running, innermost last."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._names: list[str] = []

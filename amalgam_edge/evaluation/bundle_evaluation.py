@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.evaluation.comparison import CASCADE, OtherBundle
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.metrics import accuracy as evaluation

@@ -1,4 +1,4 @@
-"""Batches of like lengths, so that little is padded."""
+"""Batches of texts of similar lengths, cut so that padding and the cost of each run stay small."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from transformers import PreTrainedTokenizerBase
 from amalgam_edge.inference.padding import pad_batch
 
 CPU_BATCH_TOKENS = 1024  # tokens in one batch; larger batches leave the caches of a CPU
-_RUNS_TO_A_BATCH = 16  # a run of one token costs a sixteenth of a run of a full batch, or so
+_RUN_COST = 1 / 16  # of any run, beside its tokens, as a share of a full batch; an estimate
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Texts that run together.
+class TokenBatch:
+    """The tokens of texts that run together.
 
     Attributes:
-        rows: their positions among the texts that were given, ``(n_texts,)``.
-        input_ids: ``(n_texts, n_tokens)`` of int64, padded on the right.
-        attention_mask: ``(n_texts, n_tokens)`` of int64.
+        rows: Positions of the texts among those that were to be batched, ``(n_texts,)``.
+        input_ids: Token ids, ``(n_texts, n_tokens)`` of int64, padded on the right.
+        attention_mask: 1 for tokens and 0 for padding, ``(n_texts, n_tokens)`` of int64.
     """
 
     rows: np.ndarray
@@ -30,20 +30,20 @@ class Batch:
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
-    """Token ids of each text, cut to ``max_length``."""
+    """The token ids of each text, truncated to ``max_length`` tokens."""
     return tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
 
 
 def batches_by_length(
     encoded: Sequence[Sequence[int]], *, pad_token_id: int, batch_tokens: int, rows: np.ndarray | None = None
-) -> Iterator[Batch]:
-    """Yield texts in batches of like lengths, longest first (so memory is at its highest at once).
+) -> Iterator[TokenBatch]:
+    """Yield texts in batches of similar lengths, longest first, so that too little memory shows in the first batch.
 
     Args:
-        encoded: token ids of each text.
-        pad_token_id: fills texts up on the right.
-        batch_tokens: the most tokens a batch may have, padding included; a longer text runs alone.
-        rows: the texts to run; all of them by default.
+        encoded: Token ids of each text.
+        pad_token_id: Token id that fills up shorter texts on the right.
+        batch_tokens: Largest number of tokens in a batch, padding included. A text that is longer runs alone.
+        rows: Positions of the texts to run; by default all.
     """
     rows = np.arange(len(encoded)) if rows is None else rows
     lengths = np.array([len(encoded[row]) for row in rows.tolist()], dtype=np.int64)
@@ -52,21 +52,21 @@ def batches_by_length(
     for end in cheapest_cuts(lengths[order], batch_tokens):
         chosen = rows[order[start:end]]
         input_ids, attention_mask = pad_batch([encoded[row] for row in chosen.tolist()], pad_token_id)
-        yield Batch(chosen, input_ids, attention_mask)
+        yield TokenBatch(chosen, input_ids, attention_mask)
         start = end
 
 
 def cheapest_cuts(lengths: np.ndarray, batch_tokens: int) -> list[int]:
-    """Where to cut texts into batches so that they cost the least, by dynamic programming.
+    """Find the batches of least total cost, by dynamic programming over where a batch ends.
 
-    A batch costs its tokens, padding included, and what any run costs beside, put at a sixteenth of the budget.
+    A batch of n texts costs n times the tokens of its longest text, and ``batch_tokens`` / 16 for the run itself.
 
     Args:
-        lengths: of the texts in tokens, longest first, ``(n_texts,)``.
-        batch_tokens: the most tokens a batch of several texts may have.
+        lengths: Number of tokens of each text, longest first, ``(n_texts,)``.
+        batch_tokens: Largest number of tokens in a batch of several texts, padding included.
 
     Returns:
-        The end of each batch.
+        For each batch, the position after its last text.
     """
     widths = np.maximum(lengths, 1)
     costs = np.zeros(len(lengths) + 1)
@@ -75,10 +75,10 @@ def cheapest_cuts(lengths: np.ndarray, batch_tokens: int) -> list[int]:
     for end in range(1, len(lengths) + 1):
         while begin < end - 1 and (end - begin) * widths[begin] > batch_tokens:
             begin += 1
-        counts = np.arange(1, end - begin + 1)  # texts of a last batch
+        counts = np.arange(1, end - begin + 1)  # sizes that the last batch may have
         cost = (costs[begin:end] + counts[::-1] * widths[begin:end])[::-1]
         cheapest = int(cost.argmin())
-        costs[end] = cost[cheapest] + batch_tokens / _RUNS_TO_A_BATCH
+        costs[end] = cost[cheapest] + batch_tokens * _RUN_COST
         begins[end] = end - counts[cheapest]
     ends = [len(lengths)] if len(lengths) else []
     while ends and begins[ends[-1]]:

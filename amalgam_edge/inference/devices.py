@@ -1,4 +1,4 @@
-"""Where torch runs."""
+"""The device that torch runs on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from amalgam_edge.errors import AmalgamError
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to a device that is there.
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that exists; ``auto`` prefers CUDA.
 
     Raises:
-        AmalgamError: the device that was asked for is not there; never silently another.
+        AmalgamError: The device does not exist here. No other device is used in its place.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -20,6 +20,6 @@ def resolve_device(device: str) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises any of these
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch may raise any of these
         raise AmalgamError(f"--device {device}: no such device here; use --device cpu") from error
     return found

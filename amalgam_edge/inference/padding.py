@@ -1,4 +1,4 @@
-"""Token ids of several texts as one rectangle."""
+"""Token ids of several texts as one padded array."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def pad_batch(token_ids: Sequence[Sequence[int]], pad_token_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fill texts up on the right to the longest, or to one token where all are empty.
+    """Fill texts up on the right to the length of the longest, or to one token where all are empty.
 
     Args:
-        token_ids: at least one text.
-        pad_token_id: fills; it is masked.
+        token_ids: Token ids of at least one text.
+        pad_token_id: Token id of the padding, which ``attention_mask`` excludes.
 
     Returns:
         ``input_ids`` and ``attention_mask``, both ``(n_texts, n_tokens)`` of int64.

@@ -1,4 +1,4 @@
-"""A teacher on torch."""
+"""Dropout passes of a transformers classifier, on torch."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from amalgam_edge.inference.devices import resolve_device
 
 
 class TorchRunner:
-    """Runs a transformers classifier with live dropout.
+    """Runs a transformers classifier with live dropout; a :class:`~amalgam_edge.inference.runner.DropoutRunner`.
 
     Args:
-        model: with eager attention, so that dropout on attention is a call that masks can be placed on.
-        sites: where it drops, as :func:`~amalgam_edge.dropout.sites.find_sites` found.
-        seed: of the masks.
-        passes: K, the length of a round, over which systematic masks are balanced.
+        model: Classifier with eager attention: fused attention drops inside its kernel, where no mask can be applied.
+        sites: The model's dropout sites, as :func:`~amalgam_edge.dropout.sites.find_sites` returned them.
+        seed: Seed of the masks.
+        passes: K, the number of passes over which systematic masks are balanced.
         masks: ``systematic`` or ``independent``.
-        device: ``auto`` takes CUDA where there is one.
-        half: compute in float16, on a GPU.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which prefers CUDA.
+        half: Whether to compute in float16, on a GPU; the model itself is left in float32.
 
     Raises:
-        AmalgamError: the device is not there, or computes in float32 alone.
+        AmalgamError: The device does not exist, or ``half`` is asked for on the CPU.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class TorchRunner:
 
     @property
     def n_classes(self) -> int:
-        """How many logits the model gives."""
+        """The number of logits for each text."""
         return int(self._model.config.num_labels)
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray, passes: Sequence[int]) -> np.ndarray:
-        """Logits ``(n_passes, n_texts, n_classes)``; see :class:`~amalgam_edge.inference.runner.TeacherRunner`."""
+        """Logits ``(n_passes, n_texts, n_classes)``; see :class:`~amalgam_edge.inference.runner.DropoutRunner`."""
         inputs = {
             "input_ids": torch.from_numpy(input_ids).to(self._device),
             "attention_mask": torch.from_numpy(attention_mask).to(self._device),

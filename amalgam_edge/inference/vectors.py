@@ -1,4 +1,4 @@
-"""One vector a text, read from a model's runs over batches of them."""
+"""One vector for each text, from a model's runs over batches of texts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from transformers import PreTrainedModel
 
 from amalgam_edge.inference.batches import batches_by_length
 
-Read = Callable[[Any, torch.Tensor], torch.Tensor]
+ReadVectors = Callable[[Any, torch.Tensor], torch.Tensor]
 
 
 def text_vectors(
-    model: PreTrainedModel, input_ids: Sequence[list[int]], read: Read, *, pad_token_id: int, batch_tokens: int
+    model: PreTrainedModel, input_ids: Sequence[list[int]], read: ReadVectors, *, pad_token_id: int, batch_tokens: int
 ) -> np.ndarray:
-    """Run a model, dropout off, on the device that it is on: ``(n_texts, width)`` of float32, a row a text.
+    """Run a model with dropout off, on the device that it is on, and read one vector for each text.
 
     Args:
-        model: put into evaluation mode.
-        input_ids: token ids of each text; at least one text.
-        read: (what the model returns, attention mask ``(n, n_tokens)``) → the batch's vectors, ``(n, width)``.
-        pad_token_id: fills texts up.
-        batch_tokens: tokens that run together.
+        model: Model; it is put into evaluation mode.
+        input_ids: Token ids of at least one text.
+        read: Function from the model's output and the attention mask ``(n, n_tokens)`` of a batch to the batch's
+            vectors ``(n, width)``.
+        pad_token_id: Token id of the padding.
+        batch_tokens: Largest number of tokens that run together, padding included.
+
+    Returns:
+        ``(n_texts, width)`` of float32, in the order of ``input_ids``.
     """
     model.eval()
     vectors, rows = [], []

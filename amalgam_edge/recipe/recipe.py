@@ -25,7 +25,7 @@ from amalgam_edge.recipe.sections import (
     TeacherSettings,
     TrainingSettings,
 )
-from amalgam_edge.storage.fingerprints import of_mapping
+from amalgam_edge.storage.fingerprints import sha256_of_mapping
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -116,7 +116,7 @@ class Recipe:
         for option in recipe_options().values():
             if not option.affects_result or (option.name == "max_passes" and self.scoring.passes != "auto"):
                 del values[option.name]
-        return of_mapping(values)
+        return sha256_of_mapping(values)
 
     def to_yaml(self) -> str:
         """The recipe with every default written out, a comment above each section."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.manifest import MANIFEST, STATIC, Manifest, read_manifest
 from amalgam_edge.runtime.manifest_models import StaticModel
-from amalgam_edge.storage.fingerprints import of_file
+from amalgam_edge.storage.fingerprints import sha256_of_file
 
 TOKENIZER, RECIPE, REPORT, CARD = "tokenizer.json", "recipe.yaml", "report.html", "README.md"
 STATIC_FILE = "onnx/model_static.onnx"
@@ -87,7 +87,7 @@ class Bundle:
         path = self.folder / name
         if expected is None or not path.is_file():
             raise AmalgamError(f"{path}: missing from the bundle; copy the bundle again")
-        if of_file(path) != expected:
+        if sha256_of_file(path) != expected:
             raise AmalgamError(f"{path}: damaged or changed since the bundle was built; copy the bundle again")
         return path
 
@@ -119,6 +119,6 @@ class Bundle:
 def version_of(folder: str | Path) -> str:
     """The first digits of the SHA-256 of a bundle's manifest, which names those of all files; empty where none is."""
     try:
-        return of_file(Path(folder) / MANIFEST)[:12]
+        return sha256_of_file(Path(folder) / MANIFEST)[:12]
     except OSError:
         return ""

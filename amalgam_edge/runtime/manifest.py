@@ -30,7 +30,7 @@ from amalgam_edge.runtime.manifest_origin import (
     StudentFacts,
     TrainingPoint,
 )
-from amalgam_edge.storage.fingerprints import of_file
+from amalgam_edge.storage.fingerprints import sha256_of_file
 from amalgam_edge.storage.json_text import read_json
 from amalgam_edge.storage.record import record
 from amalgam_edge.storage.record_fields import Count, Digest, FilePath, Items, Json, Name, Number, Share, Versions
@@ -225,7 +225,7 @@ def write_manifest(folder: Path, manifest: _Manifest) -> _Manifest:
         AmalgamError: The manifest would be refused by the reader.
     """
     files = {
-        path.relative_to(folder).as_posix(): of_file(path)
+        path.relative_to(folder).as_posix(): sha256_of_file(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }

@@ -1,4 +1,4 @@
-"""What runs a teacher: ONNX Runtime on an exported one, or torch on the original."""
+"""Backends that run teachers: ONNX Runtime, after an export, or torch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from amalgam_edge.environment import CUDA_DEVICE, CUDA_PROVIDER, execution_provi
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.batches import CPU_BATCH_TOKENS
 from amalgam_edge.inference.devices import resolve_device
-from amalgam_edge.inference.runner import TeacherRunner
+from amalgam_edge.inference.runner import DropoutRunner
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.recipe.sections import BackendName, ScoringSettings
-from amalgam_edge.scoring.adaptive import balanced_over
+from amalgam_edge.scoring.adaptive_passes import balanced_over
+
+_GPU_BATCH_FACTOR = 16  # tokens of a batch on a GPU, over those on a CPU
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs teachers, and where; it has no bearing on scores beyond the rounding of floats.
+    """What runs teachers, and on which device; scores depend on it by the rounding of floats alone.
 
     Attributes:
         name: ``onnxruntime`` or ``torch``.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: to compute with on the CPU; None for one a core.
+        threads: Number of threads on the CPU; None for one for each core.
     """
 
     name: str
@@ -40,18 +42,18 @@ class Backend:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens that run together best: on a CPU what its caches hold, on a GPU enough to keep it busy."""
-        return CPU_BATCH_TOKENS if self.device == "cpu" else 16 * CPU_BATCH_TOKENS
+        """Number of tokens that run together fastest: on a CPU what caches hold, on a GPU enough to keep it busy."""
+        return CPU_BATCH_TOKENS * (1 if self.device == "cpu" else _GPU_BATCH_FACTOR)
 
-    def open(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
-        """Make a teacher ready to be scored with.
+    def open(self, teacher: Teacher, settings: ScoringSettings) -> DropoutRunner:
+        """Make a teacher ready to run.
 
         Raises:
-            AmalgamError: the teacher cannot be exported, or the device cannot be had.
+            AmalgamError: The teacher cannot be exported, or the device does not exist.
         """
         return self._open_onnx(teacher, settings) if self.name == "onnxruntime" else self._open_torch(teacher, settings)
 
-    def _open_torch(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+    def _open_torch(self, teacher: Teacher, settings: ScoringSettings) -> DropoutRunner:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         return TorchRunner(
@@ -64,7 +66,7 @@ class Backend:
             half=settings.precision == "fp16",
         )
 
-    def _open_onnx(self, teacher: Teacher, settings: ScoringSettings) -> TeacherRunner:
+    def _open_onnx(self, teacher: Teacher, settings: ScoringSettings) -> DropoutRunner:
         from amalgam_edge.exporters.teacher_export import export_teacher
         from amalgam_edge.inference.onnx_runner import OnnxRunner
 
@@ -81,14 +83,17 @@ class Backend:
 
 
 def resolve_backend(name: BackendName, device: str, threads: int | None = None) -> Backend:
-    """Choose what runs teachers on a device.
+    """Choose the backend and the device that run teachers.
 
-    ``auto`` of device is CUDA where a backend has it, else the CPU. ``auto`` of backend is torch on CUDA and ONNX
-    Runtime on the CPU, and the other one where that one is not there: ONNX Runtime has no CUDA kernels for the integer
-    operations that make masks, copies them to the CPU and back, and took nine times as long on an H200.
+    Args:
+        name: ``onnxruntime``, ``torch``, or ``auto``, which prefers torch on CUDA and ONNX Runtime on the CPU. ONNX
+            Runtime has no CUDA kernels for the integer operations that make masks; it copies them to the CPU and back,
+            and took nine times as long on an H200.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which prefers CUDA where the backend has it.
+        threads: Number of threads on the CPU; None for one for each core.
 
     Raises:
-        AmalgamError: what was asked for is not there; never silently something else.
+        AmalgamError: The backend or the device is not there. Nothing else is used in its place.
     """
     if name == "onnxruntime" and find_spec("onnxruntime") is None:
         raise AmalgamError('--backend onnxruntime: not installed: pip install "amalgam-edge[cpu]", or --backend torch')

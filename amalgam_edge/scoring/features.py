@@ -1,4 +1,4 @@
-"""What an encoder makes of a corpus' texts before any training: a vector a text, computed once and kept in files."""
+"""Features of a corpus: a vector for each text from an encoder before any training, computed once and kept in files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, encode
 from amalgam_edge.inference.devices import resolve_device
@@ -23,7 +23,7 @@ FEATURES = "features"
 
 
 def feature_key(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> ScoreKey:
-    """What the features of a corpus depend on."""
+    """The key of a corpus' features: all that they depend on."""
     return ScoreKey(
         teacher=FEATURES,
         teacher_fingerprint=fingerprint(encoder, tokenizer),
@@ -43,19 +43,19 @@ def store_features(
     device: str,
     batch_tokens: int,
 ) -> None:
-    """Run an encoder over what its store lacks, shard by shard.
+    """Compute the shards of features that a store lacks.
 
     Args:
-        encoder: left on the CPU.
-        tokenizer: its own.
-        store: of its features.
-        corpus: the texts.
-        advance: told of texts, those that are there already among them.
+        encoder: The encoder; afterwards it is on the CPU.
+        tokenizer: Tokenizer of the encoder.
+        store: Store of the features.
+        corpus: The texts.
+        advance: Is called with numbers of finished texts, including those that the store holds already.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        batch_tokens: tokens that run together.
+        batch_tokens: Largest number of tokens that run together.
 
     Raises:
-        AmalgamError: the model gives no vector a token, or the store is another run's or cannot be written to.
+        AmalgamError: The model gives no vectors of tokens, or the store belongs to another run or cannot be written to.
     """
     encoder.to(resolve_device(device))
     fill(store, corpus, lambda texts: text_features(encoder, tokenizer, texts, batch_tokens), advance)
@@ -68,16 +68,16 @@ def text_features(
     texts: Sequence[str],
     batch_tokens: int = CPU_BATCH_TOKENS,
 ) -> np.ndarray:
-    """The mean of the last layer's states over a text's tokens, ``(n_texts, width)`` of float32.
+    """The mean of the last layer's vectors over each text's tokens, ``(n_texts, width)`` of float32.
 
     Raises:
-        AmalgamError: the model gives no vector a token, or one that is not finite.
+        AmalgamError: The model gives no vectors of tokens, or a feature is not finite.
     """
 
     def mean_state(output: Any, mask: torch.Tensor) -> torch.Tensor:
         states: torch.Tensor | None = getattr(output, "last_hidden_state", None)
         if states is None:
-            raise AmalgamError(f"a {encoder.config.model_type} has no features to offer: it is no encoder")
+            raise AmalgamError(f"a {encoder.config.model_type} model gives no vectors of tokens, so it has no features")
         share = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(1).float()
         return (share @ states.float()).squeeze(1)
 

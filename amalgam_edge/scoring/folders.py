@@ -1,4 +1,4 @@
-"""Folders of scores, as ``amalgam-edge score`` writes them: what is in them, whether it is whole, joining them."""
+"""Folders of scores, as ``amalgam-edge score`` writes them: finding, verifying and merging them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from amalgam_edge.storage.files import Location
 
 
 def holds_scores(folder: str | Path) -> bool:
-    """Whether a folder is a teacher's scores, or holds folders that are.
+    """Whether a folder is a teacher's store of scores, or contains such stores.
 
     Raises:
-        AmalgamError: another file system than the local one cannot be asked.
+        AmalgamError: A file system other than the local one does not answer.
     """
     return any(True for _ in _store_folders(files.locate(folder)))
 
 
 def find_stores(folder: str | Path) -> list[ScoreStore]:
-    """The stores of a folder of scores, by their names; or the one that the folder itself is.
+    """The stores in a folder, sorted by name, or the one store that the folder itself is.
 
     Raises:
-        AmalgamError: there is none, or a manifest is damaged.
+        AmalgamError: There is no store, or a manifest is damaged.
     """
-    return [ScoreStore.found(found) for found in _require_any(folder)]
+    return [ScoreStore.from_folder(store_folder) for store_folder in _require_store_folders(folder)]
 
 
-def _require_any(folder: str | Path) -> list[Location]:
+def _require_store_folders(folder: str | Path) -> list[Location]:
     found = list(_store_folders(files.locate(folder)))
     if not found:
         raise AmalgamError(f"{folder}: no scores in it; name a folder that amalgam-edge score wrote")
@@ -54,70 +54,80 @@ def _store_folders(folder: Location) -> Iterator[Location]:
 
 
 def verify(folder: str | Path) -> list[str]:
-    """Read every shard of a folder of scores, and say what is wrong, a line each; nothing where all is well.
+    """Read every shard of a folder of scores, and check it.
 
-    Looked for: shards that are missing, cut off or damaged (checksums of pages, digest of rows), rows out of order,
-    classes that come and go, blank rows without an account of their failure, manifests that contradict their folder,
+    Checked are: missing, truncated and damaged shards (checksums of pages, digest of rows), rows out of order, numbers
+    of classes that differ, blank rows without a record of their failure, manifests that contradict their folder, and
     teachers over different texts.
 
+    Returns:
+        The problems, one line each; none where all is well.
+
     Raises:
-        AmalgamError: there are no scores.
+        AmalgamError: There are no scores.
     """
     stores, problems = [], []
-    for found in _require_any(folder):
+    for store_folder in _require_store_folders(folder):
         try:
-            stores.append(ScoreStore.found(found))
+            stores.append(ScoreStore.from_folder(store_folder))
         except AmalgamError as error:
             problems.append(str(error))
-    return [*problems, *(problem for store in stores for problem in verify_store(store)), *_other_texts(stores)]
+    for store in stores:
+        problems += verify_store(store)
+    return problems + _different_corpora(stores)
 
 
-def verify_store(store: ScoreStore, *, whole: bool = True) -> list[str]:
-    """What is wrong with one teacher's scores; shards that are not there are, if it is to be ``whole``."""
+def verify_store(store: ScoreStore, *, complete: bool = True) -> list[str]:
+    """The problems of one teacher's store, one line each.
+
+    Args:
+        store: The store; every shard of it is read.
+        complete: Whether missing shards are a problem.
+    """
     problems = []
     missing = store.missing()
-    if missing and whole:
+    if missing and complete:
         problems.append(
             f"{store.folder}: {len(missing)} of {store.n_shards} shards are missing, the first is {missing[0]}; "
             "go on with amalgam-edge score --resume"
         )
-    if beyond := store.beyond():
-        problems.append(f"{store.folder}: shards beyond the corpus' {store.n_shards}: {beyond}; delete them")
+    if surplus := store.surplus():
+        problems.append(f"{store.folder}: shards beyond the corpus' {store.n_shards}: {surplus}; delete them")
     n_classes: int | None = None
-    for shard in store.there():
+    for shard in store.present():
         try:
             scores = store.read_shard(shard).scores
-            told = [failure["text"] for failure in store.failures_of(shard)]
+            failed = [failure["text"] for failure in store.failures_of(shard)]
         except AmalgamError as error:
             problems.append(first_line(error))
             continue
-        where = store.path(shard)
+        path = store.path(shard)
         n_classes = n_classes or scores.logits.shape[1]
-        problems += [f"{where}: {what}; delete it and score again" for what in _contradictions(scores, n_classes)]
-        if told != (np.flatnonzero(~scores.scored) + store.rows(shard).start).tolist():
+        problems += [f"{path}: {problem}; delete it and score again" for problem in _row_problems(scores, n_classes)]
+        if failed != (np.flatnonzero(~scores.scored) + store.rows(shard).start).tolist():
             problems.append(
-                f"{where}: its blank rows are not those that {store.failures_path(shard)} tells of; "
+                f"{path}: its blank rows are not those that {store.failures_path(shard)} lists; "
                 "delete both and score again"
             )
     return problems
 
 
-def _contradictions(scores: TeacherScores, n_classes: int) -> list[str]:
-    """What in a shard's rows cannot be."""
-    found = []
+def _row_problems(scores: TeacherScores, n_classes: int) -> list[str]:
+    """Problems of a shard's rows, whose checksums are right."""
+    problems = []
     arrays = {name: getattr(scores, name) for name in ARRAYS if name != "passes"}
     widths = {array.shape[1] for array in arrays.values() if array.ndim == 2}
     if widths != {n_classes}:
-        found.append(f"{'/'.join(map(str, sorted(widths)))} classes, other shards have {n_classes}")
+        problems.append(f"{'/'.join(map(str, sorted(widths)))} classes, other shards have {n_classes}")
     finite = np.all([np.isfinite(array).reshape(len(scores), -1).all(axis=1) for array in arrays.values()], axis=0)
     blank = np.all([np.isnan(array).reshape(len(scores), -1).all(axis=1) for array in arrays.values()], axis=0)
     if not bool(np.all(np.where(scores.scored, finite, blank))):
-        found.append("rows that are neither scored nor blank")
-    return found
+        problems.append("rows that are neither scored nor blank")
+    return problems
 
 
-def _other_texts(stores: Sequence[ScoreStore]) -> list[str]:
-    """Stores that are not over the texts of the first one."""
+def _different_corpora(stores: Sequence[ScoreStore]) -> list[str]:
+    """A problem for each store whose corpus is not that of the first store."""
     return [
         f"{store.folder}: over other texts than {stores[0].folder}; keep scores of one corpus in one folder"
         for store in stores
@@ -127,74 +137,85 @@ def _other_texts(stores: Sequence[ScoreStore]) -> list[str]:
 
 
 def merge(folders: Sequence[str | Path], output: str | Path) -> list[ScoreStore]:
-    """Join scores of the same run that were made in different places, a store a teacher, and verify them.
+    """Merge parts of one run's scores that were computed in different places, and verify the result.
 
-    A shard that is in several places must be the same in all of them, to the bit. Shards that are in none stay missing;
-    ``amalgam-edge score --resume`` makes them.
+    A shard that is in several parts must have the same rows in all of them, to the bit. Shards that are in no part stay
+    missing; ``amalgam-edge score --resume`` computes them.
 
     Args:
-        folders: of scores; what lies in them is left as it is.
-        output: a folder that holds no scores yet.
+        folders: Folders of scores; they are not changed.
+        output: Folder that holds no scores yet.
 
     Returns:
-        The stores in ``output``.
+        The stores in ``output``, one for each teacher.
 
     Raises:
-        AmalgamError: there are no scores, they answer to different things, a shard is damaged or there twice with
-            different rows, or ``output`` holds scores or cannot be written to. All is checked before anything is
-            written.
+        AmalgamError: There are no scores, they are of different runs, a shard is damaged or has different rows in two
+            parts, or ``output`` holds scores or cannot be written to. All is checked before anything is written.
     """
     if holds_scores(output):
         raise AmalgamError(f"{output}: holds scores already; name another folder")
-    groups: dict[str, list[ScoreStore]] = defaultdict(list)
+    by_teacher: dict[str, list[ScoreStore]] = defaultdict(list)
     for folder in folders:
         for store in find_stores(folder):
-            groups[store.key.teacher].append(store)
-    problems = _other_texts([store for group in groups.values() for store in group])
-    plans = {teacher: _plan(group) for teacher, group in groups.items()}
+            by_teacher[store.key.teacher].append(store)
+    problems = _different_corpora([store for parts in by_teacher.values() for store in parts])
+    sources = {teacher: _shard_sources(parts) for teacher, parts in by_teacher.items()}
+    _raise_first(problems)
+    target = files.locate(output)
+    return [
+        _copy_shards(by_teacher[teacher], shard_sources, files.join(target, teacher))
+        for teacher, shard_sources in sources.items()
+    ]
+
+
+def _shard_sources(parts: Sequence[ScoreStore]) -> dict[int, ScoreStore]:
+    """The part to copy each shard of one teacher from; every shard is read and checked.
+
+    Raises:
+        AmalgamError: Parts are of different runs, or a shard is damaged or differs between parts.
+    """
+    sources: dict[int, ScoreStore] = {}
+    for part in parts:
+        _require_same_run(parts[0], part)
+        _raise_first(verify_store(part, complete=False))
+        for shard in part.present():
+            source = sources.setdefault(shard, part)
+            if source is not part and _digest(source, shard) != _digest(part, shard):
+                raise AmalgamError(
+                    f"{part.path(shard)}: other rows than {source.path(shard)}; delete the one that you trust less"
+                )
+    return sources
+
+
+def _require_same_run(first: ScoreStore, part: ScoreStore) -> None:
+    changes = changes_between(first.key, part.key)
+    if part.shard_size != first.shard_size:
+        changes.append(f"shard size {first.shard_size} there, {part.shard_size} here")
+    if changes:
+        raise AmalgamError(
+            f"{part.folder}: scores of another run than {first.folder} ({'; '.join(changes)}); "
+            "only parts of one run can be joined"
+        )
+
+
+def _digest(store: ScoreStore, shard: int) -> str:
+    return store.read_shard(shard).scores.digest()
+
+
+def _raise_first(problems: Sequence[str]) -> None:
     if problems:
         raise AmalgamError(problems[0])
-    target = files.locate(output)
-    return [_join(groups[teacher], plan, files.join(target, teacher)) for teacher, plan in plans.items()]
 
 
-def _plan(stores: Sequence[ScoreStore]) -> dict[int, ScoreStore]:
-    """Where to take each shard of a teacher from; all of them have been read."""
-    first = stores[0]
-    plan: dict[int, ScoreStore] = {}
-    for store in stores:
-        changes = changes_between(first.key, store.key)
-        if store.shard_size != first.shard_size:
-            changes.append(f"shard size {first.shard_size} there, {store.shard_size} here")
-        if changes:
-            raise AmalgamError(
-                f"{store.folder}: scores of another run than {first.folder} ({'; '.join(changes)}); "
-                "only parts of one run can be joined"
-            )
-        problems = verify_store(store, whole=False)
-        if problems:
-            raise AmalgamError(problems[0])
-        for shard in store.there():
-            other = plan.setdefault(shard, store)
-            if (
-                other is not store
-                and other.read_shard(shard).scores.digest() != store.read_shard(shard).scores.digest()
-            ):
-                raise AmalgamError(
-                    f"{store.path(shard)}: other rows than {other.path(shard)}; delete the one that you trust less"
-                )
-    return plan
-
-
-def _join(stores: Sequence[ScoreStore], plan: dict[int, ScoreStore], folder: Location) -> ScoreStore:
+def _copy_shards(stores: Sequence[ScoreStore], sources: dict[int, ScoreStore], folder: Location) -> ScoreStore:
+    """Write one teacher's merged store, and verify it."""
     joined = ScoreStore(folder, stores[0].key, shard_size=stores[0].shard_size)
     writers: list[ScoreWriter] = []
     for store in stores:
         writers += [writer for writer in store.written_by() if writer not in writers]
     joined.begin(writers)
-    for shard, store in sorted(plan.items()):
+    for shard, store in sorted(sources.items()):
         joined.copy_shard(shard, store)
-    problems = verify_store(joined, whole=False)
-    if problems:
-        raise AmalgamError(problems[0])
+    _raise_first(verify_store(joined, complete=False))
     return joined

@@ -1,4 +1,4 @@
-"""A teacher's hidden states of a corpus: computed once, dropout off, and kept in files that are mapped into memory."""
+"""A teacher's hidden states of a corpus: computed once with dropout off, and kept in memory-mapped files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, encode
 from amalgam_edge.inference.devices import resolve_device
@@ -23,11 +23,11 @@ _LARGEST_HALF = np.finfo(np.float16).max
 
 
 class HiddenStates:
-    """A row a text, ``(width,)`` of float16 or float32, read from disk when it is asked for.
+    """One row for each text, ``(width,)`` of float16 or float32, read from disk when it is asked for.
 
     Attributes:
-        shards: arrays of rows, each of ``shard_size`` but the last.
-        shard_size: rows a shard.
+        shards: Arrays of rows, each with ``shard_size`` rows but the last.
+        shard_size: Number of rows in a shard.
     """
 
     def __init__(self, shards: Sequence[np.ndarray], shard_size: int) -> None:
@@ -36,12 +36,12 @@ class HiddenStates:
 
     @classmethod
     def mapped(cls, files: Iterable[Path], shard_size: int) -> HiddenStates:
-        """Those of ``.npy`` files, mapped into memory."""
+        """The hidden states in ``.npy`` files, which are mapped into memory."""
         return cls([np.load(file, mmap_mode="r") for file in files], shard_size)
 
     @property
     def files(self) -> list[Path]:
-        """The files that shards are mapped from; none where they are not mapped."""
+        """The files that the shards are mapped from; none for shards that are not mapped."""
         return [Path(str(shard.filename)).absolute() for shard in self.shards if isinstance(shard, np.memmap)]
 
     def __len__(self) -> int:
@@ -56,28 +56,28 @@ class HiddenStates:
 
 
 class HiddenStore(ShardStore):
-    """The hidden states of one teacher over one corpus, as ``.npy``: float16 where they fit."""
+    """The hidden states of one teacher over one corpus, as ``.npy``; float16 unless a shard's values are too large."""
 
     suffix = "npy"
-    what = "hidden states"
+    contents = "hidden states"
     remedy = "build again"
 
     def write(self, shard: int, states: np.ndarray) -> None:
         """Add a shard, ``(n_texts, width)``.
 
         Raises:
-            AmalgamError: there is no room, or no right, to write it.
+            AmalgamError: The disk is full, or writing is not permitted.
         """
-        fits = bool((np.abs(states) <= _LARGEST_HALF).all())
+        fits_half = bool((np.abs(states) <= _LARGEST_HALF).all())
         content = io.BytesIO()
-        np.save(content, states.astype(np.float16) if fits else states)
+        np.save(content, states.astype(np.float16) if fits_half else states)
         self._put(shard, content.getvalue())
 
     def read(self) -> HiddenStates:
-        """All hidden states, in the corpus' order.
+        """All hidden states, in the order of the corpus.
 
         Raises:
-            AmalgamError: shards are missing or cannot be read.
+            AmalgamError: Shards are missing or cannot be read.
         """
         self._require_all()
         return HiddenStates([self._mapped(shard) for shard in range(self.n_shards)], self.shard_size)
@@ -96,7 +96,7 @@ class HiddenStore(ShardStore):
 
 
 def hidden_key(teacher: Teacher, corpus: Corpus) -> ScoreKey:
-    """What the hidden states of a teacher depend on."""
+    """The key of a teacher's hidden states: all that they depend on."""
     return ScoreKey(
         teacher=teacher.name,
         teacher_fingerprint=teacher.fingerprint,
@@ -109,18 +109,19 @@ def hidden_key(teacher: Teacher, corpus: Corpus) -> ScoreKey:
 def store_hidden(
     teacher: Teacher, store: HiddenStore, corpus: Corpus, advance: Advance, *, device: str, batch_tokens: int
 ) -> None:
-    """Run a teacher over what its store lacks, shard by shard.
+    """Compute the shards of hidden states that a store lacks.
 
     Args:
-        teacher: left on the CPU.
-        store: of its hidden states.
-        corpus: the texts.
-        advance: told of texts, those that are there already among them.
+        teacher: The teacher; afterwards it is on the CPU.
+        store: Store of the teacher's hidden states.
+        corpus: The texts.
+        advance: Is called with numbers of finished texts, including those that the store holds already.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        batch_tokens: tokens that run together.
+        batch_tokens: Largest number of tokens that run together.
 
     Raises:
-        AmalgamError: the teacher has no hidden state a text, or the store is another run's or cannot be written to.
+        AmalgamError: The teacher's architecture has no hidden state of a whole text, or the store belongs to another
+            run or cannot be written to.
     """
     teacher.model.to(resolve_device(device))
     fill(store, corpus, lambda texts: hidden_states(teacher, texts, batch_tokens), advance)
@@ -130,10 +131,16 @@ def store_hidden(
 def fill(
     store: HiddenStore, corpus: Corpus, states_of: Callable[[Sequence[str]], np.ndarray], advance: Advance
 ) -> None:
-    """Compute what a store lacks, shard by shard; ``states_of`` makes ``(n_texts, width)`` of some texts.
+    """Compute the shards that a store lacks.
+
+    Args:
+        store: The store.
+        corpus: The texts.
+        states_of: Function from texts to their vectors, ``(n_texts, width)``.
+        advance: Is called with numbers of finished texts, including those that the store holds already.
 
     Raises:
-        AmalgamError: the store is another run's or cannot be written to.
+        AmalgamError: The store belongs to another run or cannot be written to.
     """
     store.open()
     missing = store.missing()
@@ -148,7 +155,7 @@ def hidden_states(teacher: Teacher, texts: Sequence[str], batch_tokens: int = CP
     """Hidden states with dropout off, ``(n_texts, width)`` of float32, in the order of ``texts``.
 
     Raises:
-        AmalgamError: the teacher has no hidden state a text, or one that is not finite.
+        AmalgamError: The teacher's architecture has no hidden state of a whole text, or a hidden state is not finite.
     """
     encoded = encode(texts, teacher.tokenizer, teacher.max_length)
     pad = teacher.tokenizer.pad_token_id

@@ -1,4 +1,4 @@
-"""What a teacher's scores say of themselves: how far they are, what failed, how they lie, and who wrote them."""
+"""Description of a teacher's stored scores: what exists, what failed, their distribution, and what wrote them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.storage.records import to_json
 
 QUANTILES = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
-_BINS = 10_000  # of [0, 1]: a quantile is told to 1e-4, in the same memory for any number of texts
-_PAUSE = 10  # times the usual time between two shards
+_BINS = 10_000  # of [0, 1]: quantiles are exact to 1e-4, in the same memory for any number of texts
+_PAUSE_FACTOR = 10  # a gap between two shards that is this many times the median gap is a pause
 
 
 def describe(store: ScoreStore) -> dict[str, Any]:
-    """All that ``amalgam-edge inspect`` tells of a teacher's scores, as JSON would have it.
+    """Describe a teacher's stored scores, as ``amalgam-edge inspect --json`` prints it.
 
-    ``confidence`` is the probability of the likeliest label in the mean prediction, ``uncertainty`` is u, both in
-    quantiles to 1e-4; ``texts_per_second`` is None where fewer than two shards tell when they were written.
+    Returns:
+        JSON values. ``confidence`` holds quantiles of the probability of the likeliest label in the mean prediction,
+        ``uncertainty`` those of u, both exact to 1e-4. ``texts_per_second`` is None where fewer than two shards record
+        when they were written.
 
     Raises:
-        AmalgamError: a shard that is there cannot be read.
+        AmalgamError: A shard cannot be read.
     """
-    there = store.there()
+    present = store.present()
     confidence, uncertainty = np.zeros(_BINS, dtype=np.int64), np.zeros(_BINS, dtype=np.int64)
     passes: Counter[int] = Counter()
     writers: Counter[tuple[str, ...]] = Counter()
     written = []
-    for shard in there:
+    for shard in present:
         read = store.read_shard(shard)
         scored = read.scores.take(np.flatnonzero(read.scores.scored))
         confidence += _histogram(scored.mean_probabilities.max(axis=1))
@@ -46,7 +48,7 @@ def describe(store: ScoreStore) -> dict[str, Any]:
         "teacher": store.key.teacher,
         "folder": str(store.folder),
         "n_texts": store.key.n_texts,
-        "shards": {"there": len(there), "missing": store.n_shards - len(there), "size": store.shard_size},
+        "shards": {"there": len(present), "missing": store.n_shards - len(present), "size": store.shard_size},
         "n_scored": n_scored,
         "n_failed": len(failures),
         "failures": failures,
@@ -70,16 +72,16 @@ def describe(store: ScoreStore) -> dict[str, Any]:
 
 
 def _histogram(values: np.ndarray) -> np.ndarray:
-    """How many values lie in each bin of [0, 1], ``(n_bins,)``."""
+    """The number of values in each bin of [0, 1], ``(n_bins,)``."""
     bins = np.minimum((values.astype(np.float64) * _BINS).astype(np.int64), _BINS - 1)
     return np.bincount(np.maximum(bins, 0), minlength=_BINS)
 
 
 def quantiles(histogram: np.ndarray) -> dict[str, float] | None:
-    """The quantiles of values in [0, 1], each the middle of its bin; None where there are no values.
+    """Quantiles of values in [0, 1], each the middle of its bin; None where there are no values.
 
     Args:
-        histogram: how many values lie in each bin, ``(n_bins,)``.
+        histogram: Number of values in each bin, ``(n_bins,)``.
     """
     total = int(histogram.sum())
     if total == 0:
@@ -90,9 +92,12 @@ def quantiles(histogram: np.ndarray) -> dict[str, float] | None:
 
 
 def rate(written: Sequence[tuple[str, int]]) -> float | None:
-    """Texts a second, from when shards were written and how many texts each has; None where that does not tell.
+    """Texts scored per second, without pauses; None where fewer than two shards, or equal times, do not tell.
 
-    Pauses, ten times as long as is usual between two shards, do not count.
+    A pause is a gap between two shards that is more than ten times the median gap.
+
+    Args:
+        written: For each shard, when it was written (ISO 8601) and its number of texts.
     """
     if len(written) < 2:
         return None
@@ -100,6 +105,6 @@ def rate(written: Sequence[tuple[str, int]]) -> float | None:
         *sorted((datetime.fromisoformat(time).timestamp(), count) for time, count in written), strict=True
     )
     gaps = np.diff(times)
-    working = gaps <= _PAUSE * np.median(gaps)
+    working = gaps <= _PAUSE_FACTOR * np.median(gaps)
     seconds = gaps[working].sum()
     return float(np.array(counts[1:])[working].sum() / seconds) if seconds > 0 else None

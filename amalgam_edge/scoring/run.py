@@ -7,13 +7,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError, MissingExtraError
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import ComputeSettings, ScoringSettings, TeacherSettings
 from amalgam_edge.scoring.backends import Backend, resolve_backend
-from amalgam_edge.scoring.score import PROBE_TEXTS, Opened, open_runners, score_corpus, score_key
+from amalgam_edge.scoring.score import PROBE_TEXTS, ReadyTeachers, open_runners, score_corpus, score_key
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.steps import Step
 from amalgam_edge.storage import files
@@ -82,7 +82,7 @@ def _score_locally(
 ) -> None:
     """Score what the stores of some teachers lack, in this process."""
     settings = _with_batch_tokens(scoring_settings, backend)
-    signed = [store.by(engine="local", backend=str(backend)) for store in stores[group]]
+    signed = [store.for_writer(engine="local", backend=str(backend)) for store in stores[group]]
     score_corpus(teachers[group], signed, corpus, settings, lambda teacher: backend.open(teacher, settings), advance)
 
 
@@ -113,7 +113,7 @@ def _score_on_cluster(
 
 def open_teachers(
     teacher_settings: TeacherSettings, scoring: ScoringSettings, compute: ComputeSettings, texts: Sequence[str]
-) -> Opened:
+) -> ReadyTeachers:
     """Load teachers on the machine where this runs, and prove on some texts that their dropout is alive.
 
     Raises:
@@ -125,7 +125,7 @@ def open_teachers(
     backend = choose_backend(replace(compute, threads=compute.threads or 1), scoring)
     settings = _with_batch_tokens(scoring, backend)
     runners = open_runners(teachers, lambda teacher: backend.open(teacher, settings), texts)
-    return Opened(teachers, runners, settings, str(backend))
+    return ReadyTeachers(teachers, runners, settings, str(backend))
 
 
 def cached_stores(

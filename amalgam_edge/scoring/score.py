@@ -1,4 +1,4 @@
-"""Scoring a corpus with its teachers: a fixed number of passes each, or as many as the choice between them takes."""
+"""Scoring texts with teachers: a fixed number of dropout passes, or as many as telling the teachers apart takes."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from typing import NamedTuple
 
 import numpy as np
 
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.dropout.masks import DROPOUT_OFF
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, batches_by_length, encode
-from amalgam_edge.inference.runner import TeacherRunner, prove_dropout_alive
+from amalgam_edge.inference.runner import DropoutRunner, prove_dropout_alive
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import ScoringSettings
-from amalgam_edge.scoring.adaptive import FIRST_PASSES, next_passes
-from amalgam_edge.scoring.isolation import score_isolating
+from amalgam_edge.scoring.adaptive_passes import FIRST_PASSES, next_passes
+from amalgam_edge.scoring.isolation import IsolatedScores, isolate_failures
 from amalgam_edge.scoring.scores import Failure, TeacherScores
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 
-OpenRunner = Callable[[Teacher], TeacherRunner]
-Answer = tuple[TeacherScores, dict[int, str]]  # one teacher's scores, and the rows that it could not score: why
+OpenRunner = Callable[[Teacher], DropoutRunner]
 
-PROBE_TEXTS = 4
+PROBE_TEXTS = 4  # texts on which a teacher's dropout is checked before anything is scored
+_PROBE_BATCH_TOKENS = 1 << 20  # all probe texts in one batch
 
 
 def score_key(teacher: Teacher, teachers: Sequence[Teacher], corpus: Corpus, settings: ScoringSettings) -> ScoreKey:
-    """What the scores of a teacher depend on: with an adaptive budget, on the other teachers too."""
-    budget: dict[str, object] = {"passes": settings.passes}
+    """What the scores of a teacher depend on; with ``passes="auto"`` this includes the other teachers."""
+    passes: dict[str, object] = {"passes": settings.passes}
     if settings.passes == "auto":
-        budget |= {"max_passes": settings.max_passes, "teachers": [other.fingerprint for other in teachers]}
+        passes |= {"max_passes": settings.max_passes, "teachers": [other.fingerprint for other in teachers]}
     return ScoreKey(
         teacher=teacher.name,
         teacher_fingerprint=teacher.fingerprint,
         corpus_fingerprint=corpus.fingerprint,
         n_texts=len(corpus),
         settings={
-            **budget,
+            **passes,
             "seed": settings.seed,
             "masks": settings.masks,
             "dropout": settings.dropout,
@@ -55,13 +55,21 @@ def score_corpus(
     open_runner: OpenRunner,
     advance: Advance,
 ) -> None:
-    """Score what the stores lack, shard by shard; with an adaptive budget the teachers must be given together.
+    """Score the shards that the stores lack, one by one.
 
     A text over which a teacher raises is recorded as a failure, and the rest goes on.
 
+    Args:
+        teachers: The teachers; with ``passes="auto"`` all of them, since they are compared.
+        stores: The store of each teacher's scores.
+        corpus: The texts.
+        settings: What scores depend on.
+        open_runner: Makes a teacher ready to run.
+        advance: Is called with numbers of finished texts; each text counts once for each teacher.
+
     Raises:
-        AmalgamError: a teacher's dropout is dead, it scores none of a shard's texts, or a store is another run's or
-            cannot be written to.
+        AmalgamError: A teacher's dropout is off, it can score none of a shard's texts, or a store belongs to another
+            run or cannot be written to.
     """
     missing = open_stores(stores, advance)
     if not missing:
@@ -70,19 +78,23 @@ def score_corpus(
     for shard in missing:
         rows = stores[0].rows(shard)
         texts = corpus.texts[rows.start : rows.stop]
-        told = score_what_can_be(teachers, runners, texts, settings, advance)
-        for store, answer in zip(stores, told, strict=True):
-            write_answer(store, shard, answer)
+        scored = score_isolating_failures(teachers, runners, texts, settings, advance)
+        for store, isolated in zip(stores, scored, strict=True):
+            write_scores(store, shard, isolated)
 
 
 def open_stores(stores: Sequence[ScoreStore], advance: Advance) -> list[int]:
-    """Open stores of teachers over one corpus; ``advance`` is told of what they all hold, once for each.
+    """Open the stores of several teachers over one corpus, and find out which shards are missing.
+
+    Args:
+        stores: The store of each teacher.
+        advance: Is called with the number of texts in the shards that all stores hold, counted once for each teacher.
 
     Returns:
-        The shards that one of them lacks, in order.
+        The numbers of the shards that at least one store lacks, ascending.
 
     Raises:
-        AmalgamError: a store is another run's, is damaged, or cannot be written to.
+        AmalgamError: A store belongs to another run, is damaged, or cannot be written to.
     """
     for store in stores:
         store.open()
@@ -91,44 +103,49 @@ def open_stores(stores: Sequence[ScoreStore], advance: Advance) -> list[int]:
     return missing
 
 
-def write_answer(store: ScoreStore, shard: int, answer: Answer) -> None:
-    """Add what a teacher said of a shard's texts to its store, and why it said nothing of some.
+def write_scores(store: ScoreStore, shard: int, isolated: IsolatedScores) -> None:
+    """Add a shard of scores to a teacher's store, and record the texts that could not be scored.
 
     Raises:
-        AmalgamError: there is no room, or no right, to write it.
+        AmalgamError: The disk is full, or writing is not permitted.
     """
-    scores, failures = answer
     first = store.rows(shard).start
-    store.write(shard, scores, [Failure(text=first + row, error=why) for row, why in failures.items()])
+    failures = [Failure(text=first + row, error=reason) for row, reason in isolated.failures.items()]
+    store.write(shard, isolated.scores, failures)
 
 
-def score_what_can_be(
+def score_isolating_failures(
     teachers: Sequence[Teacher],
-    runners: Sequence[TeacherRunner],
+    runners: Sequence[DropoutRunner],
     texts: Sequence[str],
     settings: ScoringSettings,
     advance: Advance,
-) -> list[Answer]:
-    """Score some texts with each teacher, and leave those blank over which one raises: why, by their rows.
+) -> list[IsolatedScores]:
+    """Score some texts with each teacher, and isolate those over which one raises.
 
-    ``advance`` is told of each text once for each teacher.
+    Args:
+        teachers: The teachers.
+        runners: What runs each of them.
+        texts: The texts.
+        settings: What scores depend on.
+        advance: Is called with numbers of finished texts; each text counts once for each teacher.
 
     Raises:
-        AmalgamError: a teacher scores none of several texts.
+        AmalgamError: A teacher can score none of several texts.
     """
-    left = len(texts) * len(teachers)
+    uncounted = len(texts) * len(teachers)
 
     def count(n_texts: int) -> None:
-        nonlocal left
-        n_texts = min(n_texts, left)  # texts that run again, in smaller parts, have been told of
-        left -= n_texts
+        nonlocal uncounted
+        n_texts = min(n_texts, uncounted)  # texts that run again, in smaller parts, have been counted
+        uncounted -= n_texts
         advance(n_texts)
 
-    def score(positions: Sequence[int], some: Sequence[str]) -> list[TeacherScores]:
+    def score(positions: Sequence[int], part: Sequence[str]) -> list[TeacherScores]:
         return score_texts(
             [teachers[position] for position in positions],
             [runners[position] for position in positions],
-            some,
+            part,
             settings,
             count,
         )
@@ -136,63 +153,85 @@ def score_what_can_be(
     blanks = [
         TeacherScores.blank(teacher.name, runner.n_classes) for teacher, runner in zip(teachers, runners, strict=True)
     ]
-    told = score_isolating(score, texts, blanks)
-    count(left)
-    return [(each.scores, each.failures) for each in told]
+    isolated = isolate_failures(score, texts, blanks)
+    count(uncounted)
+    return isolated
 
 
-class Opened(NamedTuple):
-    """Teachers that are ready to be scored with."""
+class ReadyTeachers(NamedTuple):
+    """Teachers that are ready to score texts.
+
+    Attributes:
+        teachers: The teachers.
+        runners: What runs each of them.
+        settings: What scores depend on.
+        backend: What the runners run on, such as ``torch on cpu``.
+    """
 
     teachers: Sequence[Teacher]
-    runners: Sequence[TeacherRunner]
+    runners: Sequence[DropoutRunner]
     settings: ScoringSettings
-    backend: str  # that runs them, in words
+    backend: str
+
+    def score(self, texts: Sequence[str], advance: Advance) -> list[IsolatedScores]:
+        """Score some texts with each teacher; see :func:`score_isolating_failures`."""
+        return score_isolating_failures(self.teachers, self.runners, texts, self.settings, advance)
 
 
-def open_runners(teachers: Sequence[Teacher], open_runner: OpenRunner, texts: Sequence[str]) -> list[TeacherRunner]:
-    """Make teachers ready, and prove on some texts that their dropout is alive.
+def open_runners(teachers: Sequence[Teacher], open_runner: OpenRunner, texts: Sequence[str]) -> list[DropoutRunner]:
+    """Make teachers ready to run, and check on some texts that their dropout is on.
 
     Raises:
-        AmalgamError: a teacher's dropout is dead.
+        AmalgamError: A teacher's dropout is off, or it cannot be run.
     """
     runners = [open_runner(teacher) for teacher in teachers]
     for teacher, runner in zip(teachers, runners, strict=True):
-        _probe(teacher, runner, texts)
+        _check_dropout(teacher, runner, texts)
     return runners
 
 
 def score_texts(
     teachers: Sequence[Teacher],
-    runners: Sequence[TeacherRunner],
+    runners: Sequence[DropoutRunner],
     texts: Sequence[str],
     settings: ScoringSettings,
     advance: Advance,
 ) -> list[TeacherScores]:
-    """Score some texts with each teacher; rows come back in the order of ``texts``.
+    """Score some texts with each teacher; rows are in the order of ``texts``.
 
-    ``advance`` is told of each text once for each teacher.
+    Args:
+        teachers: The teachers.
+        runners: What runs each of them.
+        texts: The texts.
+        settings: What scores depend on.
+        advance: Is called with numbers of texts whose first passes were run; each text counts once for each teacher.
     """
-    sheets = [
-        _Sheet(teacher, runner, texts, settings, advance) for teacher, runner in zip(teachers, runners, strict=True)
+    runs = [
+        _PassAccumulator(teacher, runner, texts, settings, advance)
+        for teacher, runner in zip(teachers, runners, strict=True)
     ]
     first = FIRST_PASSES if settings.passes == "auto" else settings.passes
-    wanted = np.full((len(sheets), len(texts)), min(first, settings.most_passes))
-    while any((sheet.passes < counts).any() for sheet, counts in zip(sheets, wanted, strict=True)):
-        for sheet, counts in zip(sheets, wanted, strict=True):
-            sheet.run_to(counts)
+    due = np.full((len(runs), len(texts)), min(first, settings.most_passes))
+    while any((run.passes < counts).any() for run, counts in zip(runs, due, strict=True)):
+        for run, counts in zip(runs, due, strict=True):
+            run.run_to(counts)
         if settings.passes == "auto":
-            wanted = next_passes([sheet.pass_logits for sheet in sheets], wanted, settings.max_passes)
-    return [sheet.scores() for sheet in sheets]
+            due = next_passes([run.pass_logits for run in runs], due, settings.max_passes)
+    return [run.scores() for run in runs]
 
 
-class _Sheet:
-    """One teacher's answers to some texts, filled in pass by pass."""
+class _PassAccumulator:
+    """Runs one teacher over some texts, and collects its logits pass by pass.
+
+    Attributes:
+        passes: Number of passes that each text was run through, ``(n_texts,)``.
+        pass_logits: Logits of each pass, ``(max_passes, n_texts, n_classes)``; zero where a pass was not run.
+    """
 
     def __init__(
         self,
         teacher: Teacher,
-        runner: TeacherRunner,
+        runner: DropoutRunner,
         texts: Sequence[str],
         settings: ScoringSettings,
         advance: Advance,
@@ -207,36 +246,38 @@ class _Sheet:
         self.pass_logits = np.zeros((settings.most_passes, *self._logits.shape), dtype=np.float32)
 
     def run_to(self, counts: np.ndarray) -> None:
-        """Run each text through the passes that it lacks up to ``counts``, ``(n_texts,)``."""
+        """Run each text through the passes that it lacks up to a number of passes each, ``(n_texts,)``."""
         work = np.stack([self.passes, counts])
-        for had, wanted in np.unique(work[:, counts > self.passes], axis=1).T:
-            self._run(np.flatnonzero((work == [[had], [wanted]]).all(axis=0)), int(had), int(wanted))
+        for first, end in np.unique(work[:, counts > self.passes], axis=1).T:
+            self._run(np.flatnonzero((work == [[first], [end]]).all(axis=0)), int(first), int(end))
         self.passes = np.maximum(self.passes, counts)
 
     def scores(self) -> TeacherScores:
-        """What the passes so far come to."""
+        """The scores from the passes that were run so far."""
         return TeacherScores.from_logits(self._teacher.name, self._logits, self.pass_logits, self.passes)
 
     def _run(self, rows: np.ndarray, first: int, end: int) -> None:
+        """Run some texts through passes ``first`` to ``end`` - 1; from pass 0 on, also once without dropout."""
         numbers = [*range(first, end), *([DROPOUT_OFF] if first == 0 else [])]
         pad = self._teacher.tokenizer.pad_token_id
         for batch in batches_by_length(self._encoded, pad_token_id=pad, batch_tokens=self._batch_tokens, rows=rows):
-            answered = self._runner.run(batch.input_ids, batch.attention_mask, numbers)
-            self.pass_logits[first:end, batch.rows] = answered[: end - first]
+            logits = self._runner.run(batch.input_ids, batch.attention_mask, numbers)
+            self.pass_logits[first:end, batch.rows] = logits[: end - first]
             if first == 0:
-                self._logits[batch.rows] = answered[-1]
+                self._logits[batch.rows] = logits[-1]
                 self._advance(len(batch.rows))
 
 
-def _probe(teacher: Teacher, runner: TeacherRunner, texts: Sequence[str]) -> None:
-    """Prove a teacher's dropout alive on some texts; where one of them cannot be run, on another of them alone."""
+def _check_dropout(teacher: Teacher, runner: DropoutRunner, texts: Sequence[str]) -> None:
+    """Check that a teacher's dropout is on, on some texts together or, if that raises, on the first that can be run."""
     for probed in (texts, *([text] for text in texts)):
         try:
             encoded = encode(probed, teacher.tokenizer, teacher.max_length)
-            batch = next(batches_by_length(encoded, pad_token_id=teacher.tokenizer.pad_token_id, batch_tokens=1 << 20))
+            pad = teacher.tokenizer.pad_token_id
+            batch = next(batches_by_length(encoded, pad_token_id=pad, batch_tokens=_PROBE_BATCH_TOKENS))
             return prove_dropout_alive(teacher.name, runner, batch.input_ids, batch.attention_mask)
         except AmalgamError:
             raise
-        except Exception as error:  # whatever a model, a tokenizer or a runtime raises over a text
+        except Exception as error:  # a model, a tokenizer or a runtime may raise anything over a text
             raised = error
     raise AmalgamError(f"teacher '{teacher.name}': cannot be run ({type(raised).__name__}: {first_line(raised)})")

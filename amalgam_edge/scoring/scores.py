@@ -1,4 +1,4 @@
-"""What one teacher says of each text of a corpus."""
+"""The scores of one teacher: its predictions on each text of a corpus, and how uncertain they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from amalgam_edge.metrics import uncertainty
 
 
 class Failure(TypedDict):
-    """A text that a teacher could not score: its row in the corpus, and why."""
+    """A text that a teacher could not score.
+
+    Attributes:
+        text: Row of the text in the corpus.
+        error: Why it could not be scored, in one line.
+    """
 
     text: int
     error: str
@@ -21,19 +26,19 @@ class Failure(TypedDict):
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """One teacher's predictions and its doubts, a row a text.
+    """One teacher's predictions and uncertainty, one row for each text.
 
-    A text that could not be scored is blank: 0 passes, and NaN in the other arrays.
+    The row of a text that could not be scored is blank: 0 passes, and NaN in the other arrays.
 
     Attributes:
-        teacher: the teacher's name.
-        logits: with dropout off, ``(n_texts, n_classes)``.
-        probabilities: softmax of ``logits``, ``(n_texts, n_classes)``.
-        mean_probabilities: mean over the passes with dropout on, ``(n_texts, n_classes)``.
-        predictive_entropy: entropy of ``mean_probabilities`` in nats, ``(n_texts,)``.
-        mutual_information: between prediction and mask, in nats, ``(n_texts,)``.
-        energy: log Σ exp of ``logits``, ``(n_texts,)``.
-        passes: how many passes were run, ``(n_texts,)``.
+        teacher: Name of the teacher.
+        logits: Logits with dropout off, ``(n_texts, n_classes)``.
+        probabilities: Softmax of ``logits``, ``(n_texts, n_classes)``.
+        mean_probabilities: Mean prediction over the passes with dropout on, ``(n_texts, n_classes)``.
+        predictive_entropy: Entropy of ``mean_probabilities`` in nats, ``(n_texts,)``.
+        mutual_information: Mutual information of prediction and mask in nats (BALD, arXiv 1112.5745), ``(n_texts,)``.
+        energy: log Σ exp of ``logits``, the negative free energy (arXiv 2010.03759), ``(n_texts,)``.
+        passes: Number of passes that were run, ``(n_texts,)``.
     """
 
     teacher: str
@@ -49,13 +54,13 @@ class TeacherScores:
     def from_logits(
         cls, teacher: str, logits: np.ndarray, pass_logits: np.ndarray, passes: np.ndarray | None = None
     ) -> TeacherScores:
-        """Summarise one run with dropout off and several with dropout on.
+        """Compute scores from one run with dropout off and several passes with dropout on.
 
         Args:
-            teacher: the teacher's name.
-            logits: ``(n_texts, n_classes)``, dropout off.
-            pass_logits: ``(n_passes, n_texts, n_classes)``, dropout on.
-            passes: how many of the passes, from the first, each text was run through, ``(n_texts,)``; by default all.
+            teacher: Name of the teacher.
+            logits: Logits with dropout off, ``(n_texts, n_classes)``.
+            pass_logits: Logits of each pass, ``(n_passes, n_texts, n_classes)``.
+            passes: Number of passes, from the first, that each text was run through, ``(n_texts,)``; by default all.
         """
         if passes is None:
             passes = np.full(len(logits), len(pass_logits))
@@ -73,9 +78,9 @@ class TeacherScores:
 
     @classmethod
     def blank(cls, teacher: str, n_classes: int, n_texts: int = 1) -> TeacherScores:
-        """The rows of texts that a teacher could not score."""
+        """Blank rows, for texts that a teacher could not score."""
         none = cls.from_logits(teacher, np.zeros((0, n_classes)), np.zeros((1, 0, n_classes)))
-        return none.among(n_texts, np.arange(0))
+        return none.scatter(n_texts, np.arange(0))
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -86,26 +91,27 @@ class TeacherScores:
         return uncertainty.normalised_entropy(self.mean_probabilities.astype(np.float64))
 
     def take(self, rows: np.ndarray) -> TeacherScores:
-        """The same scores for a selection of texts, in the order of ``rows``."""
+        """The scores of some texts, in the order of ``rows``."""
         return TeacherScores(self.teacher, **{name: getattr(self, name)[rows] for name in ARRAYS})
 
     @property
     def scored(self) -> np.ndarray:
-        """Which texts could be scored, ``(n_texts,)`` of bool."""
+        """Which texts could be scored: ``(n_texts,)`` of bool."""
         return self.passes > 0
 
-    def among(self, n_texts: int, rows: np.ndarray) -> TeacherScores:
-        """These scores as rows ``rows`` of ``n_texts`` texts, of which the others are blank: undoes :meth:`take`."""
+    def scatter(self, n_texts: int, rows: np.ndarray) -> TeacherScores:
+        """The scores of ``n_texts`` texts: these are at ``rows``, all other rows are blank. Undoes :meth:`take`."""
 
-        def spread(values: np.ndarray) -> np.ndarray:
-            whole = np.full((n_texts, *values.shape[1:]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
-            whole[rows] = values
-            return whole
+        def scattered(values: np.ndarray) -> np.ndarray:
+            blank = np.nan if values.dtype.kind == "f" else 0
+            result = np.full((n_texts, *values.shape[1:]), blank, values.dtype)
+            result[rows] = values
+            return result
 
-        return TeacherScores(self.teacher, **{name: spread(getattr(self, name)) for name in ARRAYS})
+        return TeacherScores(self.teacher, **{name: scattered(getattr(self, name)) for name in ARRAYS})
 
     def digest(self) -> str:
-        """SHA-256 of the rows, the same wherever they are the same to the bit."""
+        """SHA-256 of all rows; it does not depend on the byte order of the machine."""
         content = hashlib.sha256()
         for name in ARRAYS:
             values = getattr(self, name)
@@ -115,7 +121,7 @@ class TeacherScores:
 
     @classmethod
     def concatenate(cls, parts: list[TeacherScores]) -> TeacherScores:
-        """Join scores of one teacher over consecutive texts."""
+        """Join one teacher's scores of consecutive parts of a corpus."""
         return cls(
             parts[0].teacher,
             **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS},
@@ -124,15 +130,15 @@ class TeacherScores:
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What one teacher's scores of a corpus come to.
+    """Summary of one teacher's scores of a corpus.
 
     Attributes:
-        teacher: its name.
-        n_texts: how many it scored.
-        mean_passes: dropout passes a text.
-        mean_uncertainty: of u, in [0, 1].
-        picked_share: of the texts that every teacher scored, on which it is the most certain one.
-        n_failed: how many it could not score.
+        teacher: Name of the teacher.
+        n_texts: Number of texts that it scored.
+        mean_passes: Mean number of dropout passes over a text.
+        mean_uncertainty: Mean of the normalised predictive entropy u, in [0, 1].
+        picked_share: Share of texts on which it is the most certain teacher, among the texts that every teacher scored.
+        n_failed: Number of texts that it could not score.
     """
 
     teacher: str
@@ -144,7 +150,7 @@ class ScoreSummary:
 
 
 def certainty(scores: Sequence[TeacherScores]) -> np.ndarray:
-    """s_i(x) = 1 − u_i(x): how far each teacher is to be trusted on each text, ``(n_texts, n_teachers)``."""
+    """Certainty s_i(x) = 1 − u_i(x) of each teacher i on each text x (arXiv 2112.07327), ``(n_texts, n_teachers)``."""
     return np.stack([1.0 - teacher.uncertainty for teacher in scores], axis=1)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
-from amalgam_edge.storage.fingerprints import of_mapping
+from amalgam_edge.storage.fingerprints import sha256_of_mapping
 from amalgam_edge.storage.json_text import parse_json
 from amalgam_edge.storage.record import record
 from amalgam_edge.storage.record_fields import (
@@ -52,7 +52,7 @@ class ScoreKey:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the key."""
-        return of_mapping(to_json(self))
+        return sha256_of_mapping(to_json(self))
 
 
 @record

@@ -1,4 +1,4 @@
-"""Shards of rows on disk or in an object store, under a manifest of what they answer to and who wrote them."""
+"""Shards of rows on disk or in an object store, with a manifest of what the rows depend on and what wrote them."""
 
 from __future__ import annotations
 
@@ -26,27 +26,32 @@ from amalgam_edge.storage.files import Location
 from amalgam_edge.storage.records import to_json
 
 _SHARD_SIZE = 1024  # texts
-_MOST_SHARDS = 65_536
-_LONGEST_SHOWN = 20
+_MAX_SHARDS = 65_536
+_LONGEST_SHOWN = 20  # characters of a value in a message about what differs
 
 
 class ShardStore:
-    """Files of rows, one teacher's over one corpus, in a folder that says what they answer to.
+    """One teacher's rows for the texts of a corpus, as files in a folder of their own.
 
-    Shard ``i`` holds the texts ``i · shard_size`` to ``(i + 1) · shard_size`` in the corpus' order. A shard is there
-    whole or not at all, so a killed run goes on where it stopped. A store holds nothing but its arguments: it may be
-    sent to other processes, and several may write to one folder.
+    Shard ``i`` holds the texts ``i · shard_size`` to ``(i + 1) · shard_size - 1`` in the order of the corpus. A shard
+    appears whole or not at all, so a killed run goes on where it stopped. A store keeps nothing in memory but its
+    arguments: it can be sent to other processes, and several processes can write to one folder.
 
     Args:
-        folder: of this store alone; a local path, or a URL that fsspec knows.
-        key: what the rows depend on.
-        shard_size: texts a shard; None for 1,024, doubled until there are no more than 65,536 shards.
-        made_by: what computes the rows, without bearing on them beyond the rounding of floats: engine, backend.
+        folder: Folder of this store alone, a local path or a URL that fsspec knows.
+        key: All that the rows depend on.
+        shard_size: Number of texts in a shard. By default 1,024, doubled until there are at most 65,536 shards.
+        made_by: What computes the rows, such as engine and backend. Rows depend on it by the rounding of floats alone.
+
+    Attributes:
+        suffix: File suffix of a shard.
+        contents: What the rows are, in words, for messages.
+        remedy: What to do about missing rows, for messages.
     """
 
-    suffix: str  # of a shard's file
-    what: str  # its rows are, in words
-    remedy: str  # for rows that are not there
+    suffix: str
+    contents: str
+    remedy: str
 
     def __init__(
         self,
@@ -61,23 +66,23 @@ class ShardStore:
         self.shard_size = shard_size or _usual_shard_size(key.n_texts)
         self.made_by = dict(made_by or {})
 
-    def by(self, **made_by: str) -> Self:
-        """The same store for a writer that computes rows with these."""
+    def for_writer(self, **made_by: str) -> Self:
+        """The same store for a writer that computes rows with this engine, backend and so on."""
         return type(self)(self.folder, self.key, shard_size=self.shard_size, made_by=self.made_by | made_by)
 
     @classmethod
-    def found(cls, folder: str | Path) -> Self:
-        """The store that a folder's manifest tells of.
+    def from_folder(cls, folder: str | Path) -> Self:
+        """The store that a folder's manifest describes.
 
         Raises:
-            AmalgamError: the manifest is missing or damaged.
+            AmalgamError: The manifest is missing or damaged.
         """
         manifest = read_manifest(files.locate(folder))
         return cls(folder, manifest.key, shard_size=manifest.shard_size)
 
     @property
     def n_shards(self) -> int:
-        """How many shards the corpus makes."""
+        """The number of shards of the corpus."""
         return -(-self.key.n_texts // self.shard_size)
 
     @property
@@ -100,7 +105,7 @@ class ShardStore:
             if isinstance(self.folder, Path):
                 for shard in sorted(set(range(self.n_shards)) - set(missing)):
                     self._check(shard)
-                files.sweep(self.folder)
+                files.delete_stale_parts(self.folder)
             if missing:
                 self._sign(manifest)
             return
@@ -146,34 +151,34 @@ class ShardStore:
         changes = _changes(_entries(replace(found, written_by=())), _entries(self._manifest()))
         if changes:
             raise AmalgamError(
-                f"{self.folder}: holds {self.what} of another run ({'; '.join(changes)}); "
+                f"{self.folder}: holds {self.contents} of another run ({'; '.join(changes)}); "
                 "name another folder, or delete this one"
             )
         return found
 
     def rows(self, shard: int) -> range:
-        """The texts of a shard."""
+        """The rows of the corpus whose texts a shard holds."""
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.key.n_texts))
 
     def missing(self) -> list[int]:
-        """Shards that are not there yet."""
-        there = self._numbers()
-        return [shard for shard in range(self.n_shards) if shard not in there]
+        """The numbers of the shards that do not exist yet, ascending."""
+        existing = self._numbers()
+        return [shard for shard in range(self.n_shards) if shard not in existing]
 
     def has(self, shard: int) -> bool:
-        """Whether a shard is there."""
+        """Whether a shard exists."""
         return files.exists(self.path(shard))
 
-    def there(self) -> list[int]:
-        """Shards that are there, in order."""
+    def present(self) -> list[int]:
+        """The numbers of the shards that exist, ascending."""
         return sorted(self._numbers() & set(range(self.n_shards)))
 
-    def beyond(self) -> list[int]:
-        """Shards that are there though the corpus has no texts for them, in order."""
+    def surplus(self) -> list[int]:
+        """The numbers of shards that exist though the corpus has no texts for them, ascending."""
         return sorted(self._numbers() - set(range(self.n_shards)))
 
     def _numbers(self) -> set[int]:
-        """Of the shards whose files are in the folder, found by one look at it."""
+        """The numbers of all shards in the folder, found by listing it once."""
         form = re.compile(rf"shard-(\d{{6,}})\.{self.suffix}")
         return {int(match[1]) for match in map(form.fullmatch, files.names(self.folder)) if match}
 
@@ -181,23 +186,23 @@ class ShardStore:
         """Add a shard's file.
 
         Raises:
-            AmalgamError: there is no room, or no right, to write it.
+            AmalgamError: The disk is full, or writing is not permitted.
         """
         with self._writing():
             files.write(self.path(shard), memoryview(content))
 
     def _require_all(self) -> None:
-        """Refuse to read a store that is not whole.
+        """Refuse to read a store that lacks shards.
 
         Raises:
-            AmalgamError: shards are missing.
+            AmalgamError: Shards are missing.
         """
         missing = self.missing()
         if missing:
             raise AmalgamError(f"{self.folder}: {len(missing)} of {self.n_shards} shards are missing; {self.remedy}")
 
     def _check(self, shard: int) -> None:
-        """Look whether a shard's file is whole, without reading all of it; raise :meth:`_damaged` if not."""
+        """Check that a shard's file is not truncated, without reading all of it; raise :meth:`_damaged` if it is."""
         raise NotImplementedError
 
     @contextmanager
@@ -214,13 +219,13 @@ class ShardStore:
         return AmalgamError(f"{self.path(shard)}: a damaged shard; delete it and {self.remedy}")
 
     def path(self, shard: int) -> Location:
-        """Where a shard's file is, or will be."""
+        """The location of a shard's file, whether or not it exists."""
         return files.join(self.folder, f"shard-{shard:06d}.{self.suffix}")
 
 
 def _usual_shard_size(n_texts: int) -> int:
     size = _SHARD_SIZE
-    while size * _MOST_SHARDS < n_texts:
+    while size * _MAX_SHARDS < n_texts:
         size *= 2
     return size
 

@@ -1,4 +1,4 @@
-"""Scores of a teacher as Parquet: shards that say who wrote them, and which texts could not be scored."""
+"""The scores of one teacher on disk: Parquet shards, each with a record of what wrote it and of texts that failed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from amalgam_edge.storage.records import to_json
 __all__ = ["FAILURES", "MANIFEST", "ScoreKey", "ScoreStore", "Shard"]
 
 FAILURES = "failures"
-LINEAGE = b"amalgam-edge"  # the entry of a Parquet file's metadata
+LINEAGE = b"amalgam-edge"  # name of the entry in a Parquet file's metadata that records what wrote it
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one file of scores holds.
+    """The content of one shard.
 
     Attributes:
-        scores: of its texts, in the corpus' order.
-        lineage: ``version`` of amalgam-edge, ``key`` and ``key_fingerprint``, ``engine`` and ``backend`` where known,
-            when it was ``written`` (UTC), and the ``digest`` of its rows; empty where an older version wrote it.
+        scores: Scores of the shard's texts, in the order of the corpus.
+        lineage: What wrote the shard: ``version`` of amalgam-edge, ``key`` and ``key_fingerprint``, ``engine`` and
+            ``backend`` where known, the time it was ``written`` (UTC), and the ``digest`` of its rows. Empty if an
+            older version wrote it.
     """
 
     scores: TeacherScores
@@ -44,50 +45,49 @@ class Shard:
 class ScoreStore(ShardStore):
     """The scores of one teacher over one corpus, as Parquet.
 
-    A text that could not be scored has 0 passes and NaN in each array; why stands in ``failures/shard-NNNNNN.json``.
+    A text that could not be scored has 0 passes and NaN in each array, and ``failures/shard-NNNNNN.json`` says why.
     """
 
     suffix = "parquet"
-    what = "scores"
+    contents = "scores"
     remedy = "score again"
 
     def write(self, shard: int, scores: TeacherScores, failures: Sequence[Failure] = ()) -> None:
         """Add a shard.
 
         Args:
-            shard: its number.
-            scores: of all its texts, in the corpus' order; rows of failed texts are blank, see
-                :meth:`TeacherScores.among`.
-            failures: texts that could not be scored, by their row in the corpus, and why.
+            shard: Number of the shard.
+            scores: Scores of all its texts, in the order of the corpus; the rows of failed texts are blank.
+            failures: The texts that could not be scored.
 
         Raises:
-            AmalgamError: there is no room, or no right, to write it.
-            ValueError: the failures are not the blank rows, or there are more or fewer rows than texts.
+            AmalgamError: The disk is full, or writing is not permitted.
+            ValueError: The failures are not the blank rows, or there are more or fewer rows than texts.
         """
         rows = self.rows(shard)
         blank = (np.flatnonzero(scores.passes == 0) + rows.start).tolist()
         if len(scores) != len(rows) or sorted(failure["text"] for failure in failures) != blank:
             raise ValueError(f"shard {shard}: {len(scores)} rows, blank ones {blank}, do not fit {failures}")
-        why = self.failures_path(shard)
-        with self._writing():  # before the shard, so that whatever is there was told of
+        with self._writing():  # before the shard, so that no shard lacks the record of its failures
             if failures:
-                told = sorted(failures, key=lambda failure: failure["text"])
-                files.write(why, json.dumps(told, indent=2, ensure_ascii=False).encode())
+                in_order = sorted(failures, key=lambda failure: failure["text"])
+                content = json.dumps(in_order, indent=2, ensure_ascii=False).encode()
+                files.write(self.failures_path(shard), content)
             else:
-                files.delete(why)
+                files.delete(self.failures_path(shard))
         columns: dict[str, pa.Array] = {"text": pa.array(rows, pa.int64())}
         for name in ARRAYS:
             columns[name] = _to_arrow(getattr(scores, name))
         table = pa.table(columns, metadata={LINEAGE: json.dumps(self._lineage(scores)).encode()})
-        content = pa.BufferOutputStream()
-        pq.write_table(table, content, compression="zstd", write_page_checksum=True)
-        self._put(shard, content.getvalue())
+        stream = pa.BufferOutputStream()
+        pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+        self._put(shard, stream.getvalue())
 
     def copy_shard(self, shard: int, source: ScoreStore) -> None:
-        """Take over a shard of another store of the same key, to the byte, with what is told of its failures.
+        """Copy a shard from another store of the same key, byte for byte, with the record of its failures.
 
         Raises:
-            AmalgamError: it cannot be read there, or written here.
+            AmalgamError: The shard cannot be read there, or not written here.
         """
         try:
             content = files.read(source.path(shard))
@@ -100,67 +100,67 @@ class ScoreStore(ShardStore):
         self._put(shard, content)
 
     def failures(self) -> list[Failure]:
-        """The texts that could not be scored, in the corpus' order, and why: of the shards that are there.
+        """The texts that could not be scored in the shards that exist, in the order of the corpus.
 
         Raises:
-            AmalgamError: an account of failures is damaged.
+            AmalgamError: A record of failures is damaged.
         """
-        told = set(files.names(files.join(self.folder, FAILURES)))
-        there = [shard for shard in self.there() if _failures_name(shard) in told]
-        return [failure for shard in there for failure in self.failures_of(shard)]
+        records = set(files.names(files.join(self.folder, FAILURES)))
+        shards = [shard for shard in self.present() if _failures_name(shard) in records]
+        return [failure for shard in shards for failure in self.failures_of(shard)]
 
     def failures_of(self, shard: int) -> list[Failure]:
-        """The texts of a shard that could not be scored, and why.
+        """The texts of a shard that could not be scored.
 
         Raises:
-            AmalgamError: the account of them is damaged.
+            AmalgamError: The record of them is damaged.
         """
         try:
-            told = json.loads(files.read(self.failures_path(shard)).decode("utf-8"))
-            return [Failure(text=int(failure["text"]), error=str(failure["error"])) for failure in told]
+            record = json.loads(files.read(self.failures_path(shard)).decode("utf-8"))
+            return [Failure(text=int(failure["text"]), error=str(failure["error"])) for failure in record]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise self._damaged(shard) from error
 
     def failures_path(self, shard: int) -> Location:
-        """Where it is told which texts of a shard could not be scored."""
+        """The file that records which texts of a shard could not be scored."""
         return files.join(self.folder, FAILURES, _failures_name(shard))
 
     def read(self) -> TeacherScores:
-        """All scores, in the corpus' order; failed texts are blank.
+        """All scores, in the order of the corpus; the rows of failed texts are blank.
 
         Raises:
-            AmalgamError: shards are missing or cannot be read.
+            AmalgamError: Shards are missing or cannot be read.
         """
         return TeacherScores.concatenate(list(self.shards()))
 
     def shards(self) -> Iterator[TeacherScores]:
-        """The scores of each shard in turn, so that a corpus of any size can be gone through.
+        """The scores of each shard in turn, so that a corpus of any size fits into memory.
 
         Raises:
-            AmalgamError: shards are missing or cannot be read.
+            AmalgamError: Shards are missing or cannot be read.
         """
         self._require_all()
         return (self.read_shard(shard).scores for shard in range(self.n_shards))
 
     def read_shard(self, shard: int) -> Shard:
-        """One shard, with who wrote it.
+        """Read and check one shard.
 
         Raises:
-            AmalgamError: it is not there, not whole, of another key, or its rows are not those that were written.
+            AmalgamError: The shard is missing or truncated, belongs to another key, or its rows were changed.
         """
         try:
             source = pa.BufferReader(files.read(self.path(shard)))
             table = pq.read_table(source, page_checksum_verification=True)
-            whole = np.array_equal(_to_numpy(table["text"]), self.rows(shard))
+            intact = np.array_equal(_to_numpy(table["text"]), self.rows(shard))
             scores = TeacherScores(self.key.teacher, **{name: _to_numpy(table[name]) for name in ARRAYS})
             lineage = json.loads((table.schema.metadata or {}).get(LINEAGE, b"{}"))
-            whole = whole and lineage.get("key_fingerprint", self.key.fingerprint) == self.key.fingerprint
-            whole = whole and lineage.get("digest", "") in ("", scores.digest())
+            intact = intact and lineage.get("key_fingerprint", self.key.fingerprint) == self.key.fingerprint
+            intact = intact and lineage.get("digest", "") in ("", scores.digest())
         except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException) as error:
             raise self._damaged(shard) from error
-        if not whole:
+        if not intact:
             raise self._damaged(shard)
         return Shard(scores, lineage)
 
@@ -175,7 +175,7 @@ class ScoreStore(ShardStore):
         }
 
     def _check(self, shard: int) -> None:
-        """Look at a shard's end, which a truncated file lacks."""
+        """Read a shard's footer, which a truncated file lacks."""
         try:
             n_rows = pq.read_metadata(Path(self.path(shard))).num_rows
         except (OSError, ValueError, pa.ArrowException) as error:

@@ -1,4 +1,4 @@
-"""What the scores of a corpus come to, in one pass over the shards."""
+"""Summary of the scores of a corpus, in one pass over the shards."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from amalgam_edge.scoring.store import ScoreStore
 
 
 def summarise(stores: Sequence[ScoreStore]) -> list[ScoreSummary]:
-    """Summarise teachers over the same corpus, shard by shard; texts that a teacher could not score are counted apart.
+    """Summarise the scores of several teachers over one corpus, shard by shard.
+
+    Args:
+        stores: The store of each teacher.
 
     Raises:
-        AmalgamError: shards are missing or cannot be read.
+        AmalgamError: Shards are missing or cannot be read.
     """
     n_texts = n_compared = 0
-    totals = np.zeros((len(stores), 4))  # texts scored, their passes, their u, texts on which it is picked
+    totals = np.zeros((len(stores), 4))  # of each teacher: texts scored, their passes, their u, texts it is picked on
     for shards in zip(*(store.shards() for store in stores), strict=True):
         n_texts += len(shards[0])
         compared = scored_by_all(shards)
@@ -37,5 +40,5 @@ def summarise(stores: Sequence[ScoreStore]) -> list[ScoreSummary]:
 
 
 def scored_by_all(scores: Sequence[TeacherScores]) -> np.ndarray:
-    """Rows of the texts that every teacher could score, in order, ``(n_scored,)``."""
+    """The rows of the texts that every teacher could score, ascending, ``(n_scored,)``."""
     return np.flatnonzero(np.all([teacher.scored for teacher in scores], axis=0))

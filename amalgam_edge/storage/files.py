@@ -1,7 +1,7 @@
 """Files on any file system: a local path, or a URL that fsspec knows (``s3://``, ``gs://``, ``memory://`` …).
 
-A file appears whole or not at all: by rename on a local disk, by one put in an object store. What fails over a network
-is tried again, with growing waits; a disk that is full stays full, and says so at once.
+A file appears whole or not at all: by rename on a local disk, by a single put in an object store. Operations that fail
+over a network are retried with growing waits. Operations on the local disk are not: a full disk stays full.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from amalgam_edge.errors import AmalgamError, first_line
-from amalgam_edge.storage.staging import write_by_rename
+from amalgam_edge.storage.staging import write_atomically
 
 Location = Path | str  # a local path, or a URL
 
-WAITS = (0.5, 2.0, 8.0)  # seconds before an operation on a URL is tried again
-STALE_AFTER = 3600.0  # seconds after which no live process is still writing a shard
+RETRY_WAITS = (0.5, 2.0, 8.0)  # seconds between attempts at an operation on a URL
+STALE_AFTER = 3600.0  # seconds; a half-written file that old has no living writer
 
 _LOCAL = ("file://", "local://")
-_LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+_NOT_RETRIED = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _T = TypeVar("_T")
 
 
 def is_url(where: str | Path) -> bool:
-    """Whether this names something on another file system than the local one."""
+    """Whether a location is on another file system than the local one."""
     return "://" in str(where) and not str(where).startswith(_LOCAL)
 
 
 def locate(where: str | Path) -> Location:
-    """A local path, of a ``file://`` URL too; any other URL stays one."""
+    """Turn a local path or a ``file://`` URL into a ``Path``, and leave any other URL a string."""
     if is_url(where):
         return str(where).rstrip("/")
     for prefix in _LOCAL:
@@ -41,22 +41,22 @@ def locate(where: str | Path) -> Location:
 
 
 def join(folder: Location, *names: str) -> Location:
-    """Something in a folder."""
+    """The location of an entry of a folder."""
     return folder.joinpath(*names) if isinstance(folder, Path) else "/".join([folder, *names])
 
 
 def exists(location: Location) -> bool:
-    """Whether there is a file.
+    """Whether there is a file or folder at a location.
 
     Raises:
-        AmalgamError: the file system cannot be asked.
+        AmalgamError: The file system does not answer.
     """
     if isinstance(location, Path):
         return location.exists()
     files, path = file_system(location)
-    with told_as_read(location):
+    with report_unreadable(location):
         try:
-            persistently(lambda: files.info(path))
+            with_retries(lambda: files.info(path))
         except FileNotFoundError:
             return False
     return True
@@ -70,52 +70,52 @@ def read(location: Location, *, most_bytes: int | None = None) -> bytes:
         most_bytes: How many bytes are read at most; by default all.
 
     Raises:
-        OSError: no such file, or one on a local disk that cannot be read.
-        AmalgamError: another file system does not give it.
+        OSError: The file does not exist, or cannot be read from the local disk.
+        AmalgamError: The file cannot be read from another file system.
     """
     if isinstance(location, Path):
         with location.open("rb") as file:
             return file.read(-1 if most_bytes is None else most_bytes)
     files, path = file_system(location)
-    with told_as_read(location):
-        content: bytes = persistently(lambda: files.cat_file(path, end=most_bytes))
+    with report_unreadable(location):
+        content: bytes = with_retries(lambda: files.cat_file(path, end=most_bytes))
     return content
 
 
 def write(location: Location, content: bytes | memoryview) -> None:
-    """Write a file that appears whole or not at all; folders above it are made.
+    """Write a file that appears whole or not at all; missing parent folders are made.
 
     Raises:
-        OSError: it cannot be written; over a network, after several tries.
-        AmalgamError: the file system is not known.
+        OSError: The file cannot be written; over a network, after several attempts.
+        AmalgamError: The file system is not known.
     """
     if isinstance(location, Path):
         location.parent.mkdir(parents=True, exist_ok=True)
-        write_by_rename(location, content)
+        write_atomically(location, content)
         return
     files, path = file_system(location)
-    persistently(lambda: files.pipe_file(path, bytes(content)))
+    with_retries(lambda: files.pipe_file(path, bytes(content)))
 
 
 def delete(location: Location) -> None:
-    """Take a file away, if it is there.
+    """Delete a file, if it exists.
 
     Raises:
-        OSError: it cannot be taken away.
+        OSError: The file cannot be deleted.
     """
     if isinstance(location, Path):
         location.unlink(missing_ok=True)
         return
     files, path = file_system(location)
     with suppress(FileNotFoundError):
-        persistently(lambda: files.rm_file(path))
+        with_retries(lambda: files.rm_file(path))
 
 
 def delete_folder(folder: Location) -> None:
-    """Take a folder away with all that it holds, if it is there.
+    """Delete a folder with everything in it, if it exists.
 
     Raises:
-        OSError: it cannot be taken away.
+        OSError: The folder cannot be deleted.
     """
     if isinstance(folder, Path):
         with suppress(FileNotFoundError):
@@ -123,49 +123,49 @@ def delete_folder(folder: Location) -> None:
         return
     files, path = file_system(folder)
     with suppress(FileNotFoundError):
-        persistently(lambda: files.rm(path, recursive=True))
+        with_retries(lambda: files.rm(path, recursive=True))
 
 
 def parent(location: Location) -> Location:
-    """The folder that something lies in."""
+    """The folder that a location is in."""
     return location.parent if isinstance(location, Path) else location.rpartition("/")[0]
 
 
 def names(folder: Location) -> list[str]:
-    """The names of what a folder holds, in order; none where there is no such folder.
+    """The sorted names of a folder's entries; none where there is no such folder.
 
     Raises:
-        AmalgamError: the file system cannot be asked.
+        AmalgamError: The file system does not answer.
     """
     try:
         if isinstance(folder, Path):
             return sorted(entry.name for entry in folder.iterdir())
         files, path = file_system(folder)
-        with told_as_read(folder):
-            listed = persistently(lambda: files.ls(path, detail=False))
+        with report_unreadable(folder):
+            listed = with_retries(lambda: files.ls(path, detail=False))
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted({str(entry).rstrip("/").rpartition("/")[2] for entry in listed} - {""})
 
 
-def sweep(folder: Path) -> None:
-    """Delete what killed processes left half-written; what may still be being written stays.
+def delete_stale_parts(folder: Path) -> None:
+    """Delete half-written files (``*.part``) that killed processes left, and keep those that may still be written.
 
-    Several processes may write into one folder, from other machines too, so age alone tells.
+    Several processes, on several machines, may write into one folder, so nothing but a file's age tells which is which.
     """
     for part in folder.glob("*.part"):
         try:
             if time.time() - part.stat().st_mtime > STALE_AFTER:
                 part.unlink()
-        except FileNotFoundError:  # its writer was faster
+        except FileNotFoundError:  # its writer has renamed it meanwhile
             continue
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, which has forgotten what it knew of folders, and the path in it.
+    """The fsspec file system of a URL, with an empty cache of folder listings, and the path within it.
 
     Raises:
-        AmalgamError: no such file system, or its package is not installed.
+        AmalgamError: There is no such file system, or its package is not installed.
     """
     import fsspec
 
@@ -182,11 +182,11 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def told_as_read(url: str) -> Iterator[None]:
-    """Tell what another file system cannot do in one line; a file that is not there stays an error of its own.
+def report_unreadable(url: str) -> Iterator[None]:
+    """Turn an ``OSError`` of another file system into one line; ``FileNotFoundError`` is passed on as it is.
 
     Raises:
-        AmalgamError: an operation failed.
+        AmalgamError: The block raised such an error.
     """
     try:
         yield
@@ -197,23 +197,23 @@ def told_as_read(url: str) -> Iterator[None]:
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be had, in a line."""
+    """Why an operation on a file failed, in one line."""
     return error.strerror or first_line(error)
 
 
-def persistently(call: Callable[[], _T]) -> _T:
-    """The answer of a file system that may fail now and then.
+def with_retries(call: Callable[[], _T]) -> _T:
+    """Call a file system that may fail now and then, again after each of :data:`RETRY_WAITS`.
 
     Raises:
-        OSError: it failed each time, or in a way that no waiting mends.
+        OSError: Every attempt failed, or one failed in a way that waiting does not mend, such as a missing permission.
     """
-    for wait in (*WAITS, None):
+    for wait in (*RETRY_WAITS, None):
         try:
             return call()
-        except _LASTING:
+        except _NOT_RETRIED:
             raise
         except Exception as error:  # each file system raises what its own libraries do
             if wait is None:
-                raise OSError(f"{first_line(error)}; tried {len(WAITS) + 1} times") from error
+                raise OSError(f"{first_line(error)}; tried {len(RETRY_WAITS) + 1} times") from error
         time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")

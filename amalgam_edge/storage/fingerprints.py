@@ -1,4 +1,4 @@
-"""Short names for long content."""
+"""SHA-256 fingerprints (FIPS 180-4) of files and of mappings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 
-def of_mapping(mapping: Mapping[str, Any]) -> str:
-    """SHA-256 of a mapping of JSON values, whatever the order of its keys."""
+def sha256_of_mapping(mapping: Mapping[str, Any]) -> str:
+    """SHA-256 of a mapping of JSON values, as hexadecimal; it does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(mapping, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,9 +15,9 @@ from amalgam_edge.errors import AmalgamError, first_line
 
 @contextmanager
 def staged(output: Path) -> Iterator[Path]:
-    """A folder beside ``output`` that takes its place by rename when all went well, and vanishes otherwise.
+    """A new folder beside ``output`` that replaces it by rename if the block succeeds, and is deleted otherwise.
 
-    What a killed build left of its own goes too.
+    Staging folders of the same ``output`` that killed processes left are deleted first.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     for stale in output.parent.glob(f"{glob.escape(output.name)}.*.part"):
@@ -31,16 +31,17 @@ def staged(output: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def write_by_rename(path: Path, content: bytes | memoryview) -> None:
-    """Write a file that is either there whole or not at all; a failed attempt leaves nothing."""
-    with partly_written(path) as part:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that appears whole or not at all; a failed attempt leaves nothing behind."""
+    with staged_file(path) as part:
         part.write_bytes(content)
 
 
 @contextmanager
-def partly_written(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place by rename when all went well, and vanishes otherwise."""
-    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")  # two machines may share a number
+def staged_file(path: Path) -> Iterator[Path]:
+    """The path of a new file beside ``path`` that replaces it if the block succeeds, and is deleted otherwise."""
+    # With random bytes, since processes on two machines may have the same id.
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield part
         os.replace(part, path)
@@ -48,21 +49,21 @@ def partly_written(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: str) -> None:
-    """Write a text file that takes its place by rename; folders above it are made.
+def write_text_atomically(path: Path, content: str) -> None:
+    """Write a text file that appears whole or not at all; missing parent folders are made.
 
     Raises:
-        AmalgamError: it cannot be written there.
+        AmalgamError: The file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_by_rename(path, content.encode())
+        write_atomically(path, content.encode())
     except OSError as error:
         raise AmalgamError(f"{path}: cannot be written ({error.strerror or first_line(error)})") from error
 
 
 def _replace(staging: Path, output: Path) -> None:
-    """Put one folder in the place of another, which may be there; it comes back if that fails."""
+    """Rename ``staging`` to ``output``, whose old content, if there is any, is put back if that fails."""
     retired = output.with_name(f"{output.name}.{os.getpid()}.old")
     if output.exists():
         os.replace(output, retired)

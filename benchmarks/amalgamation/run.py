@@ -37,7 +37,7 @@ from transformers.utils import logging
 from amalgam_edge.console_progress import ConsoleProgress
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
-from amalgam_edge.storage.staging import write_whole
+from amalgam_edge.storage.staging import write_text_atomically
 from benchmarks.amalgamation.settings import BASE, SETTINGS, TWO_LANGUAGES, Plan, PlanInputs, make_plan
 from benchmarks.amalgamation.sources import corpus_loader
 from benchmarks.amalgamation.students import (
@@ -161,7 +161,7 @@ def run_group(group: Group, methods: Sequence[str], plan: Plan, work: Work, stud
             **measured,
             "seconds": round(monotonic() - began, 1),
         }
-        write_whole(folder / method / "result.json", json.dumps(result, indent=1))
+        write_text_atomically(folder / method / "result.json", json.dumps(result, indent=1))
         measures = f"accuracy {result['accuracy']:.1%}, macro-F1 {result['macro_f1']:.1%}"
         progress.say(f"{group}, {method}: {measures} ({work.outlook()})")
 

@@ -26,8 +26,8 @@ from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.reading import read_recipe
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.scoring.scores import TeacherScores
-from amalgam_edge.storage.fingerprints import of_mapping
-from amalgam_edge.storage.staging import staged, write_whole
+from amalgam_edge.storage.fingerprints import sha256_of_mapping
+from amalgam_edge.storage.staging import staged, write_text_atomically
 from benchmarks.amalgamation.architectures import untrained
 from benchmarks.amalgamation.settings import Plan, TeacherPlan
 from benchmarks.common.errors import UnavailableError
@@ -130,12 +130,12 @@ def recipe_overrides(method: str) -> dict[str, Any]:
 
 def teacher_key(teacher: TeacherPlan, seed: int, epochs: int) -> str:
     """A hash of everything that a teacher is made from."""
-    return of_mapping({**asdict(teacher), "name": "", "useful": True, "seed": seed, "epochs": epochs})[:16]
+    return sha256_of_mapping({**asdict(teacher), "name": "", "useful": True, "seed": seed, "epochs": epochs})[:16]
 
 
 def group_key(study: Study, group: Group, plan: Plan) -> str:
     """A hash of everything that all runs of a group depend on."""
-    return of_mapping(
+    return sha256_of_mapping(
         {
             "seed": group.seed,
             "epochs": study.epochs,
@@ -149,7 +149,7 @@ def group_key(study: Study, group: Group, plan: Plan) -> str:
 
 def run_key(group: str, method: str) -> str:
     """A hash of everything that a run depends on, from the key of its group; new recipe fields do not change it."""
-    return of_mapping({"group": group, "row": recipe_overrides(method)})[:16]
+    return sha256_of_mapping({"group": group, "row": recipe_overrides(method)})[:16]
 
 
 def read_result(folder: Path, method: str, key: str) -> dict[str, Any] | None:
@@ -259,7 +259,7 @@ def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress:
     overrides = {**recipe_overrides(method), "output": str(folder / method / "bundle")}
     recipe = read_recipe(None, {**group.recipe.model_dump(), **overrides})
     if method.partition("@")[0] != LABELS:
-        write_whole(folder / method / "recipe.yaml", recipe.to_yaml())
+        write_text_atomically(folder / method / "recipe.yaml", recipe.to_yaml())
     lesson = training_data_of(group, recipe, method, progress)
     student = stages.new_student(recipe, group.teachers, group.labels, STUDENT_LAYERS)
     settings = stages.training_settings(recipe)

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from amalgam_edge.reports.tables import Column, Table
-from amalgam_edge.storage.staging import write_whole
+from amalgam_edge.storage.staging import write_text_atomically
 from benchmarks.amalgamation.plots import base_plot, settings_plot
 from benchmarks.amalgamation.results import (
     BASELINE,
@@ -260,11 +260,11 @@ def write_tables(runs: Path, output: Path, methods: Sequence[str]) -> str:
     if not results:
         return f"{runs}: no results yet"
     text = markdown(results, methods)
-    write_whole(output / "results.csv", to_csv(results))
-    write_whole(output / "tables.md", text)
+    write_text_atomically(output / "results.csv", to_csv(results))
+    write_text_atomically(output / "tables.md", text)
     if base := of_setting(results, BASE):
-        write_whole(output / "two-teachers.svg", base_plot(base, methods))
+        write_text_atomically(output / "two-teachers.svg", base_plot(base, methods))
     shown = [row for row in results if row["method"] in SHOWN]
     if len(names(shown, "setting")) > 1:
-        write_whole(output / "settings.svg", settings_plot(shown, SHOWN))
+        write_text_atomically(output / "settings.svg", settings_plot(shown, SHOWN))
     return f"{text}\ntables and plots: {output}"

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from amalgam_edge.console_progress import ConsoleProgress
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.evaluation.edge_benchmark import benchmark
 from amalgam_edge.evaluation.peers import PEERS

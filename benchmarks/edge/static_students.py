@@ -25,7 +25,7 @@ from transformers.utils import logging
 from amalgam_edge import EdgeClassifier
 from amalgam_edge.building.pipeline import build
 from amalgam_edge.console_progress import ConsoleProgress
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.reports.bundle_tables import cascade_line
 from amalgam_edge.reports.tables import Column, Table

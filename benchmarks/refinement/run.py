@@ -43,7 +43,7 @@ from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.reports.tables import Column, Table
-from amalgam_edge.storage.staging import write_whole
+from amalgam_edge.storage.staging import write_text_atomically
 from benchmarks.amalgamation.settings import BASE, UNBALANCED_SHARE, Plan, PlanInputs, make_plan
 from benchmarks.amalgamation.sources import corpus_loader
 from benchmarks.amalgamation.students import Group, PreparedGroup, Study, group_key, prepare, teacher_selection
@@ -213,7 +213,7 @@ def run(group: Group, study: Study, output: Path, progress: Progress) -> None:
                 if row not in rows:
                     rows[row] = {"options": repr(variant), **measure(case, variant)}
                     kept = {"corpus": group.corpus, "seed": group.seed, "case": name, "key": key, "variants": rows}
-                    write_whole(path, json.dumps(kept, indent=1))
+                    write_text_atomically(path, json.dumps(kept, indent=1))
                     advance(1)
 
 
@@ -278,8 +278,8 @@ def write_tables(output: Path) -> str:
     for measured, title in MEASURES.items():
         parts += [f"## {title}", table(results, measured).to_markdown()]
     text = "\n\n".join(parts) + "\n"
-    write_whole(output / "refinement.csv", buffer.getvalue())
-    write_whole(output / "refinement.md", text)
+    write_text_atomically(output / "refinement.csv", buffer.getvalue())
+    write_text_atomically(output / "refinement.md", text)
     return text
 
 

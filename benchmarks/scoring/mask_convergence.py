@@ -12,7 +12,7 @@ import argparse
 
 import numpy as np
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.inference.batches import batches_by_length, encode
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.metrics.uncertainty import normalised_entropy, softmax

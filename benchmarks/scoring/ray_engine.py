@@ -23,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.reports.tables import Column, Table
 from benchmarks.common.documents import write_between_marks

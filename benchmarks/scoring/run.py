@@ -39,12 +39,12 @@ import onnxruntime
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.exporters.teacher_export import export_teacher
 from amalgam_edge.inference.batches import encode
 from amalgam_edge.inference.onnx_runner import OnnxRunner
-from amalgam_edge.inference.runner import TeacherRunner
+from amalgam_edge.inference.runner import DropoutRunner
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.metrics.uncertainty import normalised_entropy
 from amalgam_edge.models.teacher import Teacher, load_teacher
@@ -120,7 +120,7 @@ Way = Callable[[Sequence[str], int], list[TeacherScores]]
 
 def ours(
     teachers: Sequence[Teacher],
-    open_runner: Callable[[int, int], TeacherRunner],
+    open_runner: Callable[[int, int], DropoutRunner],
     passes: int | str,
     batch_tokens: int = ScoringSettings.batch_tokens,
 ) -> Way:
@@ -142,11 +142,11 @@ def our_ways(teachers: Sequence[Teacher], folder: Path, device: str) -> dict[str
         export_teacher(teacher, model, passes=10)
 
     @cache
-    def on_torch(position: int, seed: int) -> TeacherRunner:
+    def on_torch(position: int, seed: int) -> DropoutRunner:
         return TorchRunner(teachers[position].model, teachers[position].sites, seed=seed, passes=10, device=device)
 
     @cache
-    def on_onnx(position: int, seed: int) -> TeacherRunner:
+    def on_onnx(position: int, seed: int) -> DropoutRunner:
         return OnnxRunner(models[position], seed=seed, device=device)
 
     tokens = {name: Backend(name, device).batch_tokens for name in ("torch", "onnxruntime")}

@@ -31,7 +31,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime import EdgeClassifier

@@ -9,7 +9,7 @@ import torch
 from onnx.defs import OpSchema
 from onnxscript import values
 
-from amalgam_edge.dropout.sites import EveryDropout
+from amalgam_edge.dropout.sites import DropoutInterceptor
 
 DOMAIN = "amalgam_edge"
 
@@ -42,7 +42,7 @@ def _(tensor: torch.Tensor, site: int, batched: bool) -> torch.Tensor:
 MARK = torch.ops.amalgam_edge.mark.default
 
 
-class MarkDropout(EveryDropout):
+class MarkDropout(DropoutInterceptor):
     """Leaves a mark in place of each dropout.
 
     Args:
@@ -53,7 +53,7 @@ class MarkDropout(EveryDropout):
         super().__init__()
         self._unbatched = frozenset(unbatched)
 
-    def place(self, site: int, p: float, values: torch.Tensor) -> torch.Tensor:
+    def drop(self, site: int, p: float, values: torch.Tensor) -> torch.Tensor:
         """Mark the values."""
         return MARK(values, site, site not in self._unbatched)
 

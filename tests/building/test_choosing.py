@@ -17,7 +17,7 @@ from amalgam_edge.building.inputs import read_texts, tokenize
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
-from amalgam_edge.progress import Silent
+from amalgam_edge.progress import SilentProgress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime.bundle import MODEL_FILES
 from amalgam_edge.runtime.manifest_models import Fidelity, TrimmedVocabulary
@@ -128,7 +128,7 @@ def trimmed_under(student, data, **settings):
     """The variants that trimming makes of a student under some settings of export."""
     export = Recipe(trim_vocabulary=True, **settings).export
     trained = TrainedStudent(None, [], 1.0, [StudentVariant(student)])
-    return _trim_student(trained, data(student), parse_budget(export), export, Silent().say).variants
+    return _trim_student(trained, data(student), parse_budget(export), export, SilentProgress().say).variants
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from amalgam_edge.building.students import calibrate_student
 from amalgam_edge.cli.main import cli
 from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.fidelity import Fidelity
-from amalgam_edge.progress import Silent
+from amalgam_edge.progress import SilentProgress
 from amalgam_edge.recipe.recipe import Recipe, recipe_options
 from amalgam_edge.recipe.sections import MethodSettings
 from amalgam_edge.runtime import Bundle, EdgeClassifier
@@ -123,7 +123,7 @@ def test_the_recorded_agreement_is_that_of_the_two_models_that_ship(built):
 def training_data_of(built):
     """An untrained student of a build, and the data that it was trained on."""
     recipe = Recipe(**manifest_of(built.bundle)["recipe"])
-    models, data = pipeline.prepare_training_data(recipe, Silent())
+    models, data = pipeline.prepare_training_data(recipe, SilentProgress())
     return models.students[0], data
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from amalgam_edge.building import candidates as optimizing
 from amalgam_edge.building import pipeline, students
-from amalgam_edge.progress import Silent
+from amalgam_edge.progress import SilentProgress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 
@@ -99,7 +99,7 @@ def test_the_agreement_is_that_of_the_float_student_with_held_out_supervision(se
     """Where all tokens stayed, the bundle's own float model tells; where not, it lost no more than it says."""
     manifest = manifest_of(several.bundle)
     recipe = Recipe(**manifest["recipe"])
-    data = pipeline.prepare_training_data(recipe, Silent())[1]
+    data = pipeline.prepare_training_data(recipe, SilentProgress())[1]
     texts, supervision = data.texts, data.supervision
     likeliest = supervision.target[texts.held_out].argmax(axis=1)
     exact = EdgeClassifier.from_pretrained(several.bundle, precision="fp32", cascade=False)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.scoring.store import ScoreStore
 
@@ -141,7 +141,7 @@ def test_a_text_that_fails_is_counted_shown_and_left_out_of_the_build(
     result = invoke("build", *build_options, "--output", output, "--max-disagreement", "1")
     assert result.exit_code == 0, result.output
     (folder,) = (tmp_path / "student.work" / "scores").glob("b-*")
-    (failure,) = ScoreStore.found(folder).failures()
+    (failure,) = ScoreStore.from_folder(folder).failures()
     assert failure["error"] == "RuntimeError: too deep"
     n = len(inputs.texts)
     assert f"1 of {n} texts could not be scored by every teacher (a 0, b 1) and are left out" in result.output

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from amalgam_edge.corpus.reading import read_corpus, read_label_names
+from amalgam_edge.corpus import read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.storage import files
@@ -108,6 +108,13 @@ def test_a_folder_of_mixed_formats_is_read_whole(write, tmp_path):
     assert corpus.n_blank == 0
     again = read_corpus(str(tmp_path / "folder"))
     assert again.fingerprint == corpus.fingerprint
+
+
+def test_files_are_read_by_format_and_within_a_format_by_name(write, tmp_path):
+    for name in ("d.txt", "b.jsonl", "c/a.txt", "a.txt", "e.jsonl", "c.txt"):
+        write(f"folder/{name}", WRITERS[f".{name.rpartition('.')[2]}"]([name]))
+    in_order = ["a.txt", "c/a.txt", "c.txt", "d.txt", "b.jsonl", "e.jsonl"]
+    assert list(read_corpus(str(tmp_path / "folder")).texts) == in_order
 
 
 def test_a_folder_without_texts_is_refused(write, tmp_path):
@@ -231,6 +238,13 @@ def test_binary_files_are_refused(write, name):
         read_corpus(write(name, b"\x7fELF\0\0\1\2"))
 
 
+def test_null_bytes_are_looked_for_in_the_first_64_kibibytes(write):
+    """Enough to tell a binary file, and no more: a large file elsewhere is not fetched for that."""
+    with pytest.raises(AmalgamError, match="binary"):
+        read_corpus(write("c.txt", b"x" * 65_535 + b"\0"))
+    assert len(read_corpus(write("d.txt", b"x" * 65_536 + b"\0"))) == 1
+
+
 @pytest.mark.parametrize("name", ["c.pdf", "c", "c.json.zip", "c.gz"])
 def test_unknown_formats_are_refused(write, name):
     with pytest.raises(AmalgamError, match="format not known"):
@@ -323,6 +337,14 @@ def test_hub_data_sets_are_loaded_by_name_and_split(hub):
     corpus = read_corpus("hf://datasets/owner/films", split="test[:3]")
     assert hub == [("owner/films", {"split": "test[:3]"})]
     assert list(corpus.texts) == ["bad", "good", "fine"]
+    assert read_label_names("hf://datasets/owner/films", "label", split="test") == ["neg", "pos"]
+    assert hub[1:] == [("owner/films", {"split": "test"})]
+
+
+def test_hub_data_sets_are_read_by_their_training_split_unless_told_otherwise(hub):
+    read_corpus("hf://datasets/owner/films")
+    read_label_names("hf://datasets/owner/films", "label")
+    assert hub == [("owner/films", {"split": "train"})] * 2
 
 
 @pytest.mark.usefixtures("hub")
@@ -359,57 +381,104 @@ def test_the_split_depends_on_the_texts_and_not_on_their_order(write):
     assert chosen[0] != set(texts[:40])
 
 
-@pytest.mark.parametrize(("texts", "asked", "parts"), [(4, 3, [3, 1]), (11, 1, [10, 1]), (11, 500, [9, 2])])
+@pytest.mark.parametrize(
+    ("texts", "asked", "parts"),
+    [(4, 3, [3, 1]), (11, 1, [10, 1]), (11, 500, [9, 2]), (19, 500, [16, 3]), (20, 500, [16, 4]), (1, 1, [0, 1])],
+)
 def test_the_split_holds_out_at_least_one_and_at_most_a_fifth(write, texts, asked, parts):
     corpus = read_corpus(write("c.txt", as_txt([f"text {k}" for k in range(texts)])))
     assert [len(part) for part in corpus.split(asked)] == parts
 
 
-def test_names_in_a_column_of_labels(write):
-    rows = [{"text": "a", "label": "net"}, {"text": "b", "label": None}, {"text": "c", "label": "fonts"}]
-    path = write("labels.jsonl", as_jsonl([*rows, rows[0]]))
-    assert read_label_names(path, "label") == ["net", "fonts"]
-    assert read_label_names(path, "gold") == []
-    assert read_label_names(write("numbers.csv", b"text,label\na,1\nb,0\nc,1\n"), "label") == ["1", "0"]
-    lists = [{"text": "a", "label": ["net", "fonts"]}, {"text": "b", "label": []}]
-    assert read_label_names(write("lists.jsonl", as_jsonl(lists)), "label") == []
+def test_the_texts_with_the_smallest_digests_are_held_out(write):
+    """The second half of a digest counts first; that choice is arbitrary, but builds of the past rest on it."""
+    texts = [f"text {k}" for k in range(50)]
+
+    def digest(row):
+        halves = np.frombuffer(hashlib.blake2b(texts[row].encode(), digest_size=16).digest(), "<u8").tolist()
+        return halves[::-1]
+
+    _, held_out = read_corpus(write("c.txt", as_txt(texts))).split(7)
+    assert held_out.tolist() == sorted(sorted(range(50), key=digest)[:7])
+
+
+NAMES = ["net", None, "fonts", "net"]
+LABEL_COLUMNS = {
+    "strings, one of them missing": (
+        "labels.jsonl",
+        as_jsonl([{"text": text, "label": label} for text, label in zip("abcd", NAMES, strict=True)]),
+        ["net", "fonts"],
+    ),
+    "numbers": ("labels.csv", b"text,label\na,1\nb,0\nc,1\n", ["1", "0"]),
+    "lists": ("labels.jsonl", as_jsonl([{"text": "a", "label": ["net", "fonts"]}, {"text": "b", "label": []}]), []),
+    "no such column": ("labels.jsonl", as_jsonl(["a", "b"]), []),
+}
+
+
+@pytest.mark.parametrize("case", LABEL_COLUMNS)
+def test_names_in_a_column_of_labels_are_told_once_in_order(write, case):
+    name, content, names = LABEL_COLUMNS[case]
+    assert read_label_names(write(name, content), "label") == names
+
+
+def test_label_names_of_a_file_that_is_not_there_are_refused():
     with pytest.raises(AmalgamError, match="no such file"):
         read_label_names("gone.csv", "label")
 
 
-@pytest.mark.parametrize("kind", ["memory", "bucket", "local"])
-def test_texts_are_read_from_any_file_system(request, tmp_path, kind):
-    folder = f"file://{tmp_path}/texts" if kind == "local" else f"{request.getfixturevalue(kind)}/corpora"
+@pytest.fixture(params=["memory", "bucket", "local"])
+def folder_anywhere(request, tmp_path):
+    """A folder of texts on each kind of file system, by its URL."""
+    folder = f"file://{tmp_path}" if request.param == "local" else request.getfixturevalue(request.param)
+    folder = f"{folder}/corpora"
     for name, content in (
         ("b.txt", as_txt(["third"])),
         ("a.txt", as_txt(["first", "second"])),
         ("c.jsonl.gz", gzip.compress(as_jsonl(["fourth"]), mtime=0)),
         ("deep/d.parquet", as_parquet(["fifth"])),
         ("README.md", b"not a corpus"),
-        ("e.md.txt", b""),
+        ("empty/e.md.txt", b""),
+        ("binary/f.txt", b"\x7fELF\0\0\1\2"),
+        ("notes/notes.md", b"words"),
     ):
         files.write(files.locate(f"{folder}/{name}"), content)
-    assert list(read_corpus(f"{folder}/b.txt").texts) == ["third"]
-    assert list(read_corpus(f"{folder}/?.txt").texts) == ["first", "second", "third"]
-    assert list(read_corpus(f"{folder}/**/*.parquet").texts) == ["fifth"]
-    with pytest.raises(AmalgamError, match=r"e\.md\.txt: the file is empty"):
-        read_corpus(folder)
-    files.delete(files.locate(f"{folder}/e.md.txt"))
-    assert sorted(read_corpus(folder).texts) == ["fifth", "first", "fourth", "second", "third"]
-    for source, named in (
-        (f"{folder}/README.md", "README.md: format not known"),
-        (f"{folder}/*.md", "README.md: format not known"),
-        (f"{folder}/*.csv", r"\*\.csv: no file matches; in a shell, put the pattern in quotes"),
-        (f"{folder}/nowhere.txt", "nowhere.txt: no such file or folder"),
-    ):
-        with pytest.raises(AmalgamError, match=named):
-            read_corpus(source)
-    files.write(files.locate(f"{folder}/f.txt"), b"\x7fELF\0\0\1\2")
-    with pytest.raises(AmalgamError, match=r"f\.txt: a binary file"):
-        read_corpus(f"{folder}/f.txt")
-    files.write(files.locate(f"{folder}/more/notes.md"), b"words")
-    with pytest.raises(AmalgamError, match=r"more: no \.txt.* file in this folder"):
-        read_corpus(f"{folder}/more")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "texts"),
+    [
+        ("b.txt", ["third"]),
+        ("?.txt", ["first", "second", "third"]),
+        ("**/*.parquet", ["fifth"]),
+        ("deep", ["fifth"]),
+    ],
+)
+def test_texts_are_read_from_any_file_system(folder_anywhere, source, texts):
+    assert list(read_corpus(f"{folder_anywhere}/{source}").texts) == texts
+
+
+def test_a_folder_is_read_whole_on_any_file_system(folder_anywhere):
+    for name in ("empty/e.md.txt", "binary/f.txt"):
+        files.delete(files.locate(f"{folder_anywhere}/{name}"))
+    assert sorted(read_corpus(folder_anywhere).texts) == ["fifth", "first", "fourth", "second", "third"]
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("README.md", "README.md: format not known"),
+        ("*.md", "README.md: format not known"),
+        ("*.csv", r"\*\.csv: no file matches; in a shell, put the pattern in quotes"),
+        ("nowhere.txt", "nowhere.txt: no such file or folder"),
+        ("empty", r"e\.md\.txt: the file is empty"),
+        ("binary", r"f\.txt: a binary file"),
+        ("notes", r"notes: no \.txt.* file in this folder"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_on_any_file_system(folder_anywhere, source, named):
+    with pytest.raises(AmalgamError, match=named):
+        read_corpus(f"{folder_anywhere}/{source}")
 
 
 @pytest.mark.parametrize("kind", ["memory", "bucket"])

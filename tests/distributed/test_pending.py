@@ -1,8 +1,10 @@
 """Texts that wait for a cluster: dealt out whole, in order, to those who can read them."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.scoring.ray.pending import read_pending, write_pending
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
@@ -32,6 +34,26 @@ def test_missing_shards_are_read_as_they_were_written(tmp_path, memory, corpus, 
     assert [row for file in written for row in read_pending(file)] == [
         (shard, TEXTS[2 * shard : 2 * shard + 2]) for shard in shards
     ]
+
+
+@pytest.mark.parametrize(
+    ("n_texts", "shard_size", "workers", "n_files"),
+    [
+        (20_000, 4096, 1, 5),  # 5 shards: fewer than 8 files a worker would take more than the shards that there are
+        (47, 2, 1, 8),  # 24 shards, 3 a file: 8 files
+        (47, 1, 1, 10),  # 47 shards, 5 a file
+        (47, 1, 2, 24),  # 47 shards, 2 a file
+        (70_000, 1024, 1, 9),  # 69 shards, 8 a file
+        (400_000, 1024, 1, 25),  # 391 shards, 16 a file: no file has more than 16,384 texts
+    ],
+)
+def test_there_are_eight_files_a_worker_and_none_of_more_than_16384_texts(
+    tmp_path, n_texts, shard_size, workers, n_files
+):
+    corpus = SimpleNamespace(texts=[""] * n_texts)
+    store = ScoreStore(tmp_path, ScoreKey("a", "0" * 64, "0" * 64, n_texts, {}), shard_size=shard_size)
+    written = write_pending(tmp_path / "pending", corpus, store, range(store.n_shards), workers=workers)
+    assert len(written) == n_files
 
 
 def test_what_an_earlier_run_left_goes(tmp_path, corpus, store):

@@ -19,13 +19,13 @@ ray = pytest.importorskip("ray", reason="needs amalgam-edge[distributed]")
 
 from ray.cluster_utils import Cluster as RayCluster  # noqa: E402
 
-from amalgam_edge.corpus.reading import read_corpus  # noqa: E402
+from amalgam_edge.corpus import read_corpus  # noqa: E402
 from amalgam_edge.errors import AmalgamError  # noqa: E402
 from amalgam_edge.inference.torch_runner import TorchRunner  # noqa: E402
 from amalgam_edge.models.teacher import load_teachers  # noqa: E402
 from amalgam_edge.scoring.ray.cluster import Cluster, score_on_ray  # noqa: E402
 from amalgam_edge.scoring.score import (  # noqa: E402
-    Opened,
+    ReadyTeachers,
     ScoringSettings,
     open_runners,
     score_corpus,
@@ -102,7 +102,8 @@ def open_tiny(specs, trouble=None):
         runner = on_torch(teacher)
         return TroubledRunner(runner, teacher.tokenizer, trouble) if trouble else runner
 
-    return Opened(teachers, open_runners(teachers, open_runner, ["a text", "another one"]), SETTINGS, "torch on cpu")
+    runners = open_runners(teachers, open_runner, ["a text", "another one"])
+    return ReadyTeachers(teachers, runners, SETTINGS, "torch on cpu")
 
 
 @pytest.fixture(scope="module")

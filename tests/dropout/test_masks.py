@@ -36,17 +36,17 @@ def int32(number):
     return torch.tensor(number, dtype=torch.int32)
 
 
-def draw(seed, site, shape, number_of_round=0):
-    return unit_hashes(site_word(int32(seed), site, number_of_round), shape)
+def draw(seed, site, shape, round_number=0):
+    return unit_hashes(site_word(int32(seed), site, round_number), shape)
 
 
-def uniform(seed, site, shape, number_of_round=0):
-    return draw(seed, site, shape, number_of_round).hashes.double().numpy() / WORDS + 0.5
+def uniform(seed, site, shape, round_number=0):
+    return draw(seed, site, shape, round_number).hashes.double().numpy() / WORDS + 0.5
 
 
 def mask_of(p, passes, mc_pass, *, seed=0, site=1, shape=(64, 128), masks="systematic"):
     one = DropoutPass(mc_pass, passes, masks)
-    return one.mask(draw(seed, site, shape, one.number_of_round), p)
+    return one.mask(draw(seed, site, shape, one.round_number), p)
 
 
 remembered = functools.lru_cache(maxsize=32)(draw)
@@ -54,12 +54,12 @@ remembered = functools.lru_cache(maxsize=32)(draw)
 
 def drops(p, passes, mc_pass, *, seed=0, site=1, shape=(64, 128), masks="systematic"):
     one = DropoutPass(mc_pass, passes, masks)
-    return (one.mask(remembered(seed, site, shape, one.number_of_round), p) == 0).numpy()
+    return (one.mask(remembered(seed, site, shape, one.round_number), p) == 0).numpy()
 
 
-def drops_of_all(p, passes, *, number_of_round=0, **options):
+def drops_of_all(p, passes, *, round_number=0, **options):
     """``(passes, *shape)``."""
-    first = number_of_round * passes
+    first = round_number * passes
     return np.stack([drops(p, passes, mc_pass, **options) for mc_pass in range(first, first + passes)])
 
 
@@ -104,8 +104,8 @@ def numbered_by_hand(number):
     return (number + 1) * 0x9E3779B9 % WORDS  # 2**32 / φ
 
 
-def site_by_hand(seed, site, number_of_round=0):
-    word = mix_by_hand((mix_by_hand(seed ^ 0x3C6EF372) + mix_by_hand(numbered_by_hand(number_of_round))) % WORDS)
+def site_by_hand(seed, site, round_number=0):
+    word = mix_by_hand((mix_by_hand(seed ^ 0x3C6EF372) + mix_by_hand(numbered_by_hand(round_number))) % WORDS)
     return mix_by_hand((word + numbered_by_hand(site)) % WORDS)
 
 
@@ -168,12 +168,12 @@ def test_no_two_words_that_are_mixed_differ_in_nothing_but_their_sign():
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("shape", [(9,), (1, 7), (5, 1), (5, 7), (2, 3, 4), (2, 1, 2, 3)], ids=str)
 def test_the_hash_by_hand(seed, shape):
-    for site, number_of_round in ((0, 0), (1, 0), (29, 0), (0, 1), (3, 1000)):
-        drawn = draw(seed, site, shape, number_of_round)
-        rows, columns = drawn.rows.broadcast_to(shape), drawn.columns.broadcast_to(shape)
-        assert {drawn.hashes.dtype, drawn.rows.dtype, drawn.columns.dtype} == {torch.int32}
+    for site, round_number in ((0, 0), (1, 0), (29, 0), (0, 1), (3, 1000)):
+        drawn = draw(seed, site, shape, round_number)
+        rows, columns = drawn.row_choices.broadcast_to(shape), drawn.column_choices.broadcast_to(shape)
+        assert {drawn.hashes.dtype, drawn.row_choices.dtype, drawn.column_choices.dtype} == {torch.int32}
         for unit in np.ndindex(shape):
-            hashed, row, column = unit_by_hand(site_by_hand(seed, site, number_of_round), unit)
+            hashed, row, column = unit_by_hand(site_by_hand(seed, site, round_number), unit)
             assert drawn.hashes[unit] == as_signed(hashed)
             assert (rows[unit], columns[unit]) == (row, column)
 
@@ -187,8 +187,8 @@ def test_longer_shapes_extend_shorter_ones(seed, site, sizes):
     shape, index = [size for size, _ in sizes], tuple(slice(size) for size, _ in sizes)
     short, long = draw(seed, site, shape), draw(seed, site, [size + more for size, more in sizes])
     assert torch.equal(long.hashes[index], short.hashes)
-    cut = long.cut(shape)
-    for name in ("hashes", "rows", "columns"):
+    cut = long.crop(shape)
+    for name in ("hashes", "row_choices", "column_choices"):
         assert torch.equal(getattr(cut, name), getattr(short, name))
 
 
@@ -224,7 +224,7 @@ def test_no_two_sites_share_a_row_of_units(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_two_rounds_share_a_row_of_units(seed):
-    drawn = [draw(seed, site, (24, 16), number_of_round) for site in range(8) for number_of_round in (*range(8), 10**6)]
+    drawn = [draw(seed, site, (24, 16), round_number) for site in range(8) for round_number in (*range(8), 10**6)]
     rows = torch.cat([of_site.hashes for of_site in drawn])
     assert rows.unique(dim=0).shape[0] == len(rows)
 
@@ -264,8 +264,8 @@ def correlations(first, second):
     return found / math.sqrt(first.size)
 
 
-def standardised_hashes(seed, site, shape=(64, 64), number_of_round=0):
-    return (uniform(seed, site, shape, number_of_round) - 0.5) * math.sqrt(12)
+def standardised_hashes(seed, site, shape=(64, 64), round_number=0):
+    return (uniform(seed, site, shape, round_number) - 0.5) * math.sqrt(12)
 
 
 PAIRS_OF_SEEDS = {
@@ -304,8 +304,8 @@ def test_units_of_one_pass_are_uncorrelated_at_every_distance(masks, p):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_rounds_are_uncorrelated_at_every_shift(seed):
-    rounds = [(seed, site, number_of_round) for number_of_round in range(5) for site in (0, 1)]
-    hashes = [standardised_hashes(of, site, number_of_round=at) for of, site, at in [*rounds, (seed ^ 1, 0, 1)]]
+    rounds = [(seed, site, round_number) for round_number in range(5) for site in (0, 1)]
+    hashes = [standardised_hashes(of, site, round_number=at) for of, site, at in [*rounds, (seed ^ 1, 0, 1)]]
     for first, second in itertools.combinations(hashes, 2):
         assert np.abs(correlations(first, second)).max() < SIX_SIGMA
 
@@ -589,7 +589,7 @@ def test_the_order_of_asking_changes_nothing(masks):
     passes = [DropoutPass(mc_pass, 8, masks) for mc_pass in range(12)]
 
     def mask(mc_pass, site, shape):
-        return passes[mc_pass].mask(draw(5, site, shape, passes[mc_pass].number_of_round), 0.3)
+        return passes[mc_pass].mask(draw(5, site, shape, passes[mc_pass].round_number), 0.3)
 
     in_order = {key: mask(*key) for key in asked}
     for key in random.Random(0).sample(asked, len(asked)):
@@ -604,7 +604,7 @@ def test_a_cuda_device_makes_the_masks_of_the_cpu(masks, passes):
         found = []
         for device in ("cpu", "cuda"):
             one = DropoutPass(mc_pass, passes, masks)
-            word = site_word(int32(seed).to(device), 1, one.number_of_round)
+            word = site_word(int32(seed).to(device), 1, one.round_number)
             found.append(one.mask(unit_hashes(word, (4, 64, 96)), 0.1).cpu())
         assert torch.equal(*found)
 
@@ -622,7 +622,7 @@ def test_strides_and_their_products_visit_every_pass(passes):
 @pytest.mark.parametrize("passes", [3, 5, 7, 10, 16, 32, 100])
 def test_units_choose_all_strides_alike(passes):
     drawn = draw(1, 1, (4000, 4000 // 4))
-    for choices in (drawn.rows, drawn.columns):
+    for choices in (drawn.row_choices, drawn.column_choices):
         chosen = np.bincount(choices.ravel().numpy() * len(coprimes(passes)) // 2**15, minlength=len(coprimes(passes)))
         assert len(chosen) == len(coprimes(passes))
         assert scipy.stats.chisquare(chosen).pvalue > 1e-5
@@ -632,9 +632,9 @@ RATES_AND_PASSES = [*itertools.product([*RATES, 0.3, 0.9], BALANCED), (0.125, 10
 
 
 @pytest.mark.parametrize(("p", "passes"), RATES_AND_PASSES)
-@pytest.mark.parametrize("number_of_round", [0, 5])
-def test_systematic_masks_drop_every_unit_its_fair_share_of_times(p, passes, number_of_round):
-    times = drops_of_all(p, passes, number_of_round=number_of_round, seed=3, shape=(40, 50)).sum(axis=0)
+@pytest.mark.parametrize("round_number", [0, 5])
+def test_systematic_masks_drop_every_unit_its_fair_share_of_times(p, passes, round_number):
+    times = drops_of_all(p, passes, round_number=round_number, seed=3, shape=(40, 50)).sum(axis=0)
     assert set(np.unique(times)) <= fair_share(p, passes)
     share = p * passes - math.floor(p * passes + 1e-9)
     assert abs((times - p * passes).mean()) < FIVE_SIGMA * math.sqrt(max(share * (1 - share), 1e-9) / times.size) + 1e-6
@@ -704,7 +704,7 @@ def test_independent_passes_are_uncorrelated(p):
 @pytest.mark.parametrize("p", RATES)
 def test_passes_of_different_rounds_are_uncorrelated(p):
     rounds = [
-        standardised(drops_of_all(p, 8, number_of_round=number, seed=8, shape=(100, 100)).reshape(8, -1), p)
+        standardised(drops_of_all(p, 8, round_number=number, seed=8, shape=(100, 100)).reshape(8, -1), p)
         for number in range(4)
     ]
     for first, second in itertools.combinations(rounds, 2):
@@ -715,7 +715,7 @@ def test_passes_of_different_rounds_are_uncorrelated(p):
 @pytest.mark.parametrize("masks", KINDS)
 def test_rounds(masks):
     length = {"systematic": 5, "independent": 1}[masks]
-    assert [DropoutPass(k, 5, masks).number_of_round for k in range(12)] == [k // length for k in range(12)]
+    assert [DropoutPass(k, 5, masks).round_number for k in range(12)] == [k // length for k in range(12)]
 
 
 @pytest.mark.parametrize("p", RATES)
@@ -752,14 +752,14 @@ def pairs_of_units(kind):
     even, odd = slice(0, None, 2), slice(1, None, 2)
     if kind == "row":
         drawn = draw(6, 0, (20_000,))
-        return tuple(UnitHashes(drawn.hashes[at], drawn.rows, drawn.columns[at]) for at in (even, odd))
+        return tuple(UnitHashes(drawn.hashes[at], drawn.row_choices, drawn.column_choices[at]) for at in (even, odd))
     if kind == "column":
         drawn = draw(6, 0, (20_000, 1))
-        return tuple(UnitHashes(drawn.hashes[at], drawn.rows[at], drawn.columns) for at in (even, odd))
+        return tuple(UnitHashes(drawn.hashes[at], drawn.row_choices[at], drawn.column_choices) for at in (even, odd))
     if kind == "sites":
         return draw(6, 0, (10_000,)), draw(6, 1, (10_000,))
     diagonals = [
-        (drawn.hashes.diagonal(), drawn.rows[:, 0], drawn.columns)
+        (drawn.hashes.diagonal(), drawn.row_choices[:, 0], drawn.column_choices)
         for drawn in (draw(seed, 0, (1000, 1000)) for seed in range(8))
     ]
     joined = [torch.cat(parts) for parts in zip(*diagonals, strict=True)]

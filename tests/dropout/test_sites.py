@@ -19,7 +19,7 @@ KINDS = ("systematic", "independent")
 def mask_of(seed, site, mc_pass, shape, p, *, passes=16, masks="systematic"):
     """What a site's values are multiplied with, as :mod:`amalgam_edge.dropout.masks` has it."""
     one = DropoutPass(mc_pass, passes, masks)
-    word = site_word(torch.tensor(seed, dtype=torch.int32), site, one.number_of_round)
+    word = site_word(torch.tensor(seed, dtype=torch.int32), site, one.round_number)
     return one.mask(unit_hashes(word, shape), p)
 
 
@@ -37,7 +37,7 @@ def test_the_mask_by_hand(mc_pass):
         first, second = module(x), module(x)
     for site, found in enumerate((first, second)):
         drawn = unit_hashes(site_word(torch.tensor(seed, dtype=torch.int32), site, 0), (6, 8))
-        hashes, rows, columns = drawn.hashes.tolist(), drawn.rows[:, 0].tolist(), drawn.columns.tolist()
+        hashes, rows, columns = drawn.hashes.tolist(), drawn.row_choices[:, 0].tolist(), drawn.column_choices.tolist()
         for i, j in itertools.product(range(6), range(8)):
             stride = ODD[rows[i] * 8 // 2**15] * ODD[columns[j] * 8 // 2**15]  # the numbers coprime to 16 are odd
             moved = (hashes[i][j] + 2**31 + stride * mc_pass % passes * 2**32 // passes) % 2**32

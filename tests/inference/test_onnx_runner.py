@@ -85,6 +85,8 @@ def test_no_passes_give_no_logits(path, probe):
 
 def test_the_seed_chooses_the_masks(path, probe):
     first, same, other = (OnnxRunner(path, seed=s, threads=1).run(**probe, passes=[0]) for s in (1, 1, 2))
+    default, zero = (OnnxRunner(path, threads=1, **seed).run(**probe, passes=[0]) for seed in ({}, {"seed": 0}))
+    np.testing.assert_array_equal(default, zero)
     np.testing.assert_array_equal(first, same)
     assert np.abs(first - other).max() > 0.05
     off = [OnnxRunner(path, seed=s, threads=1).run(**probe, passes=[DROPOUT_OFF]) for s in (1, 2)]

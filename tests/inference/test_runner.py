@@ -126,6 +126,15 @@ def test_the_seed_chooses_the_masks(random_classifier, probe):
     assert np.abs(first - other).max() > 0.05
 
 
+def test_masks_are_systematic_over_sixteen_passes_of_seed_zero_unless_told_otherwise(random_classifier, probe):
+    model = random_classifier()
+    explicit = make_runner(model, probe, seed=0, passes=16, masks="systematic")
+    passes = [0, 1, 15, 16, 17]
+    np.testing.assert_array_equal(
+        make_runner(model, probe).run(**probe, passes=passes), explicit.run(**probe, passes=passes)
+    )
+
+
 def test_the_model_is_left_in_evaluation_mode(random_classifier, probe):
     model = random_classifier()
     runner = make_runner(model, probe)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.models.teacher import load_teacher
 from tests.support import tiny
 

@@ -3,7 +3,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from amalgam_edge.scoring.adaptive import FIRST_PASSES, Z, estimate, next_passes
+from amalgam_edge.scoring.adaptive_passes import FIRST_PASSES, STANDARD_ERRORS, estimate, next_passes
 
 
 def draw(means, spread, passes, seed=0):
@@ -32,6 +32,34 @@ def test_the_mean_and_its_variance_by_hand():
         pooled.append(own[-1] / (n - 1))  # the two texts are too unlike to be pooled with each other
     expected = [(s + 4 * q) / (n - 1 + 4) / n for s, q, n in zip(own, pooled, passes, strict=True)]
     np.testing.assert_allclose(variance, expected, rtol=1e-9)
+
+
+def test_the_variance_leans_on_texts_whose_uncertainty_lies_in_the_same_eighth():
+    rng = np.random.default_rng(3)
+    logits = draw(rng.uniform(0, 4, (300, 3)), 0.5, 4)
+    u, variance = estimate(logits, np.full(300, 4))
+    p = scipy.special.softmax(logits, axis=-1)
+    influence = -(p * np.log(p.mean(axis=0))).sum(axis=-1) / np.log(3)
+    spread = influence.var(axis=0, ddof=1)
+    eighth = np.minimum(np.floor(u * 8), 7)
+    assert len(set(eighth)) > 5
+    prior = np.array([spread[eighth == own].mean() for own in eighth])
+    np.testing.assert_allclose(variance, (3 * spread + 4 * prior) / (3 + 4) / 4, rtol=1e-9)
+
+
+def test_a_choice_is_open_within_three_quarters_of_a_standard_error():
+    n = 3000
+    means = [np.random.default_rng(seed).uniform(0, 2, (n, 3)) for seed in (1, 2)]
+    logits = [draw(mean, 0.5, 2, seed) for seed, mean in enumerate(means)]
+    (first, first_variance), (second, second_variance) = (estimate(each, np.full(n, 2)) for each in logits)
+    distance = np.abs(first - second) / np.sqrt(first_variance + second_variance)
+    assert ((distance > 0.7) & (distance < 0.8)).sum() > 20
+    goes_on = next_passes(logits, counts(2, n, 2), 10) > 2
+    np.testing.assert_array_equal(goes_on, np.broadcast_to(distance <= 0.75, (2, n)))
+
+
+def test_a_text_begins_with_two_passes():
+    assert FIRST_PASSES == 2
 
 
 def test_passes_that_were_not_run_do_not_count():
@@ -118,4 +146,4 @@ def test_the_bound_holds_where_it_stops():
     right = np.argmin([estimate(x, np.full(2000, 200))[0] for x in many], axis=0)
     wrong = (chosen != right)[settled].mean()
     assert settled.mean() > 0.3
-    assert wrong < scipy.stats.norm.sf(Z)
+    assert wrong < scipy.stats.norm.sf(STANDARD_ERRORS)

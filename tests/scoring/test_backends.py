@@ -96,6 +96,12 @@ def test_what_is_not_there_is_refused_with_a_remedy(machine, runtime, torch_cuda
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", 1024), ("cuda", 16_384), ("cuda:1", 16_384)])
+def test_batches_are_sixteen_times_as_large_on_a_gpu(name, device, tokens):
+    assert Backend(name, device).batch_tokens == tokens
+
+
 def test_a_backend_says_what_it_is():
     assert str(Backend("torch", "cuda:1")) == "torch on cuda:1"
 

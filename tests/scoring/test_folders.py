@@ -25,7 +25,7 @@ def scores_of(teacher):
     rng = np.random.default_rng(len(teacher))
     rows = np.setdiff1d(np.arange(10), [*FAILED])
     scores = TeacherScores.from_logits(teacher, rng.normal(size=(10, 3)), rng.normal(size=(4, 10, 3)))
-    return scores.take(rows).among(10, rows)
+    return scores.take(rows).scatter(10, rows)
 
 
 def put(folder, teacher, shards, **changes):

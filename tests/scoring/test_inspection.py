@@ -18,12 +18,13 @@ def store(tmp_path):
     rows = np.array([0, 1, 2, 3, 8, 10, 11])
     passes = np.array([2, 5, 2, 2, 5, 2, 2])
     scores = TeacherScores.from_logits("t", rng.normal(size=(7, 3)), rng.normal(size=(5, 7, 3)), passes)
-    scores = scores.among(12, rows)
+    scores = scores.scatter(12, rows)
     key = ScoreKey("t", "f" * 64, "c" * 64, 12, {"passes": "auto", "seed": 0, "teachers": ["f" * 64]})
     store = ScoreStore(tmp_path, key, shard_size=4, made_by={"engine": "local", "backend": "torch on cpu"})
     store.open()
     store.write(0, scores.take(np.arange(4)))
-    store.by(engine="ray").write(2, scores.take(np.arange(8, 12)), [{"text": 9, "error": "RuntimeError: too deep"}])
+    failed = [{"text": 9, "error": "RuntimeError: too deep"}]
+    store.for_writer(engine="ray").write(2, scores.take(np.arange(8, 12)), failed)
     return store
 
 
@@ -68,6 +69,10 @@ def test_a_damaged_shard_is_told(store):
         describe(store)
 
 
+def test_quantiles_are_named_by_their_share():
+    assert QUANTILES == {"min": 0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1}
+
+
 @pytest.mark.parametrize("n", [1, 2, 19, 20, 5000])
 def test_quantiles_are_those_of_numpy(n):
     values = np.random.default_rng(n).beta(5, 1, size=n)
@@ -84,5 +89,7 @@ def test_the_rate_leaves_pauses_out():
     assert rate([at(0), at(2), at(4)]) == pytest.approx(5.0)
     assert rate([at(4, 4), at(0), at(2)]) == pytest.approx(14 / 4)  # in any order
     assert rate([at(0), at(2), at(4), at(2000), at(2002)]) == pytest.approx(5.0)
+    assert rate([at(0), at(2), at(4), at(24)]) == pytest.approx(30 / 24)  # ten times the usual gap is no pause yet
+    assert rate([at(0), at(2), at(4), at(25)]) == pytest.approx(5.0)
     assert rate([at(0)]) is None
     assert rate([at(0), at(0)]) is None

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.scoring.isolation import score_isolating
+from amalgam_edge.scoring.isolation import isolate_failures
 from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
 
 NAMES = ("first", "second")
@@ -43,7 +43,7 @@ def scoring(poison):
 )
 def test_the_texts_at_fault_are_found_and_the_others_scored(poison):
     score, _ = scoring(poison)
-    told = score_isolating(score, TEXTS, BLANKS)
+    told = isolate_failures(score, TEXTS, BLANKS)
     for name, each in zip(NAMES, told, strict=True):
         bad = [TEXTS.index(text) for text in poison.get(name, [])]
         assert each.failures == dict.fromkeys(bad, "RuntimeError: no room for")
@@ -59,13 +59,13 @@ def test_the_texts_at_fault_are_found_and_the_others_scored(poison):
 
 def test_where_nothing_is_wrong_texts_are_scored_once():
     score, calls = scoring({})
-    score_isolating(score, TEXTS, BLANKS)
+    isolate_failures(score, TEXTS, BLANKS)
     assert calls == [((0, 1), tuple(TEXTS))]
 
 
 def test_one_text_costs_few_runs():
     score, calls = scoring({"first": ["text 7"]})
-    score_isolating(score, TEXTS, BLANKS)
+    isolate_failures(score, TEXTS, BLANKS)
     # All, each teacher alone, two halves each of four times, the others together, the other teacher on the one.
     assert len(calls) <= 1 + 2 + 2 * 4 + 1 + 1
     assert calls[-2] == ((0, 1), (*TEXTS[:7], *TEXTS[8:]))
@@ -76,12 +76,12 @@ def test_a_teacher_that_scores_nothing_is_at_fault_itself():
     with pytest.raises(
         AmalgamError, match=r"^teacher 'second': scores none of 13 texts \(RuntimeError: no room for\);"
     ):
-        score_isolating(score, TEXTS, BLANKS)
+        isolate_failures(score, TEXTS, BLANKS)
 
 
 def test_the_only_text_may_fail():
     score, _ = scoring({"second": TEXTS})
-    assert score_isolating(score, TEXTS[:1], BLANKS)[1].failures == {0: "RuntimeError: no room for"}
+    assert isolate_failures(score, TEXTS[:1], BLANKS)[1].failures == {0: "RuntimeError: no room for"}
 
 
 def test_mistakes_of_the_user_are_no_failures_of_a_text():
@@ -89,7 +89,7 @@ def test_mistakes_of_the_user_are_no_failures_of_a_text():
         raise AmalgamError("the device is gone")
 
     with pytest.raises(AmalgamError, match="the device is gone"):
-        score_isolating(score, TEXTS, BLANKS)
+        isolate_failures(score, TEXTS, BLANKS)
 
 
 def test_texts_that_fail_together_alone_are_not_at_fault():
@@ -99,7 +99,7 @@ def test_texts_that_fail_together_alone_are_not_at_fault():
         return [scores_of(NAMES[position], texts) for position in positions]
 
     with pytest.raises(AmalgamError, match=r"13 texts cannot be scored together \(out of memory\).*--batch-tokens"):
-        score_isolating(score, TEXTS, BLANKS)
+        isolate_failures(score, TEXTS, BLANKS)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -110,7 +110,7 @@ def test_scores_that_are_not_finite_are_failures(bad):
         scores[1].mean_probabilities[9, 0] = bad
         return scores
 
-    first, second = score_isolating(score, TEXTS, BLANKS)
+    first, second = isolate_failures(score, TEXTS, BLANKS)
     assert (first.failures, second.failures) == ({4: "scores are not finite"}, {9: "scores are not finite"})
     assert first.scores.passes.tolist() == [2] * 4 + [0] + [2] * 8
     assert np.isnan(second.scores.logits[9]).all()

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import inspect
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.scoring.features import text_features
+from amalgam_edge.scoring.hidden_states import hidden_states
 from amalgam_edge.scoring.run import cached_stores, named_stores
 from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_key, score_texts
 from amalgam_edge.scoring.scores import ARRAYS
@@ -64,6 +67,36 @@ def assert_same(found, expected, atol=0.0):
     assert found.teacher == expected.teacher
     for name in ARRAYS:
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=0, atol=atol, err_msg=name)
+
+
+def test_settings_are_those_of_the_documentation_unless_told_otherwise():
+    assert dataclasses.asdict(ScoringSettings()) == {
+        "passes": 10,
+        "max_passes": 10,
+        "seed": 0,
+        "masks": "systematic",
+        "dropout": None,
+        "precision": "fp32",
+        "batch_tokens": 1024,
+    }
+
+
+@pytest.mark.parametrize(
+    ("passes", "max_passes", "most", "balanced"), [(4, 9, 4, 4), (10, 3, 10, 10), (25, 3, 25, 10), ("auto", 7, 7, 7)]
+)
+def test_masks_are_balanced_over_all_passes_up_to_ten(passes, max_passes, most, balanced):
+    settings = ScoringSettings(passes=passes, max_passes=max_passes)
+    assert (settings.most_passes, settings.balanced_over) == (most, balanced)
+
+
+@pytest.mark.parametrize("function", [predict_texts, hidden_states, text_features])
+def test_batches_hold_1024_tokens_unless_told_otherwise(function):
+    assert inspect.signature(function).parameters["batch_tokens"].default == ScoringSettings.batch_tokens == 1024
+
+
+def test_dropout_is_proven_alive_on_the_first_four_texts_together(teacher, corpus, store, runs):
+    score_into([store], [teacher], corpus)
+    assert runs[0] == 4
 
 
 @pytest.fixture
@@ -416,7 +449,7 @@ def test_a_teacher_that_cannot_be_run_at_all_is_refused(teacher, corpus, store, 
 def test_a_build_is_of_the_texts_that_every_teacher_scored(teacher, corpus):
     whole = scored([teacher], corpus.texts)[0]
     rows = np.setdiff1d(np.arange(len(corpus)), [2, 5])
-    holed = [whole.take(rows).among(len(corpus), rows), dataclasses.replace(whole, teacher="u")]
+    holed = [whole.take(rows).scatter(len(corpus), rows), dataclasses.replace(whole, teacher="u")]
     train, held_out = corpus.split(3)
     texts = BuildTexts(corpus, train, held_out, None)
     tokenized = tokenize(corpus, teacher.tokenizer)
@@ -435,6 +468,6 @@ def test_a_build_is_of_the_texts_that_every_teacher_scored(teacher, corpus):
         "the failures folders in out.work/scores tell why"
     ]
     assert drop_unscored(texts, tokenized, [whole], 3, work_folder, said.append)[0] is texts
-    few = [whole.take(rows[:1]).among(len(corpus), rows[:1])]
+    few = [whole.take(rows[:1]).scatter(len(corpus), rows[:1])]
     with pytest.raises(AmalgamError, match="at least two are needed"):
         drop_unscored(texts, tokenized, few, 3, work_folder, said.append)

@@ -1,9 +1,12 @@
+import dataclasses
+import hashlib
+
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
 
-from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
+from amalgam_edge.scoring.scores import ARRAYS, TeacherScores, certainty
 
 
 @pytest.fixture
@@ -67,6 +70,44 @@ def test_take_and_concatenate_are_inverse(logits, pass_logits):
     assert (len(first), len(rest), joined.teacher) == (2, 4, "t")
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(joined, name), getattr(scores, name))
+
+
+def test_the_digest_by_hand(logits, pass_logits):
+    scores = TeacherScores.from_logits("t", logits, pass_logits)
+    content = b""
+    for name, shape, kind in (
+        ("logits", "(6, 3)", "<f4"),
+        ("probabilities", "(6, 3)", "<f4"),
+        ("mean_probabilities", "(6, 3)", "<f4"),
+        ("predictive_entropy", "(6,)", "<f4"),
+        ("mutual_information", "(6,)", "<f4"),
+        ("energy", "(6,)", "<f4"),
+        ("passes", "(6,)", "<i4"),
+    ):
+        content += f"{name} {shape} ".encode() + getattr(scores, name).astype(kind).tobytes()
+    assert scores.digest() == hashlib.sha256(content).hexdigest()
+    swapped = {name: getattr(scores, name).astype(getattr(scores, name).dtype.newbyteorder(">")) for name in ARRAYS}
+    assert dataclasses.replace(scores, **swapped).digest() == scores.digest()
+
+
+def test_certainty_is_one_minus_the_uncertainty_of_each_teacher(logits, pass_logits):
+    teachers = [
+        TeacherScores.from_logits(name, logits, part) for name, part in (("a", pass_logits), ("b", logits[None]))
+    ]
+    for column, teacher in zip(certainty(teachers).T, teachers, strict=True):
+        entropy = scipy.stats.entropy(teacher.mean_probabilities.astype(np.float64), axis=-1)
+        np.testing.assert_allclose(column, 1 - entropy / np.log(3), atol=1e-7)
+
+
+def test_scatter_undoes_take_and_leaves_the_rest_blank(logits, pass_logits):
+    scores = TeacherScores.from_logits("t", logits, pass_logits)
+    rows = np.array([4, 1])
+    scattered = scores.take(rows).scatter(6, rows)
+    assert np.flatnonzero(scattered.scored).tolist() == [1, 4]
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(scattered, name)[rows], getattr(scores, name)[rows])
+        blank = getattr(scattered, name)[[0, 2, 3, 5]]
+        assert (blank == 0).all() if name == "passes" else np.isnan(blank).all()
 
 
 def test_take_follows_the_order_of_rows(logits, pass_logits):

@@ -22,7 +22,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.scoring import shards
 from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
-from amalgam_edge.storage.staging import write_by_rename
+from amalgam_edge.storage.staging import write_atomically
 
 SETTINGS = {
     "passes": 4,
@@ -149,6 +149,8 @@ def test_a_second_store_on_the_same_folder_goes_on(store, scores, tmp_path):
         ({"precision": "fp16"}, "precision fp32 there, fp16 here"),
         ({"max_length": 31}, "max length 32 there, 31 here"),
         ({"teacher": "a name that is rather long"}, "another teacher"),
+        ({"teacher": "x" * 20}, f"teacher t there, {'x' * 20} here"),
+        ({"teacher": "x" * 21}, "another teacher"),
     ],
 )
 def test_scores_of_something_else_are_refused_by_what_differs(store, scores, tmp_path, changes, named):
@@ -430,7 +432,7 @@ def test_a_folder_without_the_right_to_write_is_refused(tmp_path, scores):
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from amalgam_edge.storage.staging import write_by_rename
+from amalgam_edge.storage.staging import write_atomically
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -444,7 +446,7 @@ if sys.argv[2] == "in the middle":
     Path.write_bytes = write_half_and_die
 else:
     os.replace = die
-write_by_rename(Path(sys.argv[1]), b"second" * 1000)
+write_atomically(Path(sys.argv[1]), b"second" * 1000)
 """
 
 
@@ -465,8 +467,8 @@ def test_kill_9_while_a_file_is_written_leaves_the_old_one(store, moment):
 
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "file.json"
-    write_by_rename(path, b"first, and long")
-    write_by_rename(path, b"second")
+    write_atomically(path, b"first, and long")
+    write_atomically(path, b"second")
     assert path.read_bytes() == b"second"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
 
@@ -487,8 +489,8 @@ def test_the_manifest_says_what_scores_depend_on(store):
 
 @pytest.fixture(params=["memory", "bucket"])
 def elsewhere(request):
-    """A store that is not on the local disk."""
-    return ScoreStore(f"{request.getfixturevalue(request.param)}/scores/t", key_of(), shard_size=4)
+    """A store that is not on the local disk, in a folder that no other test uses: the bucket is shared."""
+    return ScoreStore(f"{request.getfixturevalue(request.param)}/store-tests/t", key_of(), shard_size=4)
 
 
 def test_a_store_elsewhere_goes_on_where_it_stopped(elsewhere, scores):
@@ -547,7 +549,7 @@ FAILED = [{"text": 5, "error": "RuntimeError: too deep"}, {"text": 6, "error": "
 
 def with_failures(scores):
     rows = np.array([4, 7])
-    return scores.take(rows).among(4, rows - 4)
+    return scores.take(rows).scatter(4, rows - 4)
 
 
 def test_texts_that_could_not_be_scored_are_blank_and_told_of(store, scores):
@@ -593,7 +595,7 @@ def test_a_damaged_account_of_failures_is_refused(store, scores, content):
 
 def test_every_shard_says_who_wrote_it(store, scores):
     before = datetime.now(UTC)
-    fill(store.by(engine="local", backend="torch on cpu"), scores, [1])
+    fill(store.for_writer(engine="local", backend="torch on cpu"), scores, [1])
     said = json.loads(pq.read_metadata(store.folder / "shard-000001.parquet").metadata[b"amalgam-edge"])
     assert before <= datetime.fromisoformat(said.pop("written")) <= datetime.now(UTC)
     assert len(said.pop("digest")) == 64
@@ -607,15 +609,15 @@ def test_every_shard_says_who_wrote_it(store, scores):
 
 
 def test_another_version_goes_on_and_signs_too(store, scores, monkeypatch):
-    fill(store.by(engine="local"), scores, [0])
-    fill(store.by(engine="local"), scores, [1])
+    fill(store.for_writer(engine="local"), scores, [0])
+    fill(store.for_writer(engine="local"), scores, [1])
     assert [writer.engine for writer in store.written_by()] == ["local"]
     versions = store.written_by()[0].versions
     assert versions["amalgam-edge"] == importlib.metadata.version("amalgam-edge")
     monkeypatch.setattr(shards, "installed_versions", lambda: versions | {"amalgam-edge": "99"})
-    fill(store.by(engine="ray"), scores, [2])
+    fill(store.for_writer(engine="ray"), scores, [2])
     before = state(store.folder)
-    store.by(engine="another, with nothing left to write").open()
+    store.for_writer(engine="another, with nothing left to write").open()
     assert state(store.folder) == before
     assert [(w.versions["amalgam-edge"], w.engine) for w in store.written_by()] == [
         (versions["amalgam-edge"], "local"),

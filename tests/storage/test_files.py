@@ -43,6 +43,7 @@ def test_what_another_client_wrote_is_seen(bucket):
 def test_local_paths_and_urls_are_told_apart(tmp_path):
     assert files.locate(str(tmp_path)) == tmp_path
     assert files.locate(f"file://{tmp_path}/a") == tmp_path / "a"
+    assert files.locate(f"local://{tmp_path}/a") == tmp_path / "a"
     assert files.locate("relative/a") == Path("relative/a")
     assert files.locate("s3://bucket/a/") == "s3://bucket/a"
     assert [files.is_url(where) for where in ("s3://a/b", f"file://{tmp_path}", tmp_path)] == [True, False, False]
@@ -67,11 +68,20 @@ def test_what_always_fails_says_why_and_how_often_it_was_tried(flaky):
             ask("flaky://there")
 
 
-def test_what_no_waiting_mends_is_not_tried_again(flaky):
-    flaky.failures, flaky.error = 99, PermissionError("Access Denied")
-    with pytest.raises(PermissionError, match="Access Denied"):
+@pytest.mark.parametrize(
+    "error", [PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError]
+)
+def test_what_no_waiting_mends_is_not_tried_again(flaky, error):
+    flaky.failures, flaky.error = 99, error("Access Denied")
+    with pytest.raises(error, match="Access Denied"):
         files.write("flaky://there/a", b"content")
     assert flaky.waits == []
+
+
+def test_names_are_in_order(folder):
+    for name in ("b", "c", "a", "B", "10", "9"):
+        files.write(files.join(folder, name), b"x")
+    assert files.names(folder) == ["10", "9", "B", "a", "b", "c"]
 
 
 def test_a_file_system_that_nobody_knows_is_refused():

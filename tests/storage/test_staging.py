@@ -4,7 +4,7 @@ import pytest
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.storage import staging
-from amalgam_edge.storage.staging import staged, write_whole
+from amalgam_edge.storage.staging import staged, write_text_atomically
 
 
 def fill(folder, **files):
@@ -100,8 +100,8 @@ def test_what_a_killed_build_left_is_swept_away(tmp_path):
 
 def test_a_file_takes_the_place_of_another(tmp_path):
     page = tmp_path / "deep" / "page.html"
-    write_whole(page, "eins")
-    write_whole(page, "zwei ↔")
+    write_text_atomically(page, "eins")
+    write_text_atomically(page, "zwei ↔")
     assert page.read_text("utf-8") == "zwei ↔"
     assert listing(page.parent) == ["page.html"]
 
@@ -114,6 +114,6 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
 
     monkeypatch.setattr(staging.os, "replace", full)
     with pytest.raises(AmalgamError, match=r"page.html: cannot be written \(No space left on device\)"):
-        write_whole(page, "new")
+        write_text_atomically(page, "new")
     assert page.read_text("utf-8") == "old"
     assert listing(tmp_path) == ["page.html"]

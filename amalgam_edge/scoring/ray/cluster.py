@@ -1,10 +1,10 @@
-"""Scoring by Ray Data: texts stream from Parquet to actors that hold the teachers, and scores from there to the stores.
+"""Scoring by Ray Data: actors hold the teachers, read texts from Parquet files and write scores to the stores.
 
-The driver deals out names of files and counts; no score passes through it. What is scored is on disk: a driver that was
-killed goes on with what is missing.
+The driver hands out names of files and counts texts; no score passes through it. Shards are on disk as soon as they are
+scored, so a driver that was killed goes on with what is missing.
 
-Actors read the files themselves. Ray Data's own reading is tasks that want cores, and all cores belong to actors: on
-two of them it never starts the second actor, or with both of them never reads (Ray 2.60).
+Actors read the files themselves. Ray Data would read them in tasks that need cores, but all cores belong to actors: on
+two cores it never starts the second actor, or starts both and never reads (Ray 2.60).
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from pathlib import Path
 import ray
 import ray.data
 
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.progress import Advance
 from amalgam_edge.scoring.ray.attempts import Attempts
 from amalgam_edge.scoring.ray.pending import write_pending
-from amalgam_edge.scoring.ray.worker import FILE, Open, ShardWorker, Work, cause
+from amalgam_edge.scoring.ray.worker import FILE, OpenTeachers, ShardWorker, WorkerTask, cause
 from amalgam_edge.scoring.score import open_stores
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
 
-_IN_FLIGHT = 2  # files that an actor may hold: with more, a slow node keeps others waiting at the end
-_PATIENCE = 10.0  # seconds
+_FILES_IN_FLIGHT = 2  # that an actor may hold: with more, all others wait for a slow node at the end
+_CONNECT_TIMEOUT = 10.0  # seconds
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the work is done.
+    """The Ray cluster that scores, and how many workers it runs.
 
     Attributes:
-        address: of a running cluster, ``auto`` for the one that runs here; None starts one for as long as it takes.
-        workers: how many actors; None for as many as there are GPUs, or cores over ``threads``.
-        threads: cores of an actor.
-        gpus: whether actors take a GPU each, where the cluster has any.
+        address: Address of a running cluster; ``auto`` for the one that runs on this machine; None starts a cluster on
+            this machine, and ends it when all is scored.
+        workers: Number of actors; None for one on each GPU, or one for every ``threads`` cores.
+        threads: Number of cores of an actor.
+        gpus: Whether each actor takes a GPU, if the cluster has any.
     """
 
     address: str | None = None
@@ -53,41 +54,41 @@ class Cluster:
 
 
 def score_on_ray(
-    open_teachers: Open, stores: Sequence[ScoreStore], corpus: Corpus, cluster: Cluster, advance: Advance
+    open_teachers: OpenTeachers, stores: Sequence[ScoreStore], corpus: Corpus, cluster: Cluster, advance: Advance
 ) -> None:
-    """Score what the stores lack; what they come to is what the local engine comes to.
+    """Score the shards that the stores lack; scores are those that the local engine computes.
 
     Args:
-        open_teachers: makes the teachers ready; it runs in each worker.
-        stores: each teacher's, in a place that all nodes see.
-        corpus: what to score.
-        cluster: where.
-        advance: told of each text once for each teacher.
+        open_teachers: Makes the teachers ready; it is called in each worker.
+        stores: The store of each teacher, in a place that all nodes see.
+        corpus: The texts.
+        cluster: The cluster and its workers.
+        advance: Is called with numbers of finished texts; each text counts once for each teacher.
 
     Raises:
-        AmalgamError: there is no such cluster, it has no room for a worker, a worker fails for another reason than a
-            text, or a store cannot be written to.
+        AmalgamError: There is no such cluster, it has too few cores for a worker, a worker fails for a reason other
+            than a text, or a store cannot be written to.
     """
     if not any(store.missing() for store in stores):
         open_stores(stores, advance)
         return
-    beside = files.parent(stores[0].folder)
-    pending, attempts = files.join(beside, ".pending"), files.join(beside, ".attempts")
+    parent = files.parent(stores[0].folder)
+    pending, attempts = files.join(parent, ".pending"), files.join(parent, ".attempts")
     with _connected(cluster):
-        most, options = _actors(cluster)
-        missing = open_stores(stores, advance)  # not before: where no cluster answers, nothing is begun
-        texts = write_pending(pending, corpus, stores[0], missing, workers=most)
-        n_workers = min(most, len(texts))
-        work = Work(open_teachers, stores, Attempts(_absolute(attempts)))
+        max_workers, resources = _actors(cluster)
+        missing = open_stores(stores, advance)  # once connected, so that without a cluster no folder is made
+        texts = write_pending(pending, corpus, stores[0], missing, workers=max_workers)
+        n_workers = min(max_workers, len(texts))
+        task = WorkerTask(open_teachers, stores, Attempts(_absolute(attempts)))
         actors = ray.data.ActorPoolStrategy(
-            min_size=1, initial_size=n_workers, max_size=n_workers, max_tasks_in_flight_per_actor=_IN_FLIGHT
+            min_size=1, initial_size=n_workers, max_size=n_workers, max_tasks_in_flight_per_actor=_FILES_IN_FLIGHT
         )
         waiting = ray.data.from_items([{FILE: str(_absolute(file))} for file in texts], override_num_blocks=len(texts))
         try:
-            done = waiting.map_batches(
-                ShardWorker, fn_constructor_args=(work,), batch_size=1, compute=actors, **options
+            finished = waiting.map_batches(
+                ShardWorker, fn_constructor_args=(task,), batch_size=1, compute=actors, **resources
             )
-            for row in done.iter_rows():
+            for row in finished.iter_rows():
                 advance(len(stores) * row["n_texts"])
         except Exception as error:  # what Ray raises has no common base
             raise AmalgamError(
@@ -103,18 +104,22 @@ def _absolute(location: Location) -> Location:
 
 @contextmanager
 def _connected(cluster: Cluster) -> Iterator[None]:
-    """A connection to a cluster, ended when the block is left, unless there was one already.
+    """Connect to a cluster, and disconnect when the block is left, unless this process was connected already.
 
-    Ray tells its makers of each run, and asks a Prometheus every ten seconds to do so; here only if the user wants it.
+    Ray reports usage to its developers, and polls a Prometheus server every ten seconds for that, unless told not to.
+    The user's own setting of ``RAY_USAGE_STATS_ENABLED`` is left as it is.
+
+    Raises:
+        AmalgamError: No cluster answers at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         yield
         return
-    # Ray's core tells each driver that lost arguments keep an actor from starting again; they are lost with the driver.
+    # Ray's core logs in each driver that actors cannot be restarted once their arguments are lost, as the driver ends.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        _knock(cluster.address)
+        _require_listener(cluster.address)
         ray.init(
             address=cluster.address,
             include_dashboard=False if cluster.address is None else None,
@@ -132,28 +137,28 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Find out in seconds that nobody listens at ``HOST:PORT``; Ray takes minutes.
+def _require_listener(address: str | None) -> None:
+    """Check within seconds that something listens at ``HOST:PORT``; Ray itself would try for minutes.
 
     Raises:
-        OSError: nobody does.
+        OSError: Nothing listens there.
     """
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT).close()
 
 
 def _actors(cluster: Cluster) -> tuple[int, dict[str, float]]:
-    """How many actors, and what each of them takes.
+    """The number of actors, and the resources of each.
 
     Raises:
-        AmalgamError: there is no room for one.
+        AmalgamError: The cluster has fewer cores than one actor needs.
     """
-    there = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0)) if cluster.gpus else 0
+    available = ray.cluster_resources()
+    gpus = int(available.get("GPU", 0)) if cluster.gpus else 0
     if gpus:
         return cluster.workers or gpus, {"num_gpus": 1, "num_cpus": 0}
-    cores = int(there.get("CPU", 0))
+    cores = int(available.get("CPU", 0))
     if cores < cluster.threads:
         raise AmalgamError(f"--threads {cluster.threads}: the cluster has {cores} cores; name fewer")
     return cluster.workers or cores // cluster.threads, {"num_cpus": cluster.threads}

@@ -1,4 +1,4 @@
-"""Texts that wait to be scored, as a cluster's workers read them: Parquet, a row a shard."""
+"""Texts that wait to be scored, as Parquet files for the workers of a cluster: one row for each shard."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from amalgam_edge.corpus.reading import Corpus
+from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.scoring.shards import ShardStore
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
 
-_MOST_TEXTS = 16_384  # of a file: what a worker does between two tellings of how far it is
-_FILES_A_WORKER = 8  # so that no worker waits long for the last one
+_MAX_TEXTS_PER_FILE = 16_384  # a worker reports progress after each file
+_FILES_PER_WORKER = 8  # at least, so that no worker waits long for the last one
 
 _SHARD, _TEXTS = "shard", "texts"
 
@@ -22,29 +22,30 @@ _SHARD, _TEXTS = "shard", "texts"
 def write_pending(
     folder: Location, corpus: Corpus, store: ShardStore, shards: Sequence[int], *, workers: int
 ) -> list[Location]:
-    """Write the texts of shards, in the order of the shards; what an earlier run left there goes.
+    """Write the texts of shards, in the order of the shards, to a folder; its old content is deleted.
 
     Args:
-        folder: of these files alone.
-        corpus: whose texts they are.
-        store: which texts a shard holds.
-        shards: that are missing.
-        workers: among which the files are dealt out.
+        folder: Folder of these files alone.
+        corpus: The texts.
+        store: A store that knows which texts a shard holds.
+        shards: Numbers of the missing shards.
+        workers: Number of workers that the files are distributed among.
 
     Returns:
-        The files, each with a row a shard: its number and its texts.
+        The files, each with one row for each shard: its number and its texts.
 
     Raises:
-        AmalgamError: the folder cannot be written to.
+        AmalgamError: The folder cannot be written to.
     """
-    per_file = max(1, min(_MOST_TEXTS // store.shard_size, len(shards) // (_FILES_A_WORKER * workers)))
+    per_file = max(1, min(_MAX_TEXTS_PER_FILE // store.shard_size, len(shards) // (_FILES_PER_WORKER * workers)))
     written: list[Location] = []
     try:
         files.delete_folder(folder)
         for first in range(0, len(shards), per_file):
-            own = shards[first : first + per_file]
-            texts = [corpus.texts[rows.start : rows.stop] for rows in map(store.rows, own)]
-            table = pa.table({_SHARD: pa.array(own, pa.int64()), _TEXTS: pa.array(texts, pa.list_(pa.large_string()))})
+            in_file = shards[first : first + per_file]
+            texts = [corpus.texts[rows.start : rows.stop] for rows in map(store.rows, in_file)]
+            columns = {_SHARD: pa.array(in_file, pa.int64()), _TEXTS: pa.array(texts, pa.list_(pa.large_string()))}
+            table = pa.table(columns)
             content = pa.BufferOutputStream()
             pq.write_table(table, content, compression="zstd", row_group_size=1)
             written.append(files.join(folder, f"texts-{len(written):06d}.parquet"))
@@ -55,10 +56,10 @@ def write_pending(
 
 
 def read_pending(location: Location) -> Iterator[tuple[int, list[str]]]:
-    """The shards of a file: each one's number and its texts, one after another.
+    """The shards of a file, one after another: the number and the texts of each.
 
     Raises:
-        AmalgamError: the file is not to be read from here.
+        AmalgamError: The file cannot be read from this machine.
     """
     try:
         content = pq.ParquetFile(pa.BufferReader(files.read(location)))

@@ -1,4 +1,4 @@
-"""What a worker of the cluster does: score shards, and survive the texts that kill it."""
+"""A worker of the cluster: it scores shards, and finds the texts that kill the process that scores them."""
 
 from __future__ import annotations
 
@@ -9,161 +9,177 @@ import numpy as np
 import ray
 
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.scoring.isolation import IsolatedScores
 from amalgam_edge.scoring.ray.attempts import Attempts
 from amalgam_edge.scoring.ray.pending import read_pending
-from amalgam_edge.scoring.score import Answer, Opened, score_what_can_be, write_answer
+from amalgam_edge.scoring.score import ReadyTeachers, write_scores
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
 
-FILE = "file"  # the column of what a worker is given
-_ATTEMPTS = 2  # of a shard, before its texts are looked at one by one
-_CHUNK = 32  # texts that are looked at together first
+FILE = "file"  # the column that names the file of texts to score
+_ATTEMPTS = 2  # at a shard, before its texts are scored in processes that may die
+_CHUNK = 32  # texts that such a process scores together
 
-_OURS = f"{AmalgamError.__module__}.{AmalgamError.__qualname__}: "
+_AMALGAM_ERROR_PREFIX = f"{AmalgamError.__module__}.{AmalgamError.__qualname__}: "
 
-Open = Callable[[], Opened]
-Answers = Sequence[Answer]
+OpenTeachers = Callable[[], ReadyTeachers]
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every worker must know; it is sent to each.
+class WorkerTask:
+    """What every worker needs; it is sent to each.
 
     Attributes:
-        open: makes the teachers ready, where the worker is.
-        stores: each teacher's.
-        attempts: at the shards.
+        open_teachers: Makes the teachers ready on the worker's machine.
+        stores: The store of each teacher.
+        attempts: Counts attempts at each shard, over all workers.
     """
 
-    open: Open
+    open_teachers: OpenTeachers
     stores: Sequence[ScoreStore]
     attempts: Attempts
 
 
 class ShardWorker:
-    """An actor of Ray Data.
+    """An actor of Ray Data, which scores files of texts.
 
-    A shard that is there already is not scored again, and one is written whole or not at all, so that it does not
-    matter how often a shard is tried.
+    A shard that exists is not scored again, and a shard is written whole or not at all, so it does no harm to try one
+    more than once.
 
     Args:
-        work: see :class:`Work`.
+        task: What the worker needs.
     """
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._opened = work.open()
-        self._stores = [store.by(engine="ray", backend=self._opened.backend) for store in work.stores]
+    def __init__(self, task: WorkerTask) -> None:
+        self._task = task
+        self._ready = task.open_teachers()
+        self._stores = [store.for_writer(engine="ray", backend=self._ready.backend) for store in task.stores]
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int]]:
-        """Score the shards of files that wait; the column ``n_texts`` says how many texts each file has."""
+        """Score the shards of files of texts; the column ``n_texts`` holds the number of texts in each file."""
         return {"n_texts": [self._score_file(files.locate(str(name))) for name in batch[FILE]]}
 
     def _score_file(self, pending: Location) -> int:
         n_texts = 0
         for shard, texts in read_pending(pending):
-            self._score(shard, texts)
+            self._score_shard(shard, texts)
             n_texts += len(texts)
         return n_texts
 
-    def _score(self, shard: int, texts: list[str]) -> None:
+    def _score_shard(self, shard: int, texts: list[str]) -> None:
         lacking = [not store.has(shard) for store in self._stores]
         if not any(lacking):
             return
-        for store, answer, lacks in zip(self._stores, self._answers(shard, texts), lacking, strict=True):
+        for store, isolated, lacks in zip(self._stores, self._score(shard, texts), lacking, strict=True):
             if lacks:
-                write_answer(store, shard, answer)
-        self._work.attempts.end(shard)
+                write_scores(store, shard, isolated)
+        self._task.attempts.end(shard)
 
-    def _answers(self, shard: int, texts: Sequence[str]) -> Answers:
-        if self._work.attempts.begin(shard) < _ATTEMPTS:
-            return score_what_can_be(*self._opened[:2], texts, self._opened.settings, _nobody)
-        return score_apart(self._work.open, texts)
+    def _score(self, shard: int, texts: Sequence[str]) -> Sequence[IsolatedScores]:
+        if self._task.attempts.begin(shard) < _ATTEMPTS:
+            return self._ready.score(texts, _ignore_progress)
+        return score_without_fatal_texts(self._task.open_teachers, texts)
 
 
-def score_apart(open_teachers: Open, texts: Sequence[str]) -> Answers:
-    """Score texts in processes that may die: all but those that kill theirs together, as if there were no others.
+def score_without_fatal_texts(open_teachers: OpenTeachers, texts: Sequence[str]) -> Sequence[IsolatedScores]:
+    """Score texts, some of which may kill the process that scores them.
+
+    Those that do are left blank; the others are scored together, as if there were no others.
 
     Args:
-        open_teachers: makes the teachers ready.
-        texts: of a shard.
+        open_teachers: Makes the teachers ready.
+        texts: The texts of a shard.
+
+    Returns:
+        The scores and failures of each teacher.
 
     Raises:
-        AmalgamError: the teachers cannot be made ready, or no text can be scored.
+        AmalgamError: The teachers cannot be made ready, or no text can be scored.
     """
-    killers: dict[int, str] = {}
-    while good := [row for row in range(len(texts)) if row not in killers]:
-        done, why = _score_chunks(open_teachers, [texts[row] for row in good], len(good))
-        if why is None:
-            return [_spread(answer, good, killers, len(texts)) for answer in done[0]]
-        found = find_killers(open_teachers, [texts[row] for row in good])
+    fatal: dict[int, str] = {}
+    while rows := [row for row in range(len(texts)) if row not in fatal]:
+        chunks, reason = _score_chunks(open_teachers, [texts[row] for row in rows], len(rows))
+        if reason is None:
+            return [_with_fatal_texts(isolated, rows, fatal, len(texts)) for isolated in chunks[0]]
+        found = find_fatal_texts(open_teachers, [texts[row] for row in rows])
         if not found:
-            raise AmalgamError(f"who scores a shard dies ({why}), and of none of its texts alone")
-        killers |= {good[row]: why for row, why in found.items()}
-    raise AmalgamError(f"no text of a shard can be scored ({killers[0]})")
+            raise AmalgamError(f"the process that scores a shard dies ({reason}), but not over any of its texts alone")
+        fatal |= {rows[row]: reason for row, reason in found.items()}
+    raise AmalgamError(f"no text of a shard can be scored ({fatal[0]})")
 
 
-def find_killers(open_teachers: Open, texts: Sequence[str]) -> dict[int, str]:
-    """The texts that kill whoever scores them, and how: 32 of them at a time, and then one by one."""
-    killers: dict[int, str] = {}
-    left = [(0, len(texts), _CHUNK)]
-    while left:
-        first, end, size = left.pop()
-        done, why = _score_chunks(open_teachers, texts[first:end], size)
-        if why is None:
+def find_fatal_texts(open_teachers: OpenTeachers, texts: Sequence[str]) -> dict[int, str]:
+    """The texts that kill the process that scores them, by their rows, and how it died.
+
+    Chunks of 32 texts are scored first, and the texts of a chunk that kills its process one by one.
+    """
+    fatal: dict[int, str] = {}
+    unchecked = [(0, len(texts), _CHUNK)]
+    while unchecked:
+        first, end, size = unchecked.pop()
+        chunks, reason = _score_chunks(open_teachers, texts[first:end], size)
+        if reason is None:
             continue
-        bad = first + len(done) * size
+        bad = first + len(chunks) * size
         after = min(bad + size, end)
         if after < end:
-            left.append((after, end, size))
+            unchecked.append((after, end, size))
         if after - bad > 1:
-            left.append((bad, after, 1))
+            unchecked.append((bad, after, 1))
         else:
-            killers[bad] = why
-    return killers
+            fatal[bad] = reason
+    return fatal
 
 
-def _spread(answer: Answer, good: Sequence[int], killers: dict[int, str], n_texts: int) -> Answer:
-    """One teacher's answer to all texts, of which it was told the good ones; the others are blank."""
-    scores, failures = answer
-    return scores.among(n_texts, np.array(good)), {good[row]: why for row, why in failures.items()} | killers
+def _with_fatal_texts(
+    isolated: IsolatedScores, rows: Sequence[int], fatal: dict[int, str], n_texts: int
+) -> IsolatedScores:
+    """One teacher's scores of all texts of a shard, of which those at ``rows`` were scored; the others are blank."""
+    failures = {rows[row]: reason for row, reason in isolated.failures.items()}
+    return IsolatedScores(isolated.scores.scatter(n_texts, np.array(rows)), failures | fatal)
 
 
-def _score_chunks(open_teachers: Open, texts: Sequence[str], size: int) -> tuple[list[Answers], str | None]:
-    """The answers to chunks of texts up to the first that cannot be scored, and why that is; None where all can."""
-    in_a_process = ray.remote(max_retries=0, num_cpus=0, num_returns="streaming")(_answer_chunks)
-    done: list[Answers] = []
+def _score_chunks(
+    open_teachers: OpenTeachers, texts: Sequence[str], size: int
+) -> tuple[list[Sequence[IsolatedScores]], str | None]:
+    """Score chunks of texts in a process of their own, which may die.
+
+    Returns:
+        The scores of the chunks before the first that cannot be scored, and why that one cannot; None where all can.
+    """
+    in_a_process = ray.remote(max_retries=0, num_cpus=0, num_returns="streaming")(_stream_chunks)
+    chunks: list[Sequence[IsolatedScores]] = []
     ready = False
     try:
-        for answer in in_a_process.remote(open_teachers, texts, size):
-            answers = ray.get(answer)
+        for reference in in_a_process.remote(open_teachers, texts, size):
+            scored = ray.get(reference)
             if ready:
-                done.append(answers)
+                chunks.append(scored)
             ready = True
     except ray.exceptions.RayError as error:
         if not ready:
             raise AmalgamError(f"a worker cannot make the teachers ready ({cause(error)})") from error
-        return done, cause(error)
-    return done, None
+        return chunks, cause(error)
+    return chunks, None
 
 
-def _answer_chunks(open_teachers: Open, texts: Sequence[str], size: int) -> Iterator[Answers]:
-    """First nothing, when the teachers are ready, and then the answers to one chunk of texts after another."""
-    opened = open_teachers()
+def _stream_chunks(open_teachers: OpenTeachers, texts: Sequence[str], size: int) -> Iterator[Sequence[IsolatedScores]]:
+    """An empty list as soon as the teachers are ready, and then the scores of one chunk of texts after another."""
+    ready = open_teachers()
     yield []
     for first in range(0, len(texts), size):
-        yield score_what_can_be(*opened[:2], texts[first : first + size], opened.settings, _nobody)
+        yield ready.score(texts[first : first + size], _ignore_progress)
 
 
 def cause(error: BaseException) -> str:
-    """What a worker raised, in a line, below all that Ray wraps it in."""
-    told = [line.removeprefix(_OURS) for line in str(error).splitlines() if line.startswith(_OURS)]
-    if told:
-        return told[-1]
+    """What a worker raised, in one line, without the errors that Ray wraps around it."""
+    own_errors = [line for line in str(error).splitlines() if line.startswith(_AMALGAM_ERROR_PREFIX)]
+    if own_errors:
+        return own_errors[-1].removeprefix(_AMALGAM_ERROR_PREFIX)
     inner = error.cause if isinstance(error, ray.exceptions.RayTaskError) and error.cause else error.__cause__
     return cause(inner) if inner is not None else first_line(error)
 
 
-def _nobody(n_texts: int) -> None:
-    """Is told how far it is."""
+def _ignore_progress(n_texts: int) -> None:
+    """Workers report progress by finished files, not by texts."""

@@ -48,7 +48,7 @@ class Interpreter(torch.fx.Interpreter):
             return super().call_function(target, args, kwargs)
         values, site, batched = args
         one = DropoutPass(MC_PASS, PASSES, "systematic")
-        word = site_word(torch.tensor(SEED, dtype=torch.int32), site, one.number_of_round)
+        word = site_word(torch.tensor(SEED, dtype=torch.int32), site, one.round_number)
         shape = values.shape[1:] if batched else values.shape
         return values * one.mask(unit_hashes(word, shape), RATE).to(values.dtype)
 

@@ -87,7 +87,7 @@ def scalars(mc_pass, seed):
 
 def torch_mask(site, sizes, passes, masks, mc_pass, seed):
     one = DropoutPass(mc_pass, passes, masks)
-    word = site_word(torch.tensor(seed, dtype=torch.int32), site.number, one.number_of_round)
+    word = site_word(torch.tensor(seed, dtype=torch.int32), site.number, one.round_number)
     return one.mask(unit_hashes(word, site.shape(sizes)), site.p).numpy()
 
 
@@ -194,8 +194,8 @@ def test_a_unit_of_all_axes_is_hashed_alike_by_hand(opened, masks):
 
     mc_pass, seed, passes = 19, 77, 16
     turn = mc_pass % passes if masks == "systematic" else 0
-    number_of_round = mc_pass // passes if masks == "systematic" else mc_pass
-    word = mix((mix(seed ^ 0x3C6EF372) + coordinate(number_of_round)) % words)
+    round_number = mc_pass // passes if masks == "systematic" else mc_pass
+    word = mix((mix(seed ^ 0x3C6EF372) + coordinate(round_number)) % words)
     word = mix((word + (site.number + 1) * 0x9E3779B9) % words)
     odd_numbers = [1, 3, 5, 7, 9, 11, 13, 15]
     found = opened(graph_of([site], passes, masks))({**ones([site], {"L": 7}), **scalars(mc_pass, seed)})["out6"]

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from amalgam_edge.corpus.reading import read_corpus
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.models.teacher import load_teacher
 from amalgam_edge.scoring.backends import Backend
 from amalgam_edge.scoring.score import ScoringSettings, score_corpus, score_key, score_texts
