@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import hypothesis
 import pytest
 
 BUNDLE_LABELS = ("games", "science", "net", "Straße & 猫")
@@ -25,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    hypothesis.settings.register_profile("no deadline", hypothesis.settings.default, deadline=None)
+    hypothesis.settings.load_profile("no deadline")  # no test depends on time
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,3 +1,5 @@
+"""The label space: merging, renaming, padding and encoding."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ def test_labels_stand_in_the_order_of_first_mention():
     assert space.warnings == ()
 
 
-def test_generic_names_are_kept_apart_and_said_so():
+def test_generic_names_stay_different_labels_with_a_warning():
     space = LabelSpace.union({"a": ["LABEL_0", "LABEL_1"], "b": ["LABEL_0", "spam"], "c": ["ham", "spam"]})
     assert space.names == ("a/LABEL_0", "a/LABEL_1", "b/LABEL_0", "spam", "ham")
     assert len(space.warnings) == 2
@@ -61,7 +63,7 @@ def test_a_rename_names_generic_classes_without_a_warning():
     assert space.warnings == ()
 
 
-def test_a_rename_for_every_teacher_yields_to_one_for_the_teacher():
+def test_a_rename_for_one_teacher_takes_precedence_over_one_for_all():
     space = LabelSpace.union(
         {"a": ["pos", "neg"], "b": ["pos", "neg"]}, {"*": {"pos": "good", "neg": "bad"}, "b": {"pos": "great"}}
     )
@@ -69,7 +71,7 @@ def test_a_rename_for_every_teacher_yields_to_one_for_the_teacher():
     assert dict(space.columns) == {"a": (0, 1), "b": (2, 1)}
 
 
-def test_a_partial_rename_still_warns_of_the_generic_rest():
+def test_generic_names_that_are_not_renamed_still_cause_a_warning():
     space = LabelSpace.union({"a": ["LABEL_0", "LABEL_1"]}, {"a": {"LABEL_0": "no"}})
     assert space.names == ("no", "a/LABEL_1")
     assert len(space.warnings) == 1
@@ -81,7 +83,7 @@ def test_renames_can_swap_two_names():
 
 
 @pytest.mark.parametrize(
-    ("teachers", "renames", "said"),
+    ("teachers", "renames", "message"),
     [
         ({}, {}, "no teacher"),
         ({"a": ["x", "x"]}, {}, "both called 'x'"),
@@ -90,10 +92,11 @@ def test_renames_can_swap_two_names():
         ({"a": ["x", "y"]}, {"nobody": {"x": "z"}}, "'nobody'"),
         ({"a": ["x"], "b": ["y"]}, {"a": {"y": "z"}}, "'y'"),
         ({"a": ["x"], "b": ["y"]}, {"*": {"q": "z"}}, "'q'"),
+        ({"a": ["x"]}, {"a": {"x": " "}}, "'x' of teacher 'a' to nothing"),
     ],
 )
-def test_mistakes_are_refused_by_name(teachers, renames, said):
-    with pytest.raises(AmalgamError, match=said):
+def test_mistakes_are_refused_by_name(teachers, renames, message):
+    with pytest.raises(AmalgamError, match=message):
         LabelSpace.union(teachers, renames)
 
 
@@ -121,15 +124,23 @@ def test_encode_lists_every_unknown_name_once():
         space.encode(["q", "x", "p", "q"])
 
 
-def test_encode_cuts_a_long_list_of_unknown_names():
+@pytest.mark.parametrize("n_unknown", [5, 6, 9])
+def test_encode_lists_at_most_five_unknown_names(n_unknown):
     space = LabelSpace.union({"a": ["x", "y"]})
-    with pytest.raises(AmalgamError, match="…") as caught:
-        space.encode([f"n{k}" for k in range(9)])
-    assert "n4" in str(caught.value)
-    assert "n5" not in str(caught.value)
+    with pytest.raises(AmalgamError) as caught:
+        space.encode([f"n{k}" for k in range(n_unknown)])
+    assert "'n4'" in str(caught.value)
+    assert "'n5'" not in str(caught.value)
+    assert ("…" in str(caught.value)) == (n_unknown > 5)
 
 
-def test_encode_refuses_missing_labels_among_unknown_ones():
+def test_warnings_do_not_make_label_spaces_different():
+    space = LabelSpace.union({"a": ["Games"], "b": ["games"]})
+    assert space.warnings
+    assert space == LabelSpace(space.names, space.columns, space.original_names)
+
+
+def test_encode_refuses_none_among_unknown_names():
     space = LabelSpace.union({"a": ["x", "y"]})
     with pytest.raises(AmalgamError):
         space.encode([None, "q", "x"])
@@ -159,7 +170,7 @@ def test_pad_preserves_mass_and_can_be_undone(teachers, data):
 
 
 @given(TEACHERS, st.lists(REAL_NAMES, min_size=1, max_size=4, unique=True))
-def test_another_teacher_never_moves_earlier_labels(teachers, classes):
+def test_another_teacher_does_not_move_earlier_labels(teachers, classes):
     before = LabelSpace.union(teachers)
     after = LabelSpace.union({**teachers, "last": classes})
     assert after.names[: len(before)] == before.names
@@ -174,7 +185,7 @@ def test_every_class_is_in_the_union_once(teachers):
         assert [space.names[column] for column in space.columns[teacher]] == classes
 
 
-def test_labels_that_the_same_teachers_know_are_one_group():
+def test_labels_known_by_the_same_teachers_are_one_group():
     space = LabelSpace.union({"a": ["u", "v", "w"], "b": ["w", "x", "v"], "c": ["y"]})
     assert space.names == ("u", "v", "w", "x", "y")
     assert space.knowledge.tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]]

@@ -173,8 +173,8 @@ def test_a_label_keeps_its_share_beside_a_similar_label_of_another_teacher(monke
 
 def test_a_single_teacher_s_prediction_is_the_target(gold_and_inputs):
     _, inputs = gold_and_inputs
-    alone = MethodInputs(inputs.scores[:1], LabelSpace.union({"a": "uvw"}), inputs.features)
-    supervision = REFINED.supervise(alone, MethodSettings())
+    alone = MethodInputs(inputs.scores[:1], LabelSpace.union({"a": "uvw"}))
+    supervision = REFINED.supervise(alone, MethodSettings())  # without features, as there is nothing to refine
     np.testing.assert_allclose(supervision.target, inputs.scores[0].probabilities, atol=1e-6)
     assert set(supervision.picked.tolist()) == {0}
 

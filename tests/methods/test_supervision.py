@@ -1,5 +1,6 @@
 """Supervision from scores, by hand."""
 
+import hashlib
 import math
 
 import numpy as np
@@ -124,9 +125,30 @@ def test_the_digest_depends_on_target_and_weight():
     assert len({supervised.digest(), other_target.digest(), other_weight.digest()}) == 3
 
 
+def test_the_digest_is_the_sha_256_of_target_and_weight_as_little_endian_float32():
+    supervised = supervision.from_labels(np.array([2, 0]), 3)
+    content = np.array([0, 0, 1, 1, 0, 0, 1, 1], dtype="<f4").tobytes()  # two rows of the target, then two weights
+    assert supervised.digest() == hashlib.sha256(content).hexdigest()
+
+
 def test_the_digest_does_not_depend_on_the_memory_layout():
     supervised = supervision.from_labels(np.array([2, 0]), 3)
     other_layout = supervision.Supervision(
         np.asfortranarray(supervised.target), supervised.weight.astype(">f4"), supervised.picked
     )
     assert other_layout.digest() == supervised.digest()
+
+
+def test_a_selection_has_the_targets_weights_and_teachers_of_its_rows():
+    everything = supervision.Supervision(np.eye(3), np.array([5.0, 6.0, 7.0]), np.array([0, 1, -1]))
+    selected = everything.take(np.array([2, 0, 2]))
+    assert selected.target.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1]]
+    assert selected.weight.tolist() == [7, 5, 7]
+    assert selected.picked.tolist() == [-1, 0, -1]
+
+
+def test_of_equally_certain_teachers_the_first_is_picked(labels):
+    alike = [scores_of("a", [[0.5, 0.5]]), scores_of("b", [[1 / 3, 1 / 3, 1 / 3]])]
+    supervised = supervision.from_weights(alike, np.array([[0.5, 0.5]]), labels, reweight=True)
+    assert supervised.picked.tolist() == [0]
+    np.testing.assert_allclose(supervised.weight, [1e-6], rtol=1e-3)

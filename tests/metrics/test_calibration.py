@@ -1,3 +1,5 @@
+"""Temperature scaling and calibration error, compared with scipy and with plain loops."""
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -6,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from amalgam_edge.metrics.calibration import COLDEST, HOTTEST, N_BINS, calibrate, fit_temperature, reliability
+from amalgam_edge.metrics.calibration import calibrate, fit_temperature, reliability
+
+COLDEST, HOTTEST, N_BINS = 0.1, 10.0, 15  # as docs/method.md has them
 
 
 def cross_entropy(logits, target, weight, temperature):
@@ -14,7 +18,7 @@ def cross_entropy(logits, target, weight, temperature):
 
 
 def example(seed, n_texts=200, n_labels=4, temperature=1.0):
-    """Logits, and targets that these logits give at another temperature, give or take."""
+    """Logits, noisy targets that these logits give at another temperature, and weights."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=3.0, size=(n_texts, n_labels))
     target = scipy.special.softmax(logits / temperature + rng.normal(scale=0.5, size=logits.shape), axis=1)
@@ -29,7 +33,7 @@ def test_the_temperature_that_made_the_targets_is_found(temperature):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_is_the_minimum_that_scipy_finds(seed):
+def test_the_temperature_is_the_minimum_that_scipy_finds(seed):
     logits, target, weight = example(seed, temperature=1.7)
     found = scipy.optimize.minimize_scalar(
         lambda log: cross_entropy(logits, target, weight, np.exp(log)),
@@ -41,7 +45,7 @@ def test_it_is_the_minimum_that_scipy_finds(seed):
 
 
 @given(arrays(np.float64, (6, 3), elements=st.floats(-30, 30)), st.integers(0, 2**31), st.floats(-8, 8))
-def test_no_neighbour_is_better(logits, seed, shift):
+def test_no_other_temperature_has_a_lower_cross_entropy(logits, seed, shift):
     rng = np.random.default_rng(seed)
     target, weight = rng.dirichlet(np.ones(3), 6), rng.uniform(0, 1, 6)
     fitted = fit_temperature(logits, target, weight)
@@ -60,7 +64,7 @@ def test_a_text_counts_by_its_weight():
     assert fit_temperature(logits, target, np.array([0.0, 7.0, 0.0])) == pytest.approx(alone)
 
 
-def test_certain_targets_go_to_the_limits():
+def test_certain_targets_give_the_limits():
     logits = np.array([[2.0, 0.0], [0.0, 1.0]])
     assert fit_temperature(logits, np.eye(2), np.ones(2)) == COLDEST
     assert fit_temperature(logits, np.eye(2)[::-1], np.ones(2)) == HOTTEST
@@ -77,7 +81,7 @@ def test_certain_targets_go_to_the_limits():
     ],
     ids=["no texts", "logits all alike", "no weight", "nothing finite", "certain beyond rounding"],
 )
-def test_where_nothing_can_be_told_it_is_1(logits, target, weight):
+def test_the_temperature_is_1_if_it_makes_no_difference(logits, target, weight):
     assert fit_temperature(logits, target, weight) == 1.0
     assert calibrate(logits, target, weight).temperature == 1.0
 
@@ -93,7 +97,7 @@ def test_one_text_is_enough():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", ["logits", "target", "weight"])
-def test_what_is_not_finite_has_no_say(value, place):
+def test_rows_that_are_not_finite_are_left_out(value, place):
     arrays = dict(zip(("logits", "target", "weight"), example(4), strict=True))
     expected = calibrate(**{name: array[1:] for name, array in arrays.items()})
     arrays[place][0] = value
@@ -101,8 +105,8 @@ def test_what_is_not_finite_has_no_say(value, place):
     assert expected.n_texts == 199
 
 
-def slow_error(logits, target, weight, temperature):
-    """The expected calibration error by plain loops over bins that are open below and closed above."""
+def error_by_loops(logits, target, weight, temperature):
+    """The expected calibration error by loops over bins that exclude their lower and include their upper edge."""
     p = scipy.special.softmax(logits / temperature, axis=1)
     confidence, best = p.max(axis=1), p.argmax(axis=1)
     error = 0.0
@@ -119,7 +123,7 @@ def slow_error(logits, target, weight, temperature):
 def test_the_calibration_error_by_plain_loops(temperature):
     logits, target, weight = example(5, n_texts=60)
     found = reliability(logits, target, weight, temperature)
-    assert found.error == pytest.approx(slow_error(logits, target, weight, temperature))
+    assert found.error == pytest.approx(error_by_loops(logits, target, weight, temperature))
     assert found.share.sum() == pytest.approx(1.0)
 
 
@@ -134,17 +138,22 @@ def test_the_calibration_error_on_gold_by_hand():
     np.testing.assert_allclose(found.share[filled], [1 / 3, 2 / 3])
 
 
+def test_a_confidence_on_an_edge_is_in_the_bin_below():
+    found = reliability(np.zeros((1, 3)), np.eye(3)[:1])  # confidence 1/3 = 5/15
+    assert found.share.tolist() == [0.0] * 4 + [1.0] + [0.0] * 10
+
+
 def test_full_confidence_is_in_the_last_bin():
     found = reliability(np.array([[1e4, 0.0]]), np.eye(2)[:1])
     assert found.share.tolist() == [0.0] * (N_BINS - 1) + [1.0]
     assert found.error == 0.0
 
 
-def test_calibrating_says_what_it_changed():
+def test_calibration_holds_the_errors_before_and_after():
     logits, target, weight = example(6, temperature=3.0)
     found = calibrate(logits, target, weight)
     assert found.temperature == fit_temperature(logits, target, weight)
-    assert found.ece_before == pytest.approx(slow_error(logits, target, weight, 1.0))
-    assert found.ece_after == pytest.approx(slow_error(logits, target, weight, found.temperature))
+    assert found.ece_before == pytest.approx(error_by_loops(logits, target, weight, 1.0))
+    assert found.ece_after == pytest.approx(error_by_loops(logits, target, weight, found.temperature))
     assert found.ece_after < found.ece_before
     assert vars(found).keys() == {"temperature", "n_texts", "ece_before", "ece_after"}

@@ -1,4 +1,4 @@
-"""Fits that one process and several make of the same texts; as a program, what each of several processes runs."""
+"""The same fits in one process and in several. Run as a program, it is what each of several processes runs."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ SETTINGS = TrainingSettings(epochs=2, batch_size=8, learning_rate=1e-3, seed=1, 
 
 
 def texts(n_texts: int, seed: int) -> SupervisedTexts:
-    """Texts of several lengths, and weights that differ by far more than the lengths do."""
+    """Texts of several lengths, with weights that differ by far more than the lengths do."""
     rng = np.random.default_rng(seed)
     ids = [[2, *rng.integers(10, 200, size=rng.integers(2, 12)).tolist(), 3] for _ in range(n_texts)]
     target = rng.dirichlet(np.ones(3), size=n_texts).astype(np.float32)
     weight = rng.gamma(0.5, size=n_texts).astype(np.float32)
-    logits = tuple(rng.normal(size=(n_texts, len(own))).astype(np.float32) for own in SHAPES.columns)
+    logits = tuple(rng.normal(size=(n_texts, len(columns))).astype(np.float32) for columns in SHAPES.columns)
     hidden = tuple(rng.normal(size=(n_texts, width)).astype(np.float16) for width in SHAPES.teacher_widths)
     return SupervisedTexts(ids, Supervision(target, weight, np.full(n_texts, -1)), TeacherSignals(logits, hidden))
 
 
 def new_model() -> PreTrainedModel:
-    """The same student without dropout each time."""
+    """Make the same student without dropout each time."""
     return tiny.random_classifier(
         ("a", "b", "c"), architecture="bert", seed=5, dropout=0.0, layers=1, tokenizer=tiny.make_tokenizer()
     )
 
 
 def run(method: str, folder: Path) -> None:
-    """Fit a student, and its objective, and keep both and the curve."""
+    """Fit a student under a method's loss or objective, and write the weights of both and the training curve."""
     model = new_model()
     torch.manual_seed(0)
     objective = METHODS[method].objective

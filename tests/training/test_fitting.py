@@ -1,13 +1,17 @@
+"""Fitting under a loss: the updates, the schedule, the curve, checkpoints and resuming."""
+
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.methods import weighted_divergence
 from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.training.fitting import TrainingSettings, fit
-from amalgam_edge.training.supervised_texts import SupervisedTexts
+from amalgam_edge.training.fitting import TrainingSettings, check_logger, fit, last_checkpoint
+from amalgam_edge.training.supervised_texts import PaddingCollator, SupervisedTexts
 
 SETTINGS = TrainingSettings(
     epochs=2, batch_size=4, learning_rate=1e-3, warmup_ratio=0.1, weight_decay=0.0, seed=1, device="cpu"
@@ -19,7 +23,7 @@ def ignore(count):
 
 
 def toy_texts(n_texts, seed=0):
-    """Ids of two classes of texts with no word in common, and their class."""
+    """Token ids of texts of two classes that have no word in common, and their classes."""
     rng = np.random.default_rng(seed)
     gold = np.arange(n_texts) % 2
     ids = [[2, *(rng.integers(10, 25, size=rng.integers(2, 9)) + 150 * int(side)).tolist(), 3] for side in gold]
@@ -32,8 +36,8 @@ def supervised(ids, gold, weight=1.0, sharpness=0.9):
     return SupervisedTexts(ids, Supervision(target, weights, np.full(len(ids), -1)))
 
 
-def loss_by_hand(model, texts):
-    """mean of v · Σ t · (log t − log p) in float64, a text at a time, without padding."""
+def loss_text_by_text(model, texts):
+    """mean v · Σ t · (log t − log p) in float64, one text at a time and without padding."""
     losses = []
     for k in range(len(texts)):
         row = texts[k]
@@ -48,13 +52,13 @@ def loss_by_hand(model, texts):
 
 @pytest.fixture
 def new_model(random_classifier):
-    """The same small model each time, with dropout alive."""
+    """Makes the same small model each time, with dropout."""
     return lambda dropout=0.1: random_classifier(("a", "b"), layers=1, dropout=dropout, seed=5)
 
 
 @pytest.fixture
 def train(tokenizer, tmp_path):
-    """``train(model, texts, ...)`` → its history."""
+    """Runs ``fit`` with defaults for the tests and returns the training curve."""
 
     def run(model, texts, *, held_out=None, loss=weighted_divergence, settings=SETTINGS, folder="t", **options):
         advance = options.pop("advance", ignore)
@@ -75,23 +79,23 @@ def assert_equal_weights(found, expected, atol=0.0):
 def test_fitting_lowers_the_loss(new_model, train):
     texts, held_out = supervised(*toy_texts(24)), supervised(*toy_texts(12, seed=1))
     model = new_model()
-    before = [loss_by_hand(model, part) for part in (texts, held_out)]
+    before = [loss_text_by_text(model, part) for part in (texts, held_out)]
     settings = TrainingSettings(epochs=12, batch_size=8, learning_rate=3e-3, seed=0, device="cpu")
     train(model, texts, settings=settings)
-    after = [loss_by_hand(model, part) for part in (texts, held_out)]
+    after = [loss_text_by_text(model, part) for part in (texts, held_out)]
     assert after[0] < 0.3 * before[0]
     assert after[1] < 0.8 * before[1]
 
 
-def test_the_model_comes_back_ready_to_predict(new_model, train):
+def test_the_model_ends_on_the_cpu_in_evaluation_mode(new_model, train):
     model = new_model()
     train(model, supervised(*toy_texts(4)))
     assert not any(module.training for module in model.modules())
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
 
 
-def test_the_loss_given_is_the_loss_used(new_model, train):
-    """A loss of zero moves nothing; one that reads a single logit moves that logit."""
+def test_the_given_loss_is_minimised(new_model, train):
+    """A loss of zero changes nothing; a loss of one logit changes that logit."""
     model = new_model()
     before = weights_of(model)
     train(model, supervised(*toy_texts(8)), loss=lambda logits, target, weight: 0.0 * logits.sum())
@@ -110,21 +114,30 @@ def test_the_loss_given_is_the_loss_used(new_model, train):
     assert calls == [((4, 2), (4, 2), (4,), torch.float32, torch.float32)] * 4
 
 
-def test_weight_decay_alone_shrinks_matrices_by_the_schedule(new_model, train):
+@pytest.mark.parametrize(
+    ("n_texts", "warmup_ratio", "rates"),
+    [
+        (8, 0.5, (0.0, 1 / 2, 1.0, 1 / 2)),
+        (12, 0.5, (0.0, 1 / 3, 2 / 3, 1.0, 2 / 3, 1 / 3)),
+        (12, 0.4, (0.0, 1 / 3, 2 / 3, 1.0, 2 / 3, 1 / 3)),  # 2.4 updates are rounded up
+        (8, 0.0, (1.0, 3 / 4, 2 / 4, 1 / 4)),
+    ],
+)
+def test_the_learning_rate_rises_and_falls_linearly(new_model, train, n_texts, warmup_ratio, rates):
+    """Under a loss of 0, weight decay alone shrinks the matrices, in proportion to the learning rate."""
     model = new_model()
     before = weights_of(model)
     settings = TrainingSettings(
-        epochs=1, batch_size=2, learning_rate=0.01, warmup_ratio=0.5, weight_decay=0.5, seed=0, device="cpu"
+        epochs=1, batch_size=2, learning_rate=0.01, warmup_ratio=warmup_ratio, weight_decay=0.5, seed=0, device="cpu"
     )
-    train(model, supervised(*toy_texts(8)), loss=lambda logits, *_: 0.0 * logits.sum(), settings=settings)
-    # Four updates: rates rise over two of them and fall over two.
-    kept = math.prod(1 - rate * 0.5 for rate in (0.0, 0.005, 0.01, 0.005))
+    train(model, supervised(*toy_texts(n_texts)), loss=lambda logits, *_: 0.0 * logits.sum(), settings=settings)
+    kept = math.prod(1 - 0.01 * rate * 0.5 for rate in rates)
     after = weights_of(model)
     np.testing.assert_allclose(after["classifier.weight"], before["classifier.weight"] * kept, rtol=1e-5)
     np.testing.assert_array_equal(after["classifier.bias"], before["classifier.bias"])
 
 
-def test_a_text_of_no_weight_does_not_matter(new_model, train):
+def test_a_text_of_weight_0_has_no_effect(new_model, train):
     ids, gold = toy_texts(12)
     weight = np.tile([1.0, 0.5, 0.0], 4)
     other_gold = np.where(weight == 0, 1 - gold, gold)
@@ -134,7 +147,7 @@ def test_a_text_of_no_weight_does_not_matter(new_model, train):
         model = new_model(dropout=0.0)
         train(model, texts, folder=folder)
         finals.append(weights_of(model))
-    # What such a text's words are leaves no trace but in the rounding.
+    # The words of such a text affect nothing but the rounding.
     assert_equal_weights(finals[0], finals[1], atol=1e-5)
     model = new_model(dropout=0.0)
     train(model, supervised(ids, other_gold, 1.0), folder="c")
@@ -142,7 +155,7 @@ def test_a_text_of_no_weight_does_not_matter(new_model, train):
     assert not torch.allclose(head, finals[0]["classifier.weight"], rtol=0, atol=1e-4)
 
 
-def test_the_seed_makes_the_run(new_model, train):
+def test_the_run_depends_on_the_seed_alone(new_model, train):
     texts = supervised(*toy_texts(10))
     finals = []
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -176,13 +189,13 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(new_model, train):
     resumed, done = new_model(), []
     rest = train(resumed, texts, held_out=held_out, folder="cut", advance=done.append, resume=True)
     assert_equal_weights(weights_of(resumed), weights_of(undisturbed), atol=1e-5)
-    assert done == [3, 1, 1, 1]  # what was done before counts as progress
+    assert done == [3, 1, 1, 1]  # earlier updates are reported at once
     assert [entry["step"] for entry in rest] == [entry["step"] for entry in whole]
     for found, expected in zip(rest, whole, strict=True):
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_resuming_where_nothing_was_done_starts_afresh(new_model, train):
+def test_resuming_without_a_checkpoint_starts_from_the_beginning(new_model, train):
     texts = supervised(*toy_texts(6))
     first, second = new_model(), new_model()
     train(first, texts, folder="a")
@@ -190,7 +203,7 @@ def test_resuming_where_nothing_was_done_starts_afresh(new_model, train):
     assert_equal_weights(weights_of(second), weights_of(first))
 
 
-def test_without_resume_an_old_checkpoint_is_not_followed(new_model, train):
+def test_without_resume_an_old_checkpoint_is_ignored(new_model, train):
     texts = supervised(*toy_texts(6))
     first, second = new_model(), new_model()
     train(first, texts)
@@ -209,8 +222,8 @@ def test_progress_adds_up_to_the_number_of_updates(new_model, train, n_texts, ba
     assert done == [1] * n_updates
 
 
-def test_the_history_has_losses_and_held_out_losses(new_model, train):
-    """Held-out losses are those of single texts without padding, though they run padded and in uneven batches."""
+def test_the_curve_has_training_losses_and_held_out_losses(new_model, train):
+    """A held-out loss is the mean over single texts without padding, whatever the batches and their padding."""
     model = new_model()
     held_out = supervised(*toy_texts(7, seed=2), weight=np.linspace(0.1, 2.0, 7))
     assert len({len(held_out[k]["input_ids"]) for k in range(7)}) > 2
@@ -219,27 +232,134 @@ def test_the_history_has_losses_and_held_out_losses(new_model, train):
     held = [entry for entry in history if "held_out_loss" in entry]
     assert [entry["step"] for entry in losses] == [1, 2, 3, 4, 5, 6]
     assert [(entry["step"], entry["epoch"]) for entry in held] == [(3, 1.0), (6, 2.0)]
-    assert held[-1]["held_out_loss"] == pytest.approx(loss_by_hand(model, held_out), rel=1e-4)
+    assert held[-1]["held_out_loss"] == pytest.approx(loss_text_by_text(model, held_out), rel=1e-4)
     assert all(math.isfinite(value) for entry in history for value in entry.values())
 
 
-def test_a_training_loss_is_that_of_the_texts_without_padding(new_model, train):
-    """At the first update the rate is still zero under warm-up, so the model is the one from before."""
+def test_a_training_loss_is_the_mean_over_texts_without_padding(new_model, train):
+    """The learning rate of the first update is 0 under warm-up, so the model is still the initial one."""
     model = new_model(dropout=0.0)
     texts = supervised(*toy_texts(5), weight=[0.2, 1.0, 0.7, 1.5, 0.0])
-    expected = loss_by_hand(model, texts)
+    expected = loss_text_by_text(model, texts)
     settings = TrainingSettings(epochs=1, batch_size=5, device="cpu")
     (entry,) = train(model, texts, settings=settings)
     assert entry["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_without_held_out_texts_there_are_no_such_losses(new_model, train):
+def test_without_held_out_texts_there_are_no_held_out_losses(new_model, train):
     history = train(new_model(), supervised(*toy_texts(4)))
     assert history
     assert not any("held_out_loss" in entry for entry in history)
 
 
-def test_texts_and_targets_must_match():
+def test_there_must_be_as_many_targets_as_texts():
     supervision = Supervision(np.ones((2, 2)), np.ones(2), np.zeros(2))
     with pytest.raises(ValueError, match="3 texts but 2 targets"):
         SupervisedTexts([[1], [2], [3]], supervision)
+
+
+def test_defaults_are_the_documented_ones():
+    assert asdict(TrainingSettings()) == {
+        "epochs": 5,
+        "batch_size": 32,
+        "learning_rate": 1e-4,
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.01,
+        "seed": 0,
+        "device": "auto",
+        "report_to": "none",
+    }
+
+
+def test_the_curve_has_about_fifty_training_losses(new_model, train):
+    settings = TrainingSettings(epochs=2, batch_size=1, device="cpu")
+    history = train(new_model(), supervised(*toy_texts(52)), settings=settings)
+    assert [entry["step"] for entry in history] == list(range(2, 105, 2))  # 104 updates, of which every second
+
+
+@pytest.fixture
+def model_and_inputs(new_model):
+    """A model, and a list that all its inputs are appended to: token ids and attention mask of each batch."""
+    model, batches = new_model(), []
+
+    def note(module, positional, named):
+        batches.append((named["input_ids"], named["attention_mask"]))
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    return model, batches
+
+
+def test_batches_are_padded_with_the_tokenizer_s_padding_token(model_and_inputs, tokenizer, tmp_path):
+    class OtherPadding:
+        pad_token_id = 7
+
+    model, batches = model_and_inputs
+    fit(model, OtherPadding(), supervised(*toy_texts(8)), None, weighted_divergence, SETTINGS, tmp_path, ignore)
+    padding = [ids[mask == 0] for ids, mask in batches]
+    assert sum(map(len, padding)) > 0
+    assert all((of_batch == 7).all() for of_batch in padding)
+
+
+def test_texts_are_shuffled_and_those_of_a_batch_sorted_by_length(model_and_inputs, train):
+    """transformers sorts groups of three batches here, and then moves the longest text of all to the front."""
+    model, batches = model_and_inputs
+    ids = [[2, *[50] * k, 3] for k in range(1, 61)]
+    settings = TrainingSettings(epochs=1, batch_size=4, seed=1, device="cpu")
+    train(model, supervised(ids, np.arange(60) % 2), settings=settings)
+    lengths = [mask.sum(dim=1).tolist() for _, mask in batches]
+    in_order = [length for of_batch in lengths for length in of_batch]
+    assert sorted(in_order) == list(range(3, 63))
+    assert in_order != sorted(in_order, reverse=True)
+    n_sorted = sum(of_batch == sorted(of_batch, reverse=True) for of_batch in lengths)
+    assert n_sorted >= len(lengths) - 2
+
+
+def test_the_order_of_texts_depends_on_the_seed(new_model, train):
+    """Of a model without dropout, whose runs could differ in nothing else."""
+    finals = []
+    for seed in (1, 2):
+        model = new_model(dropout=0.0)
+        settings = TrainingSettings(epochs=1, batch_size=4, seed=seed, device="cpu")
+        train(model, supervised(*toy_texts(20)), settings=settings, folder=str(seed))
+        finals.append(model.classifier.weight)
+    assert not torch.allclose(*finals, rtol=0, atol=1e-7)
+
+
+def test_one_checkpoint_is_kept_and_it_is_the_last(new_model, train, tmp_path):
+    train(new_model(), supervised(*toy_texts(8)), folder="kept")
+    assert [path.name for path in (tmp_path / "kept").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert last_checkpoint(tmp_path / "kept") == tmp_path / "kept" / "checkpoint-4"
+
+
+def test_the_last_checkpoint_has_the_most_updates_and_is_complete(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    for n_updates, file in ((9, "trainer_state.json"), (10, "trainer_state.json"), (11, "model.safetensors")):
+        (tmp_path / f"checkpoint-{n_updates}").mkdir()
+        (tmp_path / f"checkpoint-{n_updates}" / file).touch()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_a_known_logger_or_none_is_accepted_and_others_are_refused():
+    check_logger("none")
+    with pytest.raises(AmalgamError, match=r"--report-to nonesuch: not known, .* there are none"):
+        check_logger("nonesuch")
+
+
+def test_examples_are_joined_with_one_tensor_per_teacher():
+    examples = [
+        {
+            "input_ids": [5] * (k + 1),
+            "target": np.array([k, 1.0], dtype=np.float32),
+            "weight": np.float32(k),
+            "teacher_logits": [np.full(2, k), np.full(3, 10 + k)],
+            "teacher_hidden": [],
+        }
+        for k in range(2)
+    ]
+    batch = PaddingCollator(9)(examples)
+    assert batch["input_ids"].tolist() == [[5, 9], [5, 5]]
+    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
+    assert batch["target"].tolist() == [[0, 1], [1, 1]]
+    assert batch["weight"].tolist() == [0, 1]
+    assert [part.tolist() for part in batch["teacher_logits"]] == [[[0, 0], [1, 1]], [[10] * 3, [11] * 3]]
+    assert batch["teacher_hidden"] == []

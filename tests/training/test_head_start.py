@@ -1,4 +1,4 @@
-"""The head that training starts from, beside another optimiser's on hidden states of single texts."""
+"""The fitted head, compared with another optimiser's on the hidden states of single texts."""
 
 import copy
 
@@ -33,7 +33,7 @@ def supervision():
     return Supervision(target, weight, np.zeros(len(target), dtype=int))
 
 
-def started(student, supervision, loss=weighted_divergence, texts=tiny.TEXTS):
+def with_fitted_head(student, supervision, loss=weighted_divergence, texts=tiny.TEXTS):
     model, tokenizer = student
     model = copy.deepcopy(model)
     ids = tokenizer(list(texts), truncation=True)["input_ids"]
@@ -42,16 +42,16 @@ def started(student, supervision, loss=weighted_divergence, texts=tiny.TEXTS):
 
 
 def states_of(model, tokenizer):
-    found = []
+    states = []
     with torch.inference_mode(), hidden_state(model.eval()) as latest:
         for text in tiny.TEXTS:
             model(**tokenizer(text, return_tensors="pt", truncation=True, return_token_type_ids=False))
-            found.append(latest()[0].double().numpy())
-    return np.stack(found)
+            states.append(latest()[0].double().numpy())
+    return np.stack(states)
 
 
-def logits_by_hand(states, supervision, temperature=1.0):
-    """The minimum of the documented loss in float64 by another optimiser, as logits of the same texts."""
+def logits_of_best_head(states, supervision, temperature=1.0):
+    """Logits at the minimum of the documented loss, found in float64 by another optimiser."""
     centred = states - states.mean(axis=0)
     inputs = centred / np.sqrt((centred**2).sum(axis=1).mean())
     share = supervision.weight / supervision.weight.mean()
@@ -73,9 +73,9 @@ def test_the_head_is_the_best_linear_one_under_the_method_s_loss(
 ):
     monkeypatch.setattr(head_start, "_STEPS", 500)
     settings = MethodSettings()
-    model = started(student, supervision, lambda *given: METHODS[method].loss(*given, settings))
+    model = with_fitted_head(student, supervision, lambda *given: METHODS[method].loss(*given, settings))
     states = states_of(model, student[1])
-    expected = logits_by_hand(states, supervision, temperature)
+    expected = logits_of_best_head(states, supervision, temperature)
     layer = last_layer(model)
     found = states @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
     found, expected = (scipy.special.softmax(logits, axis=1) for logits in (found, expected))
@@ -83,34 +83,33 @@ def test_the_head_is_the_best_linear_one_under_the_method_s_loss(
     assert np.abs(found - supervision.target).mean() < np.abs(1 / 3 - supervision.target).mean()
 
 
-def test_nothing_else_changes(student, supervision):
+def test_only_the_last_layer_changes(student, supervision):
     before = student[0].state_dict()
-    changed = [
-        name for name, tensor in started(student, supervision).state_dict().items() if not before[name].equal(tensor)
-    ]
+    after = with_fitted_head(student, supervision).state_dict()
+    changed = [name for name in after if not before[name].equal(after[name])]
     assert changed == ["classifier.weight", "classifier.bias"]
 
 
-def test_of_many_texts_evenly_spaced_ones_are_read(student, supervision, monkeypatch):
+def test_of_many_texts_evenly_spaced_ones_are_used(student, supervision, monkeypatch):
     monkeypatch.setattr(head_start, "MOST_TEXTS", 5)
-    some = started(student, supervision)
+    some = with_fitted_head(student, supervision)
     rows = np.linspace(0, len(tiny.TEXTS) - 1, 5).round().astype(int)
     monkeypatch.undo()
-    same = started(student, supervision.take(rows), texts=[tiny.TEXTS[row] for row in rows])
+    same = with_fitted_head(student, supervision.take(rows), texts=[tiny.TEXTS[row] for row in rows])
     assert torch.equal(last_layer(some).weight, last_layer(same).weight)
 
 
-def test_texts_that_are_all_alike_leave_a_head_that_answers_by_the_mean(student):
+def test_identical_texts_give_a_head_that_predicts_the_mean_target(student):
     target = np.array([[0.6, 0.3, 0.1]] * 4, dtype=np.float32)
-    made = Supervision(target, np.ones(4, dtype=np.float32), np.zeros(4, dtype=int))
-    model = started(student, made, texts=["the same text"] * 4)
+    supervision = Supervision(target, np.ones(4, dtype=np.float32), np.zeros(4, dtype=int))
+    model = with_fitted_head(student, supervision, texts=["the same text"] * 4)
     inputs = student[1]("the same text", return_tensors="pt", return_token_type_ids=False)
     with torch.inference_mode():
-        answered = model.eval()(**inputs).logits.softmax(dim=-1)[0]
-    np.testing.assert_allclose(answered, [0.6, 0.3, 0.1], atol=0.01)
+        predicted = model.eval()(**inputs).logits.softmax(dim=-1)[0]
+    np.testing.assert_allclose(predicted, [0.6, 0.3, 0.1], atol=0.01)
 
 
-def test_a_model_whose_last_layer_reads_tokens_is_left_as_it_was(supervision, tmp_path):
+def test_a_model_whose_last_layer_reads_all_tokens_is_unchanged(supervision, tmp_path):
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
     model = GPT2ForSequenceClassification(
@@ -119,3 +118,22 @@ def test_a_model_whose_last_layer_reads_tokens_is_left_as_it_was(supervision, tm
     before = model.score.weight.clone()
     start_head(model, [[1, 2, 3], [4, 5]], supervision.take(np.array([0, 1])), weighted_divergence, pad_token_id=0)
     assert torch.equal(model.score.weight, before)
+
+
+def test_the_fit_takes_at_most_sixty_steps_of_at_most_twenty_thousand_texts(student, supervision, monkeypatch):
+    calls = []
+
+    def note(inputs, n_labels, loss, *, steps):
+        calls.append((len(inputs), n_labels, steps))
+        return torch.zeros(inputs.shape[1] + 1, n_labels, dtype=torch.float64)
+
+    def states(model, input_ids, pad_token_id, device):
+        return torch.zeros(len(input_ids), 2, dtype=torch.float64)
+
+    monkeypatch.setattr(head_start, "fit_linear", note)
+    monkeypatch.setattr(head_start, "_hidden_states", states)
+    monkeypatch.setattr(head_start, "last_layer", lambda model: torch.nn.Linear(2, 3))
+    many = Supervision(np.ones((20_001, 3)), np.ones(20_001), np.zeros(20_001))
+    for rows in (supervision, many):
+        start_head(student[0], [[2, 3]] * len(rows.target), rows, weighted_divergence, pad_token_id=0, device="cpu")
+    assert calls == [(len(tiny.TEXTS), 3, 60), (20_000, 3, 60)]

@@ -1,4 +1,4 @@
-"""Fitting under an objective: its parts are trained, kept and resumed with the student, and not left in it."""
+"""Fitting under an objective: its parameters are trained, saved and resumed with the student's, and not left in it."""
 
 import copy
 import math
@@ -28,14 +28,14 @@ def new_objective(name):
     return METHODS[name].objective(SHAPES, MethodSettings(common_width=6))
 
 
-def told_texts(n_texts, *, seed=0, half=np.float16):
-    """Texts of several lengths, random targets, and what two teachers say of them."""
+def texts_with_signals(n_texts, *, seed=0, hidden_dtype=np.float16):
+    """Texts of several lengths, random targets, and random signals of two teachers."""
     rng = np.random.default_rng(seed)
     ids = [[2, *rng.integers(10, 200, size=rng.integers(2, 9)).tolist(), 3] for _ in range(n_texts)]
     target = rng.dirichlet(np.ones(3), size=n_texts).astype(np.float32)
     supervision = Supervision(target, np.ones(n_texts, dtype=np.float32), np.full(n_texts, -1))
-    logits = tuple(rng.normal(size=(n_texts, len(own))).astype(np.float32) for own in SHAPES.columns)
-    hidden = tuple(rng.normal(size=(n_texts, width)).astype(half) for width in SHAPES.teacher_widths)
+    logits = tuple(rng.normal(size=(n_texts, len(columns))).astype(np.float32) for columns in SHAPES.columns)
+    hidden = tuple(rng.normal(size=(n_texts, width)).astype(hidden_dtype) for width in SHAPES.teacher_widths)
     return SupervisedTexts(ids, supervision, TeacherSignals(logits, hidden))
 
 
@@ -60,25 +60,25 @@ def assert_equal(found, expected, atol=0.0):
 
 
 class Recorder(Objective):
-    """Keeps what it reads."""
+    """Keeps the batches that it reads."""
 
     def __init__(self):
         super().__init__()
-        self.read = []
+        self.batches = []
 
     def forward(self, batch):
-        self.read.append(batch)
+        self.batches.append(batch)
         return (batch.logits - batch.hidden.mean(dim=-1, keepdim=True)).square().mean()
 
 
-def test_an_objective_reads_the_student_and_what_its_texts_teachers_say(new_model, train):
-    """Each row is that of its text, wherever shuffling put it; all is float32."""
-    texts, model, recorder = told_texts(10), new_model(dropout=0.0), Recorder()
+def test_an_objective_reads_the_student_s_outputs_and_the_teachers_signals(new_model, train):
+    """Each row belongs to its text, wherever shuffling has put it, and everything is float32."""
+    texts, model, recorder = texts_with_signals(10), new_model(dropout=0.0), Recorder()
     before = copy.deepcopy(model)
     train(model, recorder, texts, settings=TrainingSettings(epochs=1, batch_size=4, seed=1, device="cpu"))
-    assert [len(batch.logits) for batch in recorder.read] == [4, 4, 2]
+    assert [len(batch.logits) for batch in recorder.batches] == [4, 4, 2]
     seen = set()
-    for batch in recorder.read:
+    for batch in recorder.batches:
         parts = (batch.logits, batch.hidden, batch.target, batch.weight, *batch.teacher_logits, *batch.teacher_hidden)
         assert {part.dtype for part in parts} == {torch.float32}
         for k, target in enumerate(batch.target):
@@ -87,7 +87,7 @@ def test_an_objective_reads_the_student_and_what_its_texts_teachers_say(new_mode
             for name in ("teacher_logits", "teacher_hidden"):
                 for part, expected in zip(getattr(batch, name), texts[row][name], strict=True):
                     np.testing.assert_array_equal(part[k], expected)
-            if batch is recorder.read[0]:  # before the first update
+            if batch is recorder.batches[0]:  # before the first update
                 ids = torch.tensor([texts[row]["input_ids"]])
                 with torch.inference_mode():
                     expected = before.bert(input_ids=ids).pooler_output[0]
@@ -96,24 +96,22 @@ def test_an_objective_reads_the_student_and_what_its_texts_teachers_say(new_mode
 
 
 @pytest.mark.parametrize("name", ["cfl", "dfa"])
-def test_what_an_objective_has_is_trained_with_the_student(new_model, train, name):
+def test_the_parameters_of_an_objective_are_trained_with_the_student(new_model, train, name):
     model, objective = new_model(), new_objective(name)
     before = state_of(model), state_of(objective)
-    history = train(model, objective, told_texts(12), held_out=told_texts(6, seed=1))
-    for now, was in ((state_of(model), before[0]), (state_of(objective), before[1])):
-        moved = [
-            name for name, tensor in was.items() if tensor.is_floating_point() and not torch.equal(now[name], tensor)
-        ]
-        assert moved == [name for name, tensor in was.items() if tensor.is_floating_point()]
+    history = train(model, objective, texts_with_signals(12), held_out=texts_with_signals(6, seed=1))
+    for after, initial in ((state_of(model), before[0]), (state_of(objective), before[1])):
+        trainable = [name for name, tensor in initial.items() if tensor.is_floating_point()]
+        assert [name for name in trainable if not torch.equal(after[name], initial[name])] == trainable
     assert {key for entry in history for key in entry} == {"step", "epoch", "loss", "held_out_loss"}
     assert all(math.isfinite(value) for entry in history for value in entry.values())
 
 
 @pytest.mark.parametrize("name", ["uhc", "cfl", "dfa"])
-def test_the_student_is_left_as_it_came_but_for_its_weights(new_model, train, name):
+def test_nothing_but_the_student_s_weights_changes(new_model, train, name):
     model, objective = new_model(), new_objective(name)
     names = list(state_of(model))
-    train(model, objective, told_texts(6))
+    train(model, objective, texts_with_signals(6))
     assert list(state_of(model)) == names
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert not any(module.training for module in (*model.modules(), *objective.modules()))
@@ -123,7 +121,7 @@ def test_the_student_is_left_as_it_came_but_for_its_weights(new_model, train, na
 @pytest.mark.parametrize("name", ["uhc", "cfl", "dfa"])
 def test_fitting_lowers_an_objective(new_model, train, name):
     settings = TrainingSettings(epochs=8, batch_size=8, learning_rate=3e-3, warmup_ratio=0.0, device="cpu")
-    history = train(new_model(dropout=0.0), new_objective(name), told_texts(16), settings=settings)
+    history = train(new_model(dropout=0.0), new_objective(name), texts_with_signals(16), settings=settings)
     losses = [entry["loss"] for entry in history if "loss" in entry]
     assert np.mean(losses[-2:]) < 0.8 * np.mean(losses[:2])
 
@@ -134,9 +132,9 @@ class InterruptedFitError(Exception):
 
 @pytest.mark.parametrize("name", ["uhc", "cfl", "dfa"])
 def test_a_resumed_run_ends_as_an_undisturbed_one(new_model, train, tmp_path, name):
-    texts, held_out = told_texts(10), told_texts(6, seed=1)
-    undisturbed, its_objective = new_model(), new_objective(name)
-    whole = train(undisturbed, its_objective, texts, held_out=held_out, folder="whole")
+    texts, held_out = texts_with_signals(10), texts_with_signals(6, seed=1)
+    undisturbed, undisturbed_objective = new_model(), new_objective(name)
+    whole = train(undisturbed, undisturbed_objective, texts, held_out=held_out, folder="whole")
 
     done = []
 
@@ -150,23 +148,22 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(new_model, train, tmp_path, na
     (checkpoint,) = (tmp_path / "cut").glob("checkpoint-*/model.safetensors")
     with safe_open(checkpoint, "np") as kept:
         assert {key.split(".")[0] for key in kept.keys()} == (  # noqa: SIM118  (no mapping)
-            {"student", "objective"} if state_of(its_objective) else {"student"}
+            {"student", "objective"} if state_of(undisturbed_objective) else {"student"}
         )
 
     resumed, objective, done = new_model(), new_objective(name), []
     with torch.no_grad():
-        for parameter in objective.parameters():  # it comes from the checkpoint and not from where it began
+        for parameter in objective.parameters():  # so that it can only come from the checkpoint
             parameter.fill_(7.0)
     rest = train(resumed, objective, texts, held_out=held_out, folder="cut", advance=done.append, resume=True)
     assert done == [3, 1, 1, 1]
     assert_equal(state_of(resumed), state_of(undisturbed), atol=1e-5)
-    assert_equal(state_of(objective), state_of(its_objective), atol=1e-5)
+    assert_equal(state_of(objective), state_of(undisturbed_objective), atol=1e-5)
     for found, expected in zip(rest, whole, strict=True):
         assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_an_objective_that_is_a_plain_loss_trains_the_same_student(new_model, train):
-    """The way through an objective changes nothing but what it adds."""
+def test_an_objective_that_equals_a_loss_trains_the_same_student(new_model, train):
 
     class Plain(Objective):
         def forward(self, batch):
@@ -174,8 +171,8 @@ def test_an_objective_that_is_a_plain_loss_trains_the_same_student(new_model, tr
 
     plain, wrapped = new_model(), new_model()
     losses = [
-        train(plain, weighted_divergence, told_texts(10), folder="plain"),
-        train(wrapped, Plain(), told_texts(10), folder="wrapped"),
+        train(plain, weighted_divergence, texts_with_signals(10), folder="plain"),
+        train(wrapped, Plain(), texts_with_signals(10), folder="wrapped"),
     ]
     assert_equal(state_of(wrapped), state_of(plain))
     assert losses[0] == losses[1]

@@ -32,7 +32,7 @@ class Probe:
     def __init__(self, features: np.ndarray, seed: int = 0) -> None:
         n_texts = len(features)
         generator = np.random.default_rng(seed)
-        self._fold = generator.permutation(n_texts) % min(N_FOLDS, n_texts)
+        self._fold = generator.permutation(n_texts) % N_FOLDS
         self._training_rows = [
             generator.permutation(np.flatnonzero(self._fold != fold))[:MOST_TEXTS] for fold in np.unique(self._fold)
         ]

@@ -32,6 +32,15 @@ def test_certainty_is_that_under_dropout_and_the_class_that_without():
     assert answers.certainty_bin.tolist() == [0, 2, 4]
 
 
+def test_a_certainty_on_an_edge_is_in_the_bin_above():
+    """Of six texts the four edges are the certainties of the middle ones."""
+    p = np.array([0.55, 0.6, 0.7, 0.8, 0.9, 0.99])
+    logits = np.log(np.stack([p, 1 - p], axis=1))
+    scores = TeacherScores.from_logits("a", logits, logits[None])
+    answers = teacher_answers(scores, LabelSpace.union({"a": "xy"}))
+    assert answers.certainty_bin.tolist() == [0, 1, 2, 3, 4, 4]
+
+
 def test_equal_certainties_are_in_the_same_bin():
     logits = np.log([[0.9, 0.1]] * 7 + [[0.6, 0.4]] * 3)
     bins = teacher_answers(

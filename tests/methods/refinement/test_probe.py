@@ -91,3 +91,21 @@ def test_identical_features_give_the_mean_target():
     predicted = Probe(np.ones((40, 3))).fit_predict(target, np.ones(40))
     assert np.isfinite(predicted).all()
     np.testing.assert_allclose(predicted[:, 0], 0.75, atol=0.15)
+
+
+def test_the_constants_are_the_documented_ones():
+    """docs/method.md names four folds, 128 components and a fixed number of steps; each build has the same folds."""
+    assert (module.N_FOLDS, module.WIDTH, module.MOST_TEXTS, module._STEPS) == (4, 128, 20_000, 25)
+    features, target = np.random.default_rng(8).normal(size=(50, 6)), np.eye(3)[np.arange(50) % 3]
+    by_default, of_seed_0 = (
+        Probe(features, **options).fit_predict(target, np.ones(50)) for options in ({}, {"seed": 0})
+    )
+    np.testing.assert_array_equal(by_default, of_seed_0)
+
+
+def test_a_fold_is_fitted_to_a_random_selection_of_the_others(monkeypatch):
+    """If a fold is fitted to few texts, they are from all over the corpus."""
+    monkeypatch.setattr(module, "MOST_TEXTS", 40)
+    target = np.repeat(np.eye(2), [200, 200], axis=0)
+    predicted = Probe(np.zeros((400, 3))).fit_predict(target, np.ones(400))
+    assert 0.2 < predicted[:, 0].mean() < 0.8
