@@ -131,7 +131,7 @@ def test_encode_cuts_a_long_list_of_unknown_names():
 
 def test_encode_refuses_missing_labels_among_unknown_ones():
     space = LabelSpace.union({"a": ["x", "y"]})
-    with pytest.raises(AmalgamError):
+    with pytest.raises(AmalgamError, match="'None', 'q'"):
         space.encode([None, "q", "x"])
 
 

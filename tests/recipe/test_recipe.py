@@ -182,7 +182,7 @@ def test_fields_of_the_past_are_refused(write):
 
 
 def test_a_recipe_does_not_change():
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match="frozen"):
         Recipe().epochs = 4
 
 

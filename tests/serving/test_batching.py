@@ -175,6 +175,7 @@ def test_alone_a_text_does_not_wait():
         async with asyncio.timeout(5):
             for _ in range(3):
                 await batcher.answer(["alone"])
+        assert model.batches == [["alone"]] * 3
 
     run(scenario, wait_ms=60_000)
 
