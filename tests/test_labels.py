@@ -142,7 +142,7 @@ def test_warnings_do_not_make_label_spaces_different():
 
 def test_encode_refuses_none_among_unknown_names():
     space = LabelSpace.union({"a": ["x", "y"]})
-    with pytest.raises(AmalgamError):
+    with pytest.raises(AmalgamError, match="'None', 'q'"):
         space.encode([None, "q", "x"])
 
 

@@ -46,7 +46,7 @@ def test_the_table_has_a_column_for_each_cell_and_a_row_for_each_contender(train
     result = invoke("benchmark", trained, *options)
     assert result.exit_code == 0, result.output
     head, *rows = result.stdout.strip().splitlines()[-5:]
-    assert head.split() == ["ms", "1×16", "1×64", "32×16", "32×64", "corpus"] or "corpus" in head
+    assert head.split() == ["ms", "1×16", "1×64", "32×16", "32×64", "corpus"]
     assert [row.split("  ")[0].strip() for row in rows] == [
         "amalgam-edge fp32", "amalgam-edge int8", "torch", "onnxruntime int8",
     ]  # fmt: skip
@@ -90,8 +90,5 @@ def test_a_peer_that_is_not_installed_is_named(trained, monkeypatch):
 @pytest.mark.parametrize("n_tokens", [4, 16, 40])
 def test_texts_have_exactly_so_many_tokens(tokenizer_folder, n_tokens):
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
-    try:
-        texts = texts_of(tokenizer, 5, n_tokens)
-    except AmalgamError as error:
-        pytest.skip(str(error))
+    texts = texts_of(tokenizer, 5, n_tokens)
     assert [len(tokenizer.encode(text).ids) for text in texts] == [n_tokens] * 5

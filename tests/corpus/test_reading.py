@@ -204,7 +204,7 @@ def test_integer_labels_become_their_digits(write):
 
 def test_missing_labels_are_refused_in_one_line(write):
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}, {"text": "c", "label": "unheard"}]
-    with pytest.raises(AmalgamError):
+    with pytest.raises(AmalgamError, match="'None', 'unheard'"):
         LabelSpace.union({"t": ["x", "y"]}).encode(
             read_corpus(write("c.jsonl", as_jsonl(rows)), label_column="label").labels
         )

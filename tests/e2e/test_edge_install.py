@@ -68,8 +68,9 @@ def test_commands_that_train_say_what_is_missing(edge_python, real):
 
 def test_inspect_and_doctor_work_there(edge_python, real):
     script = edge_python.with_name("amalgam-edge")
-    for command in (["inspect", real.bundle], ["doctor"], ["--help"]):
-        subprocess.run([script, *command], capture_output=True, check=True)
+    for command, shown in ((["inspect", real.bundle], "games"), (["doctor"], "onnxruntime"), (["--help"], "predict")):
+        ran = subprocess.run([script, *command], capture_output=True, text=True, check=True)
+        assert shown in ran.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")

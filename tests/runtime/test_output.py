@@ -63,7 +63,8 @@ def test_a_folder_is_replaced_by_its_own_kind_alone(output, manifest, kind, repl
 @pytest.mark.parametrize("resume", [False, True])
 def test_what_is_no_bundle_is_never_replaced(output, overwrite, resume):
     fill(output, thesis_doc="years of work")
-    with pytest.raises(AmalgamError):
+    refusal = "will not be replaced" if overwrite or resume else "not empty"
+    with pytest.raises(AmalgamError, match=refusal):
         check_output(output, overwrite=overwrite, resume=resume)
     assert (output / "thesis.doc").read_text("utf-8") == "years of work"
 
@@ -84,5 +85,5 @@ def test_a_file_is_never_replaced(output):
 def test_the_current_folder_is_refused_before_any_work(tmp_path, monkeypatch):
     """It cannot be put in place by rename."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(AmalgamError):
+    with pytest.raises(AmalgamError, match="the current folder cannot be replaced"):
         check_output(type(tmp_path)("."), overwrite=False, resume=False)

@@ -69,6 +69,7 @@ def test_what_is_in_the_way_is_kept(bundle_folder, tmp_path):
 def test_an_empty_folder_may_be_filled(bundle_folder, tmp_path):
     save_bundle(Bundle.open(bundle_folder), tmp_path)
     Bundle.open(tmp_path).verify()
+    assert Bundle.open(tmp_path).manifest == Bundle.open(bundle_folder).manifest
 
 
 def amalgam_edge(address, home, *arguments):

@@ -175,6 +175,7 @@ def test_a_text_does_not_wait_if_the_last_batch_was_not_shared():
         async with asyncio.timeout(5):
             for _ in range(3):
                 await batcher.run(["alone"])
+        assert model.batches == [["alone"]] * 3
 
     run(scenario, wait_ms=60_000)
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -121,5 +122,5 @@ def test_bytes_that_are_not_http_do_no_harm(server, raw):
             answer = client.recv(4096)
         except OSError:
             answer = b""
-    assert not answer.startswith(b"HTTP/1.1 5")
+    assert re.match(rb"HTTP/1\.1 [24]|$", answer), answer  # an answer below 500, or none
     assert httpx.post(server.url, json={"inputs": "x"}).status_code == 200
