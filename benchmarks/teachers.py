@@ -27,7 +27,7 @@ from transformers import (
 
 from amalgam_edge.methods import supervision, weighted_divergence
 from amalgam_edge.models.student import build_student
-from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
 from amalgam_edge.progress import Progress
 from amalgam_edge.training.fitting import SupervisedTexts, TrainingSettings, fit
 
@@ -144,7 +144,7 @@ def as_distilbert(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *,
 def with_own_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Classifier:
     """The same without the tokens that ``texts`` do not use: other texts are then read in smaller pieces."""
     used = {token for ids in tokenizer(list(texts), truncation=True)["input_ids"] for token in ids}
-    return with_tokens(model, tokenizer, kept_tokens(json.loads(tokenizer.backend_tokenizer.to_str()), used))
+    return trim_vocabulary(model, tokenizer, kept_tokens(json.loads(tokenizer.backend_tokenizer.to_str()), used))
 
 
 def as_roberta(

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from amalgam_edge.building.budget import Budget, Candidate, front, pick
-from amalgam_edge.exporters.quantization.precisions import WEIGHT_ONLY
-from amalgam_edge.exporters.quantization.quantization import LADDER, Quantization, quantize
-from amalgam_edge.exporters.rewrites.fused_kernels import fused_kernels
+from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, Int8Settings
+from amalgam_edge.exporters.quantization.precisions import PRECISIONS
 from amalgam_edge.exporters.selection import gate
-from amalgam_edge.exporters.selection.fidelity import Fidelity, compare
+from amalgam_edge.exporters.selection.fidelity import Fidelity, measure_fidelity
+from amalgam_edge.exporters.selection.fused_kernels import fused_kernels
+from amalgam_edge.exporters.selection.latency import measure_latency
 from amalgam_edge.metrics.timing import side_by_side
 from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
 from amalgam_edge.runtime.footprint import peak_megabytes
@@ -23,8 +24,6 @@ from amalgam_edge.runtime.text_model import TextModel
 Say = Callable[[str], None]
 
 CALIBRATION_TEXTS = 500
-
-SMALLEST = "int8-pq"
 
 _BATCH = 32
 
@@ -55,7 +54,7 @@ class Workshop:
     texts: Sequence[str]
     calibration: Sequence[str]
     max_disagreement: float
-    ladder: Sequence[Quantization] = LADDER
+    ladder: Sequence[Int8Settings] = INT8_LADDER
     title: str = ""
     layers: int | None = None
     n_tokens: int | None = None
@@ -113,13 +112,14 @@ def try_models(shops: Sequence[Workshop], *, every_precision: bool) -> list[Trie
     floats = [shop.open(shop.file("fp32")).run(shop.texts)[0] for shop in shops]
     results = [_pass_gate(shop, floats[0]) for shop in shops]
     made = [
-        _made(shop, result, compare(floats[0], own)) | (_others(shop, result, floats[0]) if every_precision else {})
+        _made(shop, result, measure_fidelity(floats[0], own))
+        | (_others(shop, result, floats[0]) if every_precision else {})
         for shop, result, own in zip(shops, results, floats, strict=True)
     ]
     models = {
         shop.name(name): shop.open(shop.file(name)) for shop, its in zip(shops, made, strict=True) for name in its
     }
-    latencies = gate.measure_latency(models, shops[0].texts)
+    latencies = measure_latency(models, shops[0].texts)
     tried = [
         Tried(shop, result, its, {name: latencies[shop.name(name)] for name in its})
         for shop, result, its in zip(shops, results, made, strict=True)
@@ -159,7 +159,7 @@ def choose_models(tried: Sequence[Tried], budget: Budget | None = None) -> tuple
         shop.file(name).unlink()
     return position, {
         "precisions": {
-            name: gate.Precision(
+            name: gate.PrecisionEntry(
                 file=MODEL_FILES[name],
                 bytes=shop.file(name).stat().st_size,
                 quantization=chosen.made[name][0],
@@ -205,17 +205,17 @@ def _made(shop: Workshop, result: gate.GateResult, of_float: Fidelity) -> dict[s
 
 
 def _others(shop: Workshop, result: gate.GateResult, reference: np.ndarray) -> dict[str, tuple[str, Fidelity]]:
-    """The precisions that only a budget asks for; the last is int8 with the smallest of tables."""
+    """The precisions that only a budget asks for."""
     source = shop.file("fp32")
     int8 = result.accepted or shop.ladder[-1]
-    ways = {name: how for name, (how, _) in WEIGHT_ONLY.items()}
-    for name, (_, write) in WEIGHT_ONLY.items():
-        write(source, shop.file(name))
-    smallest = replace(int8, name=f"{int8.name}, tokens by product quantization", product_tables=True)
-    quantize(source, shop.file(SMALLEST), smallest, result.activations)
-    ways[SMALLEST] = smallest.name
+    ways = {
+        name: precision.write(source, shop.file(name), int8, result.activations)
+        for name, precision in PRECISIONS.items()
+        if precision.write is not None
+    }
     return {
-        name: (how, compare(reference, shop.open(shop.file(name)).run(shop.texts)[0])) for name, how in ways.items()
+        name: (how, measure_fidelity(reference, shop.open(shop.file(name)).run(shop.texts)[0]))
+        for name, how in ways.items()
     }
 
 

@@ -22,14 +22,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.building import stages
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.static_export import export_quantized
+from amalgam_edge.exporters.static_export import export_int8_static_student
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.methods import weighted_divergence
 from amalgam_edge.methods.supervision import from_targets
 from amalgam_edge.metrics.accuracy import agreement
 from amalgam_edge.metrics.uncertainty import softmax
-from amalgam_edge.models.static_student import StaticStudent, static_student_of
+from amalgam_edge.models.static_student import StaticStudent, static_student_from
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime.bundle import STATIC_FILE
@@ -98,7 +98,7 @@ def train_companion(
         folder: for checkpoints; it is thrown away.
         advance: told of updates.
     """
-    untrained = static_student_of(
+    untrained = static_student_from(
         student.model.base_model,
         student.tokenizer,
         labels,
@@ -145,7 +145,7 @@ def add_cascade(
         say: told of each miss.
     """
     file = folder / STATIC_FILE
-    export_quantized(companion.model, file)
+    export_int8_static_student(companion.model, file)
     agrees = companion.logits.argmax(axis=1) == encoder.run(companion.texts)[0].argmax(axis=1)
     thresholds = _thresholds(confidence(companion.logits), agrees, 1.0 - asked)
     return _set_threshold(file, companion.model.config.width, thresholds, encoder, held_out, asked, say)

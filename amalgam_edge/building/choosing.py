@@ -11,7 +11,7 @@ from typing import Any
 from amalgam_edge.building import stages
 from amalgam_edge.building.candidates import CALIBRATION_TEXTS, Tried, Workshop, choose_models, try_models
 from amalgam_edge.building.stages import Lesson, Student, Trained, Variant
-from amalgam_edge.exporters.static_export import ladder_of
+from amalgam_edge.exporters.static_export import int8_ladder
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.progress import Progress
 from amalgam_edge.runtime.bundle import MODEL_FILES
@@ -100,7 +100,7 @@ def _workshop(
         texts=texts.corpus.take(texts.held_out),
         calibration=texts.corpus.take(texts.train[:CALIBRATION_TEXTS]),
         max_disagreement=lesson.recipe.max_disagreement if budget is None else budget.limits["loss"] / 100,
-        ladder=ladder_of(room / MODEL_FILES["fp32"], variant.student.model.config.model_type == STATIC),
+        ladder=int8_ladder(room / MODEL_FILES["fp32"], variant.student.model.config.model_type == STATIC),
         title=title,
         layers=trained.layers,
         n_tokens=variant.n_tokens,

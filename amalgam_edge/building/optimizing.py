@@ -13,7 +13,7 @@ from amalgam_edge.building.cascading import renew_cascade
 from amalgam_edge.corpus.reading import LABEL, Corpus, read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.selection.bundle_writer import check_output, write_manifest
-from amalgam_edge.exporters.static_export import ladder_of
+from amalgam_edge.exporters.static_export import int8_ladder
 from amalgam_edge.progress import Progress
 from amalgam_edge.reports.build_report import render_front
 from amalgam_edge.reports.model_card import render_model_card
@@ -76,7 +76,7 @@ def optimize_bundle(
                 texts=held_out,
                 calibration=other,
                 max_disagreement=wishes.limits["loss"] / 100,
-                ladder=ladder_of(folder / MODEL_FILES["fp32"], bundle.is_static),
+                ladder=int8_ladder(folder / MODEL_FILES["fp32"], bundle.is_static),
                 layers=student.get("layers"),
                 n_tokens=student.get("n_tokens"),
                 agreement=student.get("agreement"),

@@ -25,9 +25,9 @@ from amalgam_edge.methods import METHODS, Evidence, Method, MethodSettings, Obje
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.metrics.calibration import Calibration, calibrate
-from amalgam_edge.models.head import last_layer
+from amalgam_edge.models.hidden_state import last_layer
 from amalgam_edge.models.loading import load_config, load_encoder
-from amalgam_edge.models.static_student import build_static_student, encoder_of, is_static
+from amalgam_edge.models.static_student import build_static_student, initial_encoder, is_static
 from amalgam_edge.models.student import build_student, n_layers, resolve_student
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.progress import Advance, Progress
@@ -427,7 +427,7 @@ def student_features(recipe: Recipe, teachers: Sequence[Teacher], corpus: Corpus
 
 def _student_checkpoint(recipe: Recipe, teachers: Sequence[Teacher]) -> str:
     """The folder or Hub name of the encoder that the student starts from."""
-    named = encoder_of(recipe.student, teachers[0].name) if is_static(recipe.student) else recipe.student
+    named = initial_encoder(recipe.student, teachers[0].name) if is_static(recipe.student) else recipe.student
     return resolve_student(named, {teacher.name: teacher.source for teacher in teachers})
 
 

@@ -27,7 +27,7 @@ from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.inference.padding import pad_batch
 from amalgam_edge.methods import Batch, Objective, Told
 from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.models.head import hidden_state
+from amalgam_edge.models.hidden_state import capture_hidden_state
 from amalgam_edge.progress import Advance
 from amalgam_edge.training.sharing import JoinShare, Shares, n_processes, process_rank, whole_batch
 
@@ -282,7 +282,7 @@ class _WithObjective(torch.nn.Module):
         teacher_hidden: Sequence[torch.Tensor],
         n_own: int | None = None,
     ) -> dict[str, torch.Tensor]:
-        with hidden_state(self.student) as latest:
+        with capture_hidden_state(self.student) as latest:
             logits = self.student(input_ids=input_ids, attention_mask=attention_mask).logits
         with torch.autocast(input_ids.device.type, enabled=False):
             parts = [logits, latest(), target, weight, *teacher_logits, *teacher_hidden]

@@ -11,7 +11,7 @@ from amalgam_edge.building import stages
 from amalgam_edge.building.budget import Budget
 from amalgam_edge.building.candidates import Workshop, choose_models, try_models
 from amalgam_edge.exporters.student_export import export_student
-from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
 from amalgam_edge.progress import Silent
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime.bundle import MODEL_FILES
@@ -32,7 +32,7 @@ def students(classifier_folder, tokenizer):
     model = AutoModelForSequenceClassification.from_pretrained(classifier_folder).eval()
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     used = {number for text in TRAINING for number in tokenizer(text)["input_ids"]}
-    return {"": (model, tokenizer), "trimmed": with_tokens(model, tokenizer, kept_tokens(content, used, 0))}
+    return {"": (model, tokenizer), "trimmed": trim_vocabulary(model, tokenizer, kept_tokens(content, used, 0))}
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from amalgam_edge.exporters.quantization.quantization import quantizable_products
-from amalgam_edge.exporters.static_export import export_quantized, tables_alone
+from amalgam_edge.exporters.quantization.int8 import quantizable_products
+from amalgam_edge.exporters.static_export import export_int8_static_student, int8_tables_only
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.models.static_student import StaticConfig, StaticStudent
 
@@ -32,7 +32,7 @@ def files(student, tmp_path_factory):
     """The float and the quantized export. Read only."""
     folder = tmp_path_factory.mktemp("static")
     export_student(student, folder / "float.onnx")
-    export_quantized(student, folder / "int8.onnx")
+    export_int8_static_student(student, folder / "int8.onnx")
     assert {path.name for path in folder.iterdir()} == {"float.onnx", "int8.onnx"}
     return folder / "float.onnx", folder / "int8.onnx"
 
@@ -90,7 +90,7 @@ def test_what_is_multiplied_stays_in_float_and_the_table_does_not(files):
     assert {t.shape for t in tensors.values() if t.dtype == np.float32} >= {(N_TOKENS, 1)}
     assert any(set(t.shape) == {WIDTH, N_LABELS} and t.dtype == np.float32 for t in tensors.values())
     assert not any(node.op_type.endswith("Integer") for node in onnx.load(files[1]).graph.node)
-    assert len(tables_alone(files[0]).float_nodes) == len(quantizable_products(files[0])) == 1
+    assert len(int8_tables_only(files[0]).float_nodes) == len(quantizable_products(files[0])) == 1
 
 
 def test_the_table_is_what_the_file_is_made_of(files):

@@ -12,7 +12,7 @@ import amalgam_edge
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters import student_export
 from amalgam_edge.exporters.student_export import export_student
-from amalgam_edge.exporters.tracing.tracing import to_onnx
+from amalgam_edge.exporters.tracing.to_onnx import to_onnx
 from tests.support import tiny
 
 

@@ -16,7 +16,7 @@ from amalgam_edge.dropout.sites import LiveDropout
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters import teacher_export
 from amalgam_edge.exporters.teacher_export import export_teacher
-from amalgam_edge.exporters.tracing import tracing
+from amalgam_edge.exporters.tracing import to_onnx as tracing_module
 from amalgam_edge.exporters.tracing.live_dropout import MC_PASS, MC_SEED
 from amalgam_edge.inference.onnx_runner import OnnxRunner
 from tests.support import tiny
@@ -285,7 +285,7 @@ def test_inputs_and_outputs(exported):
 def test_the_file_is_valid_and_needs_nothing_but_onnx(exported):
     model = onnx.load(exported.path)
     onnx.checker.check_model(model, full_check=True)
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", tracing.OPSET)]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
     assert not model.functions
     assert {node.domain for node in model.graph.node} == {""}
     random = ("Dropout", "RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli")
@@ -339,7 +339,7 @@ def test_the_model_is_left_in_evaluation_mode(again, teachers, tmp_path):
 @pytest.fixture
 def split_weights(monkeypatch):
     """Have weights put beside the file as if they were beyond what one file can hold."""
-    monkeypatch.setattr(tracing, "_LARGEST_FILE", 1000)
+    monkeypatch.setattr(tracing_module, "_MAX_FILE_BYTES", 1000)
 
 
 def test_weights_beyond_one_file_go_beside_it(again, teachers, expected, tmp_path, split_weights):

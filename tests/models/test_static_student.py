@@ -12,12 +12,12 @@ from amalgam_edge.models.static_student import (
     StaticConfig,
     StaticStudent,
     build_static_student,
-    encoder_of,
+    initial_encoder,
     is_static,
     log_weights,
     token_vectors,
 )
-from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
 from amalgam_edge.numerics.components import principal_components
 
 LABELS = ("games", "science", "net")
@@ -106,7 +106,7 @@ def test_a_trimmed_student_answers_the_same(student):
     texts = ["a small game about maps", "reads mail aloud"]
     used = {token for ids in tokenizer(texts)["input_ids"] for token in ids}
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    small, small_tokenizer = with_tokens(model, tokenizer, kept_tokens(content, used))
+    small, small_tokenizer = trim_vocabulary(model, tokenizer, kept_tokens(content, used))
     assert small.table.num_embeddings == small.log_weight.num_embeddings == small.config.vocab_size
     assert small.config.vocab_size < model.config.vocab_size
     answers = []
@@ -141,7 +141,7 @@ def test_it_is_saved_and_read_without_pickle(student, tmp_path):
 def test_what_asks_for_a_static_student(student, static, encoder):
     assert is_static(student) is static
     if static:
-        assert encoder_of(student, "first") == encoder
+        assert initial_encoder(student, "first") == encoder
 
 
 def test_an_unknown_checkpoint_is_named(tmp_path):

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.models.vocabulary import kept_tokens, token_ids, trim_tokenizer, with_tokens
+from amalgam_edge.models.vocabulary import kept_tokens, token_ids, trim_tokenizer, trim_vocabulary
 from tests.support import tiny
 
 WORDS = [
@@ -179,7 +179,7 @@ def test_texts_whose_tokens_stay_are_answered_as_before(random_classifier, token
     model, texts = random_classifier(architecture=architecture), tiny.TEXTS[:5]
     full = tokenizer
     kept = kept_tokens(content(full.backend_tokenizer), {i for text in texts for i in full(text)["input_ids"]})
-    small_model, small = with_tokens(model, full, kept)
+    small_model, small = trim_vocabulary(model, full, kept)
     expected = logits_of(model, full, texts)
     np.testing.assert_array_equal(logits_of(small_model, small, texts), expected)
     assert small_model.get_input_embeddings().weight.shape[0] == small_model.config.vocab_size == len(kept) < len(full)
@@ -198,5 +198,5 @@ def test_texts_whose_tokens_stay_are_answered_as_before(random_classifier, token
 def test_other_texts_are_answered_too(random_classifier, tokenizer):
     model = random_classifier()
     kept = kept_tokens(content(tokenizer.backend_tokenizer), [])
-    logits = logits_of(*with_tokens(model, tokenizer, kept), ["never seen: Ünïcødé 漢字 🐧"])
+    logits = logits_of(*trim_vocabulary(model, tokenizer, kept), ["never seen: Ünïcødé 漢字 🐧"])
     assert np.isfinite(logits).all()

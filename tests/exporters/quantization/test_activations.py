@@ -4,13 +4,18 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from amalgam_edge.exporters.quantization.activations import Activation, add_observers, joined, products
+from amalgam_edge.exporters.quantization.activations import (
+    Activation,
+    add_observers,
+    constant_products,
+    merge_activations,
+)
 from tests.support.two_products import WEIGHTS, X, by_hand, model, run
 
 
 def test_products_and_what_they_multiply():
     made = model()
-    found = products(made.graph)
+    found = constant_products(made.graph)
     assert [(p.node, p.source, p.weight, p.transposed) for p in found] == [
         ("first", "x", "q", False), ("second", "x", "k", False), ("gemm", "rows", "g", True),
     ]  # fmt: skip
@@ -21,7 +26,7 @@ def test_products_and_what_they_multiply():
 
 def test_weights_that_are_written_are_read_again():
     made = model()
-    product = products(made.graph)[2]
+    product = constant_products(made.graph)[2]
     product.write(made.graph, np.arange(12).reshape(4, 3))
     np.testing.assert_array_equal(product.matrix(made.graph), np.arange(12).reshape(4, 3))
     rows = X @ WEIGHTS["q"] + X @ WEIGHTS["k"]
@@ -53,9 +58,9 @@ def same(found, expected):
 
 def test_activations_change_as_the_values_do():
     rows = np.random.default_rng(0).normal(size=(9, 4))
-    same(joined([of(rows[:2]), of(rows[2:])]), of(rows))
-    same(of(rows).divided(np.array([1, 2, 4, 0.5])), of(rows / [1, 2, 4, 0.5]))
-    same(of(rows).taken(np.array([0, 3, 3, 1])), of(rows[:, [0, 3, 3, 1]]))
+    same(merge_activations([of(rows[:2]), of(rows[2:])]), of(rows))
+    same(of(rows).divide(np.array([1, 2, 4, 0.5])), of(rows / [1, 2, 4, 0.5]))
+    same(of(rows).select(np.array([0, 3, 3, 1])), of(rows[:, [0, 3, 3, 1]]))
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.exporters.quantization.activations import Activation
-from amalgam_edge.exporters.quantization.outlier_splitting import copies_of, hidden_values, split_outliers
+from amalgam_edge.exporters.quantization.outlier_splitting import copies_of_channels, split_outliers, splittable_values
 from amalgam_edge.exporters.quantization.smoothing import smooth
 from tests.support import tiny
 
@@ -75,7 +75,7 @@ def seen(x):
 @pytest.mark.parametrize("gemm", [False, True])
 def test_splitting_changes_no_answer_and_the_largest_shrinks(gemm):
     model, x = feed_forward(gemm), X[0] if gemm else X
-    found = hidden_values(model.graph)
+    found = splittable_values(model.graph)
     assert list(found) == ["hidden"]
     assert found["hidden"].vectors == ("bias",)
     smoothed = smooth(model.graph, seen(x), 0.0)
@@ -95,17 +95,17 @@ def test_splitting_changes_no_answer_and_the_largest_shrinks(gemm):
 
 @pytest.mark.parametrize("also", ["hidden", "product", "h", "p"])
 def test_what_something_else_reads_is_not_split(also):
-    assert hidden_values(feed_forward(also=also).graph) == {}
+    assert splittable_values(feed_forward(also=also).graph) == {}
 
 
 def test_a_vector_that_is_no_channels_is_not_split():
-    assert hidden_values(feed_forward(half=np.full((5, 1), 0.5)).graph) == {}
+    assert splittable_values(feed_forward(half=np.full((5, 1), 0.5)).graph) == {}
 
 
 def test_what_is_not_smoothed_stays():
     model = feed_forward()
     before = model.SerializeToString()
-    assert split_outliers(model.graph, hidden_values(model.graph), {}) == {}
+    assert split_outliers(model.graph, splittable_values(model.graph), {}) == {}
     assert model.SerializeToString() == before
 
 
@@ -113,7 +113,7 @@ def test_what_is_not_smoothed_stays():
 def test_no_other_split_makes_the_largest_smaller(sizes):
     """Of all ways to hand out as many copies: each channel needs at least largest / limit of them."""
     largest = np.array(sizes)
-    copies = copies_of(largest)
+    copies = copies_of_channels(largest)
     assert copies.sum() == len(largest) + 16
     limit = (largest / copies).max()
     needed = np.floor(largest / limit * (1 + 1e-9)).astype(int) + 1  # copies that make every channel smaller still
@@ -127,7 +127,7 @@ GELU_IN_THE_HEAD = {"electra", "deberta-v2"}
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_feed_forwards_of_real_architectures_are_found(exports, architecture):
-    found = hidden_values(onnx.load(exports(architecture).path).graph)
+    found = splittable_values(onnx.load(exports(architecture).path).graph)
     assert len([name for name in found if "gelu" in name]) == (
         2 * (architecture in SPLIT) + (architecture in GELU_IN_THE_HEAD)
     )

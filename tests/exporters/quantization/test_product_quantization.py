@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from amalgam_edge.exporters.quantization.embeddings import quantize_by_head
+from amalgam_edge.exporters.quantization.embeddings import quantize_head_matrices
 from amalgam_edge.exporters.quantization.product_quantization import product_quantize, quantize_tables_by_product
 
 RNG = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def test_small_tables_and_odd_widths_stay(n_rows, width):
 
 def test_weights_by_head_are_stored_in_int8():
     made, weights = model(20, 8, head=True)
-    assert quantize_by_head(made.graph) == 1
+    assert quantize_head_matrices(made.graph) == 1
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     assert stored["stack_int8"].dtype == np.int8
     restored = stored["stack_int8"] * stored["stack_scales"]

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from amalgam_edge.exporters.quantization.activations import Activation
-from amalgam_edge.exporters.quantization.quantization import Quantization, quantize
+from amalgam_edge.exporters.quantization.int8 import Int8Settings, quantize_to_int8
 from amalgam_edge.exporters.quantization.rounding import round_matrix
 
 RNG = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def test_a_quantized_file_holds_the_rounded_weights_at_the_scales_it_had(toy, tm
     seen = {"h1": Activation(np.abs(x).max(axis=0), x.T @ x)}
     stored = {}
     for name, rounded in (("plain", False), ("rounded", True)):
-        quantize(source, tmp_path / f"{name}.onnx", Quantization(name, rounded=rounded), seen)
+        quantize_to_int8(source, tmp_path / f"{name}.onnx", Int8Settings(name, gptq_rounding=rounded), seen)
         graph = onnx.load(tmp_path / f"{name}.onnx").graph
         stored[name] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     assert stored["plain"].keys() == stored["rounded"].keys()

@@ -5,7 +5,7 @@ import pytest
 
 from amalgam_edge.exporters.selection import trimming
 from amalgam_edge.exporters.selection.trimming import trim_through_gate
-from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
 from tests.support import tiny
 
 TRAINING, HELD_OUT = tiny.TEXTS[:8], tiny.TEXTS[8:]
@@ -29,12 +29,12 @@ def test_as_few_tokens_stay_as_held_out_texts_allow(student, used, monkeypatch):
     """By what every text is answered alone, at each number of spare tokens."""
     model, tokenizer = student
     ladder = (0, 340, 380, 392, 396)
-    monkeypatch.setattr(trimming, "LADDER", ladder)
+    monkeypatch.setattr(trimming, "FIRST_TOKENS_KEPT", ladder)
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     before = labels_of(model, tokenizer, HELD_OUT)
     changed = []
     for first in ladder:
-        small = with_tokens(model, tokenizer, kept_tokens(content, used, first))
+        small = trim_vocabulary(model, tokenizer, kept_tokens(content, used, first))
         after = labels_of(*small, HELD_OUT)
         changed.append(np.mean([one != other for one, other in zip(before, after, strict=True)]))
     assert changed[0] > changed[-1] == 0
@@ -51,7 +51,7 @@ def test_as_few_tokens_stay_as_held_out_texts_allow(student, used, monkeypatch):
 
 
 def test_what_is_not_good_enough_is_told_and_left(student, monkeypatch):
-    monkeypatch.setattr(trimming, "LADDER", (0, 100))
+    monkeypatch.setattr(trimming, "FIRST_TOKENS_KEPT", (0, 100))
     model, tokenizer = student
     said = []
     assert trim_through_gate(model, tokenizer, [], HELD_OUT, budget=0.0, say=said.append) is None

@@ -6,17 +6,17 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from amalgam_edge.exporters.quantization.activations import Activation, products
-from amalgam_edge.exporters.quantization.quantization import (
-    LADDER,
-    Quantization,
+from amalgam_edge.exporters.quantization.activations import Activation, constant_products
+from amalgam_edge.exporters.quantization.int8 import (
+    INT8_LADDER,
+    Int8Settings,
     quantizable_products,
-    quantize,
+    quantize_to_int8,
     with_float_nodes,
 )
 from tests.support import tiny
 
-WAYS = (Quantization("plain"), Quantization("calibrated", calibrated=True), *LADDER)
+WAYS = (Int8Settings("plain"), Int8Settings("calibrated", calibrated=True), *INT8_LADDER)
 PRODUCTS = ("MatMulInteger", "DynamicQuantizeMatMul")
 
 
@@ -56,7 +56,7 @@ def run(path, n_texts=16):
 def seen_by(path, feed):
     """What is multiplied, as ONNX Runtime puts the values out."""
     model = onnx.load(path)
-    sources = sorted({product.source for product in products(model.graph)})
+    sources = sorted({product.source for product in constant_products(model.graph)})
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in sources)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     rows = [value.reshape(-1, value.shape[-1]) for value in session.run(sources, feed)]
@@ -70,7 +70,7 @@ def test_weights_never_have_eight_signed_bits(exported, tmp_path, how):
     target = tmp_path / "q.onnx"
     rng = np.random.default_rng(1)
     feed = {"input_ids": rng.integers(5, 390, (16, 12)), "attention_mask": np.ones((16, 12), np.int64)}
-    quantize(exported.path, target, how, seen_by(exported.path, feed))
+    quantize_to_int8(exported.path, target, how, seen_by(exported.path, feed))
     weights = int8_weights(target)
     assert len(weights) == len(quantizable_products(exported.path))
     assert len(weights) >= 7
@@ -90,7 +90,7 @@ def test_weights_are_the_float_ones_within_half_a_step(toy, tmp_path):
     source = toy()
     floats = {t.name: numpy_helper.to_array(t) for t in onnx.load(source).graph.initializer}
     for how in WAYS:
-        quantize(source, tmp_path / "q.onnx", how)
+        quantize_to_int8(source, tmp_path / "q.onnx", how)
         weights = int8_weights(tmp_path / "q.onnx")
         assert len(weights) == 3
         for name in ("w1", "w2", "w3"):
@@ -104,14 +104,14 @@ def test_float_nodes_stay_float(exported, tmp_path):
     nodes = quantizable_products(exported.path)
     assert len(set(nodes)) == len(nodes)
     for node in (nodes[0], nodes[-1]):
-        quantize(exported.path, tmp_path / "q.onnx", Quantization("some", float_nodes=(node,)))
+        quantize_to_int8(exported.path, tmp_path / "q.onnx", Int8Settings("some", float_nodes=(node,)))
         assert len(float_products(tmp_path / "q.onnx")) == 1
         assert len(int8_weights(tmp_path / "q.onnx")) == len(nodes) - 1
 
 
 def test_all_nodes_in_float_leave_only_the_tables_quantized(exported, tmp_path):
     nodes = quantizable_products(exported.path)
-    quantize(exported.path, tmp_path / "q.onnx", Quantization("none", float_nodes=tuple(nodes)))
+    quantize_to_int8(exported.path, tmp_path / "q.onnx", Int8Settings("none", float_nodes=tuple(nodes)))
     assert not int8_weights(tmp_path / "q.onnx")
     assert len(float_products(tmp_path / "q.onnx")) == len(nodes)
     found, expected = run(tmp_path / "q.onnx"), run(exported.path)
@@ -140,10 +140,10 @@ def test_what_is_called_quantizable_is_quantized(tmp_path):
     gemm_model(source)
     nodes = quantizable_products(source)
     assert "matmul" in nodes
-    quantize(source, target, LADDER[0])
+    quantize_to_int8(source, target, INT8_LADDER[0])
     assert len(int8_weights(target)) == len(nodes)
     for node in nodes:
-        quantize(source, target, Quantization("one in float", float_nodes=(node,)))
+        quantize_to_int8(source, target, Int8Settings("one in float", float_nodes=(node,)))
         assert len(int8_weights(target)) == len(nodes) - 1
 
 
@@ -160,36 +160,36 @@ def test_recorded_shapes_that_contradict_are_ignored(toy, tmp_path):
     with pytest.raises(Exception, match="Inferred shape and existing shape differ"):
         onnx.shape_inference.infer_shapes(model, strict_mode=True)
     for how in WAYS:
-        quantize(source, tmp_path / "q.onnx", how)
+        quantize_to_int8(source, tmp_path / "q.onnx", how)
         assert len(int8_weights(tmp_path / "q.onnx")) == 3
 
 
 def test_the_source_is_left_as_it_was(toy, tmp_path):
     source = toy()
     before = source.read_bytes()
-    quantize(source, tmp_path / "q.onnx", LADDER[0])
+    quantize_to_int8(source, tmp_path / "q.onnx", INT8_LADDER[0])
     assert source.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "q.onnx"}
 
 
 def test_the_log_level_is_restored(toy, tmp_path):
     before = logging.getLogger().level
-    quantize(toy(), tmp_path / "q.onnx", LADDER[0])
+    quantize_to_int8(toy(), tmp_path / "q.onnx", INT8_LADDER[0])
     with pytest.raises(FileNotFoundError):
-        quantize(tmp_path / "nowhere.onnx", tmp_path / "q.onnx", LADDER[0])
+        quantize_to_int8(tmp_path / "nowhere.onnx", tmp_path / "q.onnx", INT8_LADDER[0])
     assert logging.getLogger().level == before
 
 
 def test_a_quantized_student_is_smaller(exports, tmp_path):
     source = exports("bert").path
-    quantize(source, tmp_path / "q.onnx", LADDER[0])
+    quantize_to_int8(source, tmp_path / "q.onnx", INT8_LADDER[0])
     weights = sum(t.ByteSize() for t in onnx.load(source).graph.initializer)
     smaller = sum(t.ByteSize() for t in onnx.load(tmp_path / "q.onnx").graph.initializer)
     assert smaller < 0.5 * weights
 
 
 def test_a_quantized_student_tells_nothing_of_the_builder(exports, tmp_path):
-    quantize(exports("bert").path, tmp_path / "q.onnx", LADDER[0])
+    quantize_to_int8(exports("bert").path, tmp_path / "q.onnx", INT8_LADDER[0])
     model = onnx.load(tmp_path / "q.onnx")
     for tensor in model.graph.initializer:
         tensor.ClearField("raw_data")
@@ -200,8 +200,8 @@ def test_a_quantized_student_tells_nothing_of_the_builder(exports, tmp_path):
 
 def test_ever_more_products_stay_in_float_up_to_half():
     ranked = [f"n{k}" for k in range(11)]
-    tried = list(with_float_nodes(LADDER[0], ranked))
+    tried = list(with_float_nodes(INT8_LADDER[0], ranked))
     assert [how.float_nodes for how in tried] == [tuple(ranked[:1]), tuple(ranked[:2]), tuple(ranked[:4])]
-    assert all(how.calibrated and how.rounded for how in tried)
-    assert [how.name for how in tried] == [f"{LADDER[0].name}, {n} product(s) in float" for n in (1, 2, 4)]
-    assert list(with_float_nodes(LADDER[0], ["alone"])) == []
+    assert all(how.calibrated and how.gptq_rounding for how in tried)
+    assert [how.name for how in tried] == [f"{INT8_LADDER[0].name}, {n} product(s) in float" for n in (1, 2, 4)]
+    assert list(with_float_nodes(INT8_LADDER[0], ["alone"])) == []

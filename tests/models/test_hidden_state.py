@@ -4,13 +4,13 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.models.head import hidden_state, last_layer
+from amalgam_edge.models.hidden_state import capture_hidden_state, last_layer
 from amalgam_edge.models.static_student import StaticConfig, StaticStudent
 from tests.support import tiny
 
 
 def run(model, inputs):
-    with torch.inference_mode(), hidden_state(model) as latest:
+    with torch.inference_mode(), capture_hidden_state(model) as latest:
         logits = model(**inputs).logits
         return latest(), logits
 
@@ -52,7 +52,7 @@ def test_padding_is_not_in_it(random_classifier, tokenizer):
 
 def test_a_gradient_goes_through_it(random_classifier, tokenizer):
     model = random_classifier()
-    with hidden_state(model) as latest:
+    with capture_hidden_state(model) as latest:
         model(**tiny.padded(tokenizer, tiny.TEXTS[:2]))
         latest().sum().backward()
     assert model.base_model.embeddings.word_embeddings.weight.grad.abs().max() > 0
@@ -60,7 +60,7 @@ def test_a_gradient_goes_through_it(random_classifier, tokenizer):
 
 def test_nothing_stays_on_the_model(random_classifier, tokenizer):
     model = random_classifier()
-    with pytest.raises(ZeroDivisionError), hidden_state(model):
+    with pytest.raises(ZeroDivisionError), capture_hidden_state(model):
         raise ZeroDivisionError
     assert not last_layer(model)._forward_pre_hooks
 
@@ -75,7 +75,7 @@ def test_a_model_whose_last_layer_reads_every_token_is_refused():
 
 
 def test_a_model_that_was_not_run_has_none(random_classifier):
-    with hidden_state(random_classifier()) as latest, pytest.raises(AmalgamError, match="no hidden state"):
+    with capture_hidden_state(random_classifier()) as latest, pytest.raises(AmalgamError, match="no hidden state"):
         latest()
 
 
