@@ -1,4 +1,4 @@
-"""What is multiplied, on a graph made by hand."""
+"""Statistics of multiplied values, on a graph made by hand, against numpy."""
 
 import numpy as np
 import onnxruntime
@@ -13,7 +13,7 @@ from amalgam_edge.exporters.quantization.activations import (
 from tests.support.two_products import WEIGHTS, X, by_hand, model, run
 
 
-def test_products_and_what_they_multiply():
+def test_products_with_a_constant_matrix_are_found():
     made = model()
     found = constant_products(made.graph)
     assert [(p.node, p.source, p.weight, p.transposed) for p in found] == [
@@ -24,7 +24,7 @@ def test_products_and_what_they_multiply():
         np.testing.assert_allclose(product.matrix(made.graph), expected, rtol=1e-6)
 
 
-def test_weights_that_are_written_are_read_again():
+def test_written_weights_are_read_and_multiplied():
     made = model()
     product = constant_products(made.graph)[2]
     product.write(made.graph, np.arange(12).reshape(4, 3))
@@ -33,7 +33,7 @@ def test_weights_that_are_written_are_read_again():
     np.testing.assert_allclose(run(made)[0], rows.reshape(-1, 4) @ np.arange(12).reshape(4, 3) + 1, rtol=1e-4)
 
 
-def test_what_is_observed_by_hand():
+def test_observed_statistics_by_hand():
     made = model()
     names = add_observers(made.graph)
     wanted = [name for pair in names.values() for name in pair]
@@ -64,7 +64,7 @@ def test_activations_change_as_the_values_do():
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_graph_made_by_hand_is_what_it_says(shared):
+def test_the_graph_computes_what_its_docstring_says(shared):
     second = np.tanh(X) @ WEIGHTS["q"] if shared else X @ WEIGHTS["k"]
     expected = (X @ WEIGHTS["q"] + second).reshape(-1, 4) @ WEIGHTS["g"].T + 1
     np.testing.assert_allclose(run(model(shared))[0], expected, rtol=1e-4, atol=1e-4)

@@ -33,7 +33,7 @@ def open_model(tokenizer_folder):
 
 
 class Scripted:
-    """Opens models that answer by a script: one-hot logits whose first ``wrong`` labels are off, a run at a time."""
+    """Opens models whose first labels are wrong, as many as a script says for each model after the first."""
 
     def __init__(self, wrong, n_texts=100):
         self.wrong = iter(wrong)
@@ -51,7 +51,7 @@ class Scripted:
 
 
 class Observed:
-    """Activations of the toy: three values that are multiplied, all channels alike."""
+    """A model that puts out statistics of its three multiplied values, all channels alike."""
 
     def outputs(self, texts, names, *, batch_size=32):
         yield [np.ones(32) if name.endswith("_largest") else np.eye(32) for name in names]
@@ -69,7 +69,7 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_least_careful_way_is_taken_where_it_is_good_enough(source, target, open_model, tmp_path):
+def test_the_least_careful_settings_are_taken_where_they_are_good_enough(source, target, open_model, tmp_path):
     said = []
     result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=1.0, say=said.append, ladder=WAYS)
     assert result.accepted == WAYS[0]
@@ -100,7 +100,7 @@ def test_the_ladder_is_walked_in_order(source, target, tmp_path):
 
 
 def test_labels_may_be_compared_with_those_of_another_model(source, target):
-    """The float model would be content with the first way; what it was made from is not."""
+    """The int8 model agrees with the float model, but not with the reference that is given instead."""
     others = 5.0 * np.eye(3)[np.roll(np.arange(100) % 3, 1)]
     with pytest.raises(StopIteration):  # no way comes near, and the script ends
         pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.5, reference=others, ladder=WAYS)
@@ -109,7 +109,7 @@ def test_labels_may_be_compared_with_those_of_another_model(source, target):
     assert result.fidelity.agreement == 1.0
 
 
-def test_the_accepted_way_is_what_lies_in_the_target(source, target, tmp_path):
+def test_the_target_holds_the_accepted_model(source, target, tmp_path):
     result = pass_gate(source, target, TEXTS, Scripted([50, 0]), calibration=TEXTS, budget=0.05, ladder=WAYS)
     seen = dict.fromkeys(("bag", "h1", "h2"), Activation(np.ones(32), np.eye(32)))
     quantize_to_int8(source, tmp_path / "by hand.onnx", result.accepted, seen)
@@ -118,7 +118,7 @@ def test_the_accepted_way_is_what_lies_in_the_target(source, target, tmp_path):
 
 
 @pytest.mark.parametrize(("wrong", "n_texts", "budget"), [(1, 100, 0.01), (20, 2000, 0.01), (3, 10, 0.3), (0, 7, 0.0)])
-def test_a_miss_as_large_as_the_budget_is_within_it(source, target, wrong, n_texts, budget):
+def test_as_many_changed_labels_as_the_budget_allows_are_accepted(source, target, wrong, n_texts, budget):
     texts = ["x"] * n_texts
     result = pass_gate(
         source,
@@ -133,7 +133,7 @@ def test_a_miss_as_large_as_the_budget_is_within_it(source, target, wrong, n_tex
 
 
 @pytest.mark.parametrize(("wrong", "n_texts", "budget"), [(2, 100, 0.01), (21, 2000, 0.01), (1, 7, 0.0)])
-def test_one_text_beyond_the_budget_is_a_miss(source, target, wrong, n_texts, budget):
+def test_one_changed_label_beyond_the_budget_is_refused(source, target, wrong, n_texts, budget):
     texts = ["x"] * n_texts
     result = pass_gate(
         source, target, texts, Scripted([wrong, 0], n_texts), calibration=texts, budget=budget, ladder=WAYS
@@ -156,7 +156,7 @@ def test_the_most_harmful_product_is_left_in_float(toy, target, open_model, tmp_
     assert files(tmp_path) == ["model.onnx", "model_quantized.onnx"]
 
 
-def test_calibration_makes_up_for_what_never_gets_large(toy, target, open_model):
+def test_calibration_makes_up_for_a_large_weight_of_a_channel_that_is_always_zero(toy, target, open_model):
     result = pass_gate(toy(outlier=400.0), target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=INT8_LADDER)
     assert result.accepted == INT8_LADDER[0]
 
@@ -166,7 +166,7 @@ def test_without_an_outlier_no_product_needs_float(source, target, open_model):
     assert result.accepted == WAYS[0]
 
 
-def test_careful_ways_start_from_the_one_nearest_to_float(source, target):
+def test_products_return_to_float_from_the_settings_nearest_the_float_model(source, target):
     """By divergence; each of the three products is then tried alone, and half of them may stay in float: one."""
     opened = Scripted([50, 20, 40, *[3, 2, 1], 20])
     result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.0, ladder=WAYS)
@@ -216,7 +216,7 @@ def test_activations_are_those_of_the_calibration_texts(source, target, open_mod
     assert sorted(seen) == ["bag", "h1", "h2"]
 
 
-def test_no_trial_is_left_behind_by_a_failure(source, target, tmp_path):
+def test_a_failure_leaves_no_trial_model_behind(source, target, tmp_path):
     def failing(path):
         if "trial" in path.name:
             raise RuntimeError("cut off")
@@ -229,7 +229,7 @@ def test_no_trial_is_left_behind_by_a_failure(source, target, tmp_path):
     assert not [name for name in files(tmp_path) if "trial" in name]
 
 
-def test_a_precision_stands_in_the_manifest_as_plain_values():
+def test_a_manifest_entry_is_made_of_json_values():
     row = gate.PrecisionEntry(
         "onnx/model.onnx", 12, "float", Fidelity(0.5, 0.1, 4), {"p50": 1.0, "p95": 2.0}, {"Gelu": 3}
     ).as_dict()
@@ -241,3 +241,42 @@ def test_a_precision_stands_in_the_manifest_as_plain_values():
         "latency_ms": {"p50": 1.0, "p95": 2.0},
         "kernels": {"Gelu": 3},
     }
+
+
+def test_products_are_ranked_on_the_first_200_texts(source, target, monkeypatch):
+    texts = [str(k) for k in range(230)]
+    seen = {}
+
+    class Recording(Answers):
+        def run(self, texts, *, batch_size=32):
+            seen.setdefault(self.name, []).append(list(texts))
+            return super().run(texts)
+
+    def recorded(path):
+        if path.name.endswith(".observed.onnx"):
+            return Observed()
+        labels = np.arange(230) % 3
+        model = Recording(5.0 * np.eye(3)[labels if path == source else (labels + 1) % 3])
+        model.name = "trial" if path.name.endswith(".trial.onnx") else path.stem
+        return model
+
+    pass_gate(source, target, texts, recorded, calibration=texts, budget=0.0)
+    assert seen["trial"] == [texts[:200]] * 3
+    assert seen[target.stem] == [texts] * 2  # the ladder's one, and one product in float
+
+
+def test_trials_of_single_products_are_rounded_to_the_nearest_level(source, target, monkeypatch):
+    tried = []
+
+    def record(source, target, settings, activations):
+        tried.append(settings)
+        quantize_to_int8(source, target, settings, activations)
+
+    monkeypatch.setattr(gate, "quantize_to_int8", record)
+    pass_gate(source, target, TEXTS, Scripted([50, *[3, 2, 1], 0]), calibration=TEXTS, budget=0.0)
+    trials = tried[1:-1]
+    assert [settings.float_nodes for settings in trials] == [("w1",), ("w2",), ("w3",)]
+    assert not any(settings.gptq_rounding for settings in trials)
+    assert all(settings.calibrated for settings in trials)
+    assert tried[0] == INT8_LADDER[0]  # the default
+    assert tried[-1].gptq_rounding

@@ -1,3 +1,5 @@
+"""Trimming by held-out texts, against labels of single texts at each size of vocabulary."""
+
 import json
 
 import numpy as np
@@ -50,7 +52,7 @@ def test_as_few_tokens_stay_as_held_out_texts_allow(student, used, monkeypatch):
         assert f"{share:.2%} of labels change, over 0.00%" in line
 
 
-def test_what_is_not_good_enough_is_told_and_left(student, monkeypatch):
+def test_vocabularies_that_change_labels_are_reported_and_refused(student, monkeypatch):
     monkeypatch.setattr(trimming, "FIRST_TOKENS_KEPT", (0, 100))
     model, tokenizer = student
     said = []
@@ -58,15 +60,20 @@ def test_what_is_not_good_enough_is_told_and_left(student, monkeypatch):
     assert len(said) == 2
 
 
-def test_where_all_tokens_are_used_there_is_nothing_to_do(student):
+def test_a_vocabulary_in_full_use_is_not_trimmed(student):
     model, tokenizer = student
     said = []
     assert trim_through_gate(model, tokenizer, range(len(tokenizer)), HELD_OUT, budget=1.0, say=said.append) is None
     assert said == []
 
 
-def test_any_change_is_allowed_by_a_budget_of_all(student, used):
+def test_a_budget_of_all_labels_allows_the_smallest_vocabulary(student, used):
     model, tokenizer = student
     trimmed = trim_through_gate(model, tokenizer, used, HELD_OUT, budget=1.0)
     assert trimmed.n_tokens < trimmed.n_before
     assert trimmed.tokenizer.model_max_length == tokenizer.model_max_length
+
+
+def test_the_fewest_unused_tokens_are_kept_first():
+    """None of the unused tokens, then the first 2,000, doubled up to 16,000."""
+    assert (0, *(2000 * 2**k for k in range(4))) == trimming.FIRST_TOKENS_KEPT
