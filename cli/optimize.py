@@ -13,17 +13,17 @@ from amalgam_edge.cli.extras import quiet_libraries
 
 @click.command("optimize", context_settings={"max_content_width": 110})
 @click.argument("bundle", type=click.Path())
-@click.option("--budget", required=True, help='What the model may cost, e.g. "size<=20MB, latency<=2ms, loss<=1%".')
+@click.option("--budget", required=True, help='Limits of the model, such as "size<=20MB, latency<=2ms, loss<=1%".')
 @click.option("--calibration", metavar="PATH", help="Texts to measure on.  [default: the corpus it was built from]")
 @click.option("--text-column", help="Column of --calibration that holds the text.  [default: text]")
-@click.option("--output", metavar="PATH", help="Folder of the new bundle.  [default: in place of the old one]")
+@click.option("--output", metavar="PATH", help="Folder of the new bundle.  [default: replace the old bundle]")
 def command(bundle: str, budget: str, calibration: str | None, text_column: str | None, output: str | None) -> None:
     """Make a bundle's models anew, measure them on this machine, and let a budget pick the one that runs.
 
-    Tried are float, half floats, int8, int8 with a smaller table of tokens, and weights alone in 8 and 4 bits. Those
-    that change more labels than the budget's loss, or the bundle's own limit, are left out. A cascade is measured
-    again before the model that was picked, and its threshold raised where that takes it. Exit status 3: nothing meets
-    the budget; the nearest was picked.
+    The precisions are float, half floats, int8, int8 with a smaller token table, and weights alone in 8 and 4 bits.
+    Models that change more labels than the budget's loss, or the bundle's own limit, are left out. A cascade is
+    measured again in front of the chosen model, and its threshold is raised if that is needed. Exit status 3: nothing
+    meets the budget, and the nearest model was chosen.
 
     \b
     Examples:

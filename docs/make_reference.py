@@ -1,7 +1,7 @@
 """Write the reference of the file formats in ``docs/reference`` from the records that read them.
 
-    python docs/make_reference.py           # write it
-    python docs/make_reference.py --check   # exit status 1 where it is out of date
+python docs/make_reference.py           # write it
+python docs/make_reference.py --check   # exit status 1 where it is out of date
 """
 
 from __future__ import annotations

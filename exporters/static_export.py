@@ -1,4 +1,4 @@
-"""Quantized static students: int8 where the bytes are, in the table of token vectors, and nowhere else."""
+"""Quantized static students: int8 in the table of token vectors, where nearly all their bytes are, and nowhere else."""
 
 from __future__ import annotations
 
@@ -6,29 +6,42 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from amalgam_edge.exporters.quantization.quantization import LADDER, Quantization, quantizable_products, quantize
+from amalgam_edge.exporters.quantization.int8 import (
+    INT8_LADDER,
+    Int8Settings,
+    quantizable_products,
+    quantize_to_int8,
+)
 from amalgam_edge.exporters.student_export import export_student
 
 
-def tables_alone(source: Path) -> Quantization:
-    """The way to quantize an ONNX model that leaves every product in float: a static student's head is a few rows."""
-    return Quantization("int8 token vectors", float_nodes=tuple(quantizable_products(source)))
+def int8_tables_only(source: Path) -> Int8Settings:
+    """Settings that quantize the embedding tables of an ONNX model and leave every product in float.
+
+    They are for static students, whose only product is with a head of a few rows.
+    """
+    return Int8Settings("int8 token vectors", float_nodes=tuple(quantizable_products(source)))
 
 
-def ladder_of(source: Path, is_static: bool) -> tuple[Quantization, ...]:
-    """Ways to quantize an ONNX model, the least careful first: a static student has one."""
-    return (tables_alone(source),) if is_static else LADDER
+def int8_ladder(source: Path, is_static: bool) -> tuple[Int8Settings, ...]:
+    """The settings that the quality gate tries on an ONNX model, the least careful first.
+
+    Args:
+        source: The file of the float model.
+        is_static: Whether it is a static student, for which there is only one way.
+    """
+    return (int8_tables_only(source),) if is_static else INT8_LADDER
 
 
-def export_quantized(model: PreTrainedModel, path: Path) -> None:
-    """Write a static student with an int8 table; the float one that it is made of does not stay.
+def export_int8_static_student(model: PreTrainedModel, path: Path) -> None:
+    """Write a static student with an int8 table; the float file that it is made from is deleted.
 
     Raises:
-        AmalgamError: the model cannot be exported, or the exported one answers differently.
+        AmalgamError: The model cannot be exported, or the exported one answers differently.
     """
-    whole = path.with_suffix(".float.onnx")
+    float_file = path.with_suffix(".float.onnx")
     try:
-        export_student(model, whole)
-        quantize(whole, path, tables_alone(whole))
+        export_student(model, float_file)
+        quantize_to_int8(float_file, path, int8_tables_only(float_file))
     finally:
-        whole.unlink(missing_ok=True)
+        float_file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Teachers as ONNX with live dropout, compared with torch pass by pass."""
+"""Write a teacher as ONNX with live dropout, and compare its logits with torch's, pass by pass."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from amalgam_edge.dropout.sites import training_mode, unbatched_sites
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.tracing.comparison import TOLERANCE, in_float64, largest_difference
 from amalgam_edge.exporters.tracing.live_dropout import place_live_dropout
-from amalgam_edge.exporters.tracing.tracing import save, to_onnx
+from amalgam_edge.exporters.tracing.to_onnx import save_onnx, to_onnx
 from amalgam_edge.inference.onnx_runner import OnnxRunner
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.models.teacher import Teacher
 
-HALF_TOLERANCE = 0.05  # as TOLERANCE; float16 keeps 11 bits, and layers add up what it loses
+FLOAT16_TOLERANCE = 0.05  # like TOLERANCE; float16 keeps 11 bits, and the errors of the layers add up
 
 _PROBE_SEED = 7
 _PROBE_PASSES = (DROPOUT_OFF, 0, 23)
@@ -28,37 +28,38 @@ def export_teacher(
 ) -> float:
     """Write a teacher as one ONNX model of ``input_ids``, ``attention_mask``, ``mc_pass`` and ``mc_seed``.
 
-    ``mc_pass`` from 0 up answers under that pass' dropout masks, -1 without dropout, in any runtime, since the masks
-    are plain arithmetic (:mod:`amalgam_edge.exporters.tracing.live_dropout`).
+    An ``mc_pass`` of 0 or more applies that pass's dropout masks, and -1 turns dropout off. This holds in any runtime,
+    since the masks are plain arithmetic (:mod:`amalgam_edge.exporters.tracing.live_dropout`).
 
     Args:
-        teacher: on the CPU.
-        path: of the .onnx file.
+        teacher: A teacher on the CPU.
+        path: The .onnx file to write.
         passes: K, the length of a round, over which systematic masks are balanced.
         masks: ``systematic`` or ``independent``.
-        half: compute in float16; inputs and outputs stay as they are.
+        half: Whether to compute in float16; inputs and outputs keep their types.
 
     Returns:
-        The largest difference of any logit from torch's in float64, over several shapes and passes, dropout off among
-        them, as a share of the largest logit, or of 1.
+        The largest difference of any logit from torch's in float64, over several shapes and passes, one of them
+        without dropout, as a share of the largest logit, or of 1 if that is larger.
 
     Raises:
-        AmalgamError: the teacher cannot be exported, or the exported one answers differently.
+        AmalgamError: The teacher cannot be exported, or the exported one answers differently.
     """
     with training_mode(teacher.model):
         proto = to_onnx(teacher.model, unbatched_sites(teacher.sites))
     place_live_dropout(proto, {site.number: site.p for site in teacher.sites}, passes, masks)
     del proto.graph.value_info[:]
-    save(proto, path)
-    difference = _compare(teacher, path, passes, masks, half=False)
+    save_onnx(proto, path)
+    difference = _require_same_answers(teacher, path, passes, masks, half=False)
     if half:
-        save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
-        difference = _compare(teacher, path, passes, masks, half=True)
+        save_onnx(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
+        difference = _require_same_answers(teacher, path, passes, masks, half=True)
     return difference
 
 
-def _compare(teacher: Teacher, path: Path, passes: int, masks: Masks, *, half: bool) -> float:
-    tolerance = HALF_TOLERANCE if half else TOLERANCE
+def _require_same_answers(teacher: Teacher, path: Path, passes: int, masks: Masks, *, half: bool) -> float:
+    """The largest difference from torch; raises AmalgamError if it is too large."""
+    tolerance = FLOAT16_TOLERANCE if half else TOLERANCE
     exported = OnnxRunner(path, seed=_PROBE_SEED)
     original = TorchRunner(
         in_float64(teacher.model), teacher.sites, seed=_PROBE_SEED, passes=passes, masks=masks, device="cpu"

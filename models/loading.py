@@ -1,15 +1,23 @@
-"""Reading transformers checkpoints, and saying plainly what is wrong with one."""
+"""Read transformers checkpoints safely, and say plainly what is wrong with one that cannot be read.
+
+This is the only module of the package that calls ``from_pretrained`` on a checkpoint that somebody else made. Two
+options make that safe whoever made it: ``use_safetensors`` refuses pickled weights, which could run code when they are
+read, and ``trust_remote_code=False`` refuses, instead of asking at the terminal, to run Python files of the checkpoint.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -22,30 +30,34 @@ from amalgam_edge.models.checkpoints import looks_like_a_folder
 LONGEST_SANE_LENGTH = 100_000  # tokenizers without a limit report 1e30
 _SMALLEST_VOCABULARY = 16  # transformers makes up a few special tokens where a checkpoint has no tokenizer
 _MPNET_PADDING = 1  # fixed in its code, whatever its config says
+_POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "xmod"})
+
+_NO_CODE: Mapping[str, Any] = MappingProxyType({"trust_remote_code": False})
+_SAFE_WEIGHTS: Mapping[str, Any] = MappingProxyType({**_NO_CODE, "use_safetensors": True, "dtype": torch.float32})
 
 
-def load_config(checkpoint: str, **options: Any) -> PretrainedConfig:
+def load_config(checkpoint: str) -> PretrainedConfig:
     """Read a checkpoint's config from a folder or the Hub.
 
     Raises:
-        AmalgamError: there is no such model.
+        AmalgamError: There is no such model.
     """
     if not Path(checkpoint).exists() and looks_like_a_folder(checkpoint):
         raise AmalgamError(f"{checkpoint}: no such folder")
     try:
-        return AutoConfig.from_pretrained(checkpoint, **options)
+        return AutoConfig.from_pretrained(checkpoint, **_NO_CODE)
     except (OSError, ValueError, KeyError) as error:
-        raise not_a_model(checkpoint, error) from error
+        raise _not_a_model(checkpoint, error) from error
 
 
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
     """Read a checkpoint's tokenizer, set to pad on the right.
 
     Raises:
-        AmalgamError: it has none, or none backed by the ``tokenizers`` library.
+        AmalgamError: It has none, or none backed by the ``tokenizers`` library.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, **_NO_CODE)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise AmalgamError(f"{checkpoint}: no tokenizer that can be read ({first_line(error)})") from error
     if not tokenizer.is_fast:
@@ -58,13 +70,55 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def not_a_model(checkpoint: str, error: Exception) -> AmalgamError:
-    """The error for a checkpoint that cannot be read."""
-    path = Path(checkpoint)
-    if path.is_dir():
-        reason = first_line(error) if (path / "config.json").exists() else "it has no config.json"
-        return AmalgamError(f"{checkpoint}: not a transformers model folder ({reason})")
-    return AmalgamError(f"{checkpoint}: neither a folder here nor a model that can be had from the Hub")
+def load_classifier(checkpoint: str, config: PretrainedConfig) -> PreTrainedModel:
+    """Read a fine-tuned sequence classifier in float32, with attention made of plain operations.
+
+    Args:
+        checkpoint: A folder, or a name on the Hub.
+        config: The checkpoint's config, possibly with other dropout probabilities.
+
+    Raises:
+        AmalgamError: There is no such model, its weights are pickled, or it has no fine-tuned head.
+    """
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint, config=config, attn_implementation="eager", output_loading_info=True, **_SAFE_WEIGHTS
+        )
+    except (OSError, ValueError) as error:
+        if list(Path(checkpoint).glob("*.bin")) and not list(Path(checkpoint).glob("*.safetensors")):
+            raise AmalgamError(
+                f"{checkpoint}: only pickled weights (.bin), which are never loaded: save it again as safetensors"
+            ) from error
+        raise _not_a_model(checkpoint, error) from error
+    except RuntimeError as error:
+        raise AmalgamError(f"{checkpoint}: weights and config do not fit ({first_line(error)})") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise AmalgamError(f"{checkpoint}: no fine-tuned classifier, its weights lack {missing[0]}")
+    return model
+
+
+def load_encoder(
+    checkpoint: str, config: PretrainedConfig, max_length: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read the encoder of a checkpoint in float32, and its tokenizer, which truncates on the right as the edge does.
+
+    Args:
+        checkpoint: A folder, or a name on the Hub.
+        config: The checkpoint's config.
+        max_length: The longest input in tokens, lowered to what the encoder can take; the tokenizer truncates to it.
+
+    Raises:
+        AmalgamError: There is no such model.
+    """
+    try:
+        encoder = AutoModel.from_pretrained(checkpoint, **_SAFE_WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise _not_a_model(checkpoint, error) from error
+    tokenizer = load_tokenizer(checkpoint)
+    tokenizer.truncation_side = "right"
+    tokenizer.model_max_length = min(max_length, longest_input(config, tokenizer))
+    return encoder, tokenizer
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -79,44 +133,27 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
     return min(limit for limit in [*limits, LONGEST_SANE_LENGTH] if limit > 0)
 
 
-_POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "xmod"})
-
-
 def fingerprint(model: Any, tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 over a model's tensors, its config and its tokenizer: equal wherever it predicts the same."""
+    """SHA-256 over a model's tensors, its config and its tokenizer: equal for models that predict the same."""
     content = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         content.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
-    content.update(repr(sorted(_predictive(model.config.to_dict()).items(), key=str)).encode())
+    content.update(repr(sorted(_predictive_settings(model.config.to_dict()).items(), key=str)).encode())
     content.update(tokenizer.backend_tokenizer.to_str().encode())
     return content.hexdigest()
 
 
-def _predictive(config: dict[str, Any]) -> dict[str, Any]:
-    """A config without what does not bear on predictions."""
+def _predictive_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without the entries that do not change predictions."""
     unrelated = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
     return {key: value for key, value in config.items() if key not in unrelated}
 
 
-def load_encoder(
-    checkpoint: str, config: PretrainedConfig, max_length: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The encoder of a checkpoint in float32, and its tokenizer, which cuts on the right as the edge does.
-
-    Args:
-        checkpoint: folder or Hub name.
-        config: of it.
-        max_length: the longest input in tokens, cut to what the encoder can take; becomes the tokenizer's.
-
-    Raises:
-        AmalgamError: no such model.
-    """
-    try:
-        encoder = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise not_a_model(checkpoint, error) from error
-    tokenizer = load_tokenizer(checkpoint)
-    tokenizer.truncation_side = "right"
-    tokenizer.model_max_length = min(max_length, longest_input(config, tokenizer))
-    return encoder, tokenizer
+def _not_a_model(checkpoint: str, error: Exception) -> AmalgamError:
+    """The error for a checkpoint that cannot be read."""
+    path = Path(checkpoint)
+    if path.is_dir():
+        reason = first_line(error) if (path / "config.json").exists() else "it has no config.json"
+        return AmalgamError(f"{checkpoint}: not a transformers model folder ({reason})")
+    return AmalgamError(f"{checkpoint}: neither a folder here nor a model that can be had from the Hub")

@@ -1,7 +1,7 @@
-"""Static students: a vector and a weight for each token, their mean, and a linear head; no attention, no layers.
+"""Static students: the weighted mean of a text's token vectors under a linear head; no attention and no layers.
 
-The table of vectors is started as Model2Vec does it (https://github.com/MinishLab/model2vec): each token of the
-vocabulary goes through an encoder on its own, and what comes out is cut to its principal components.
+The token vectors are initialized as in Model2Vec (https://github.com/MinishLab/model2vec): each token of the vocabulary
+goes through an encoder on its own, and the outputs are reduced to their principal components.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from amalgam_edge.models.loading import load_config, load_encoder
 from amalgam_edge.numerics.components import principal_components
 from amalgam_edge.runtime.manifest import STATIC
 
-_TOKENS_AT_ONCE = 512
-_RARE = 1e-4  # a of a / (a + p), the weight of a token with probability p (Arora et al., ICLR 2017)
-_SMALLEST_SUM = 1e-9  # of the weights of a text's tokens; less is a text without any
+_ENCODER_BATCH = 512  # how many tokens go through the encoder at once
+_SIF_CONSTANT = 1e-4  # a in a / (a + p), the weight of a token with probability p (Arora et al., ICLR 2017)
+_SMALLEST_WEIGHT_SUM = 1e-9  # of the tokens of a text, so that a text without tokens divides nothing by zero
 
 
 class StaticConfig(PretrainedConfig):
     """The shape of a static student.
 
     Attributes:
-        vocab_size: tokens.
-        width: entries of a token's vector.
-        classifier_dropout: of the text's vector, in training.
+        vocab_size: The number of tokens.
+        width: The number of entries of a token's vector.
+        classifier_dropout: The dropout probability of the text's vector, in training.
     """
 
     model_type = STATIC
@@ -51,10 +51,13 @@ class StaticConfig(PretrainedConfig):
 
 
 class StaticStudent(PreTrainedModel):
-    """logits = W · Σ w(t)·E(t) / Σ w(t) + b over the tokens t of a text, masked ones left out; w = exp(learned)."""
+    """A classifier with logits = W · Σ w(t)·E(t) / Σ w(t) + b over the unmasked tokens t of a text, w(t) = exp(l(t)).
+
+    The token vectors E(t), the log-weights l(t), W and b are learnt.
+    """
 
     config_class = StaticConfig
-    other_token_tables = ("log_weight",)  # with a row a token, besides the input embeddings
+    other_token_tables = ("log_weight",)  # tables with a row for each token, besides the input embeddings
 
     def __init__(self, config: StaticConfig) -> None:
         super().__init__(config)
@@ -65,9 +68,9 @@ class StaticStudent(PreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **more: Any) -> SequenceClassifierOutput:
-        """Logits ``(n_texts, n_labels)`` of token ids and their mask, both ``(n_texts, n_tokens)``."""
+        """Logits ``(n_texts, n_classes)`` of token ids and their mask, both ``(n_texts, n_tokens)``."""
         weight = self.log_weight(input_ids).squeeze(-1).exp() * attention_mask
-        share = weight / weight.sum(dim=-1, keepdim=True).clamp_min(_SMALLEST_SUM)
+        share = weight / weight.sum(dim=-1, keepdim=True).clamp_min(_SMALLEST_WEIGHT_SUM)
         text = (share.unsqueeze(1) @ self.table(input_ids)).squeeze(1)
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(text)))
 
@@ -83,24 +86,27 @@ class StaticStudent(PreTrainedModel):
 def build_static_student(
     checkpoint: str, labels: Sequence[str], *, width: int, max_length: int = 128, seed: int = 0, device: str = "auto"
 ) -> tuple[StaticStudent, PreTrainedTokenizerBase]:
-    """A static classifier over ``labels`` whose table starts from the encoder of ``checkpoint``; its head is new.
+    """Build a static classifier whose token vectors are initialized by the encoder of a checkpoint; its head is new.
 
     Args:
-        checkpoint: folder or Hub name of any encoder, with a head or without.
-        labels: the label space's names.
-        width: entries of a token's vector, cut to what the encoder's have.
-        max_length: the longest input in tokens, cut to what the encoder can take; becomes the tokenizer's.
-        seed: of the head's initial weights.
-        device: that the encoder runs on.
+        checkpoint: The folder, or the name on the Hub, of any encoder, with a head or without.
+        labels: The names of the label space.
+        width: The number of entries of a token's vector, lowered to the encoder's.
+        max_length: The longest input in tokens, lowered to what the encoder can take; the tokenizer truncates to it.
+        seed: The seed of the head's initial weights.
+        device: The device on which the encoder runs.
+
+    Returns:
+        The student and its tokenizer.
 
     Raises:
-        AmalgamError: no such model.
+        AmalgamError: There is no such model.
     """
     encoder, tokenizer = load_encoder(checkpoint, load_config(checkpoint), max_length)
-    return static_student_of(encoder, tokenizer, labels, width=width, seed=seed, device=device), tokenizer
+    return static_student_from(encoder, tokenizer, labels, width=width, seed=seed, device=device), tokenizer
 
 
-def static_student_of(
+def static_student_from(
     encoder: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     labels: Sequence[str],
@@ -109,7 +115,10 @@ def static_student_of(
     seed: int = 0,
     device: str = "auto",
 ) -> StaticStudent:
-    """A static classifier that reads the same tokens as an encoder, and starts from what it makes of each."""
+    """Build a static classifier that reads the same tokens as an encoder, which initializes its token vectors.
+
+    See :func:`build_static_student`.
+    """
     vectors = principal_components(token_vectors(encoder, tokenizer, device), width)
     vectors /= np.linalg.norm(vectors, axis=1).mean()
     config = StaticConfig(
@@ -129,34 +138,39 @@ def static_student_of(
 
 
 def token_vectors(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: str = "auto") -> np.ndarray:
-    """What an encoder makes of each token between its special tokens: the mean over them, ``(n_tokens, hidden)``.
+    """The output of an encoder for each token of the vocabulary alone, ``(n_tokens, hidden_size)``.
+
+    A token is put between the tokenizer's special tokens, and the output is the mean over all of them.
 
     Raises:
-        AmalgamError: the model does not give a vector for each token.
+        AmalgamError: The model does not compute a vector for each token.
     """
     from amalgam_edge.runtime.tokens import special_tokens  # scoring on torch alone has no ONNX Runtime
 
     before, after = special_tokens(tokenizer.backend_tokenizer) or ([], [])
     n_tokens = int(encoder.get_input_embeddings().weight.shape[0])
-    where = resolve_device(device)
+    resolved = resolve_device(device)
     training = encoder.training
-    encoder.to(where).eval()
+    encoder.to(resolved).eval()
     vectors = []
     with torch.inference_mode():
-        for first in range(0, n_tokens, _TOKENS_AT_ONCE):
-            alone = np.arange(first, min(first + _TOKENS_AT_ONCE, n_tokens))
-            around = [np.full((len(alone), len(ids)), ids, dtype=np.int64) for ids in (before, after)]
-            inputs = torch.from_numpy(np.hstack([around[0], alone[:, None], around[1]])).to(where)
-            answered = encoder(input_ids=inputs, attention_mask=torch.ones_like(inputs))
-            if getattr(answered, "last_hidden_state", None) is None:
+        for first in range(0, n_tokens, _ENCODER_BATCH):
+            tokens = np.arange(first, min(first + _ENCODER_BATCH, n_tokens))
+            start, end = (np.full((len(tokens), len(ids)), ids, dtype=np.int64) for ids in (before, after))
+            inputs = torch.from_numpy(np.hstack([start, tokens[:, None], end])).to(resolved)
+            output = encoder(input_ids=inputs, attention_mask=torch.ones_like(inputs))
+            if getattr(output, "last_hidden_state", None) is None:
                 raise AmalgamError(f"a {encoder.config.model_type} cannot start a static student: it is no encoder")
-            vectors.append(answered.last_hidden_state.mean(dim=1).float().cpu().numpy())
+            vectors.append(output.last_hidden_state.mean(dim=1).float().cpu().numpy())
     encoder.to("cpu").train(training)
     return np.concatenate(vectors)
 
 
 def log_weights(n_tokens: int) -> np.ndarray:
-    """ln(a / (a + p)), the largest 0, ``(n_tokens,)``: p by Zipf's law, as vocabularies begin with common tokens."""
+    """The initial log-weights ln(a / (a + p)) of the tokens, shifted so that the largest is 0, ``(n_tokens,)``.
+
+    The probability p of a token follows Zipf's law, since vocabularies begin with the most common tokens.
+    """
     probability = 1.0 / (np.arange(1, n_tokens + 1) * np.log(n_tokens + 1))
-    weights = np.log(_RARE / (_RARE + probability))
+    weights = np.log(_SIF_CONSTANT / (_SIF_CONSTANT + probability))
     return (weights - weights.max()).astype(np.float32)

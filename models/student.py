@@ -1,4 +1,4 @@
-"""Students: an encoder cut to fewer layers, under a new head."""
+"""Students: an encoder cut to fewer layers, under a new classification head."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ from amalgam_edge.models.loading import load_config, load_encoder
 def build_student(
     checkpoint: str, labels: Sequence[str], *, layers: int | None = None, max_length: int = 128, seed: int = 0
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A classifier over ``labels`` on the encoder of ``checkpoint``; its head is new.
+    """Build a classifier on some layers of the encoder of a checkpoint; its head is new.
 
     Args:
-        checkpoint: folder or Hub name of any encoder, with a head or without.
-        labels: the label space's names.
-        layers: keep this many layers of the encoder, evenly spaced, the first and the last among them.
-        max_length: the longest input in tokens, cut to what the encoder can take; becomes the tokenizer's.
-        seed: of the head's initial weights.
+        checkpoint: The folder, or the name on the Hub, of any encoder, with a head or without.
+        labels: The names of the label space.
+        layers: How many layers of the encoder to keep, see :func:`kept_layers`; all if None.
+        max_length: The longest input in tokens, lowered to what the encoder can take; the tokenizer truncates to it.
+        seed: The seed of the head's initial weights.
+
+    Returns:
+        The student and its tokenizer.
 
     Raises:
-        AmalgamError: no such model, or more layers than it has.
+        AmalgamError: There is no such model, or it has fewer layers.
     """
     config = load_config(checkpoint)
     depth_name, depth = _depth(config)
     keep = kept_layers(depth, depth if layers is None else layers)
-    set_seed(seed)  # the encoder may bring new weights too: a pooler, where the checkpoint has none
+    set_seed(seed)  # the encoder may have new weights too: a pooler, where the checkpoint has none
     encoder, tokenizer = load_encoder(checkpoint, config, max_length)
 
     cut = _cut_config(config, depth_name, depth, keep)
@@ -56,10 +59,13 @@ def build_student(
 
 
 def kept_layers(depth: int, keep: int) -> tuple[int, ...]:
-    """Which ``keep`` of ``depth`` layers stay: evenly spaced, the first and the last among them.
+    """Choose ``keep`` of ``depth`` layers, evenly spaced, the first and the last among them.
+
+    Returns:
+        The positions of the kept layers, in ascending order.
 
     Raises:
-        AmalgamError: fewer than one, or more than there are.
+        AmalgamError: ``keep`` is less than one, or more than there are layers.
     """
     if not 1 <= keep <= depth:
         raise AmalgamError(f"--student-layers {keep}: the student's checkpoint has {depth} layers")
@@ -67,10 +73,10 @@ def kept_layers(depth: int, keep: int) -> tuple[int, ...]:
 
 
 def n_layers(config: PretrainedConfig) -> int:
-    """How many layers a model of this config has.
+    """The number of layers of a model with this config.
 
     Raises:
-        AmalgamError: that is not known of its architecture.
+        AmalgamError: It is not known for the architecture.
     """
     return _depth(config)[1]
 
@@ -85,7 +91,7 @@ def _depth(config: PretrainedConfig) -> tuple[str, int]:
 
 
 def _cut_config(config: PretrainedConfig, depth_name: str, depth: int, keep: Sequence[int]) -> PretrainedConfig:
-    """The config with fewer layers; a list with an entry a layer (ModernBERT's layer types) is cut alike."""
+    """The config with fewer layers; lists with an entry for each layer, as ModernBERT's layer types, are cut alike."""
     cut = config.to_dict()
     for key, value in cut.items():
         if isinstance(value, list) and len(value) == depth and key.startswith("layer"):
@@ -104,7 +110,7 @@ def _layer_list(encoder: PreTrainedModel, depth: int) -> str | None:
 
 
 def _renumber(weights: dict[str, Any], layer_list: str | None, keep: Sequence[int]) -> dict[str, Any]:
-    """Leave out the layers not kept and number the rest from zero."""
+    """Leave out the weights of layers that are not kept, and number the other layers from zero."""
     if layer_list is None:
         return weights
     position = {layer: new for new, layer in enumerate(keep)}

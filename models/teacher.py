@@ -1,40 +1,36 @@
-"""Teachers: fine-tuned sequence classifiers as they come."""
+"""Teachers: fine-tuned sequence classifiers, as they come from a folder or the Hub.
+
+A new kind of teacher starts here: :class:`Teacher` says what scoring needs of one, :func:`load_teacher` makes it, and
+:func:`_require_single_label_classifier` names the kinds that are refused so far.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.dropout.sites import DropoutSite, find_sites
-from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models.checkpoints import parse_teacher
-from amalgam_edge.models.loading import (
-    fingerprint,
-    load_config,
-    load_tokenizer,
-    longest_input,
-    not_a_model,
-)
+from amalgam_edge.models.loading import fingerprint, load_classifier, load_config, load_tokenizer, longest_input
 
 _PROBE_TEXT = "a probe of the dropout sites"
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A fine-tuned sequence classifier with its own tokenizer and its own label names.
+    """A fine-tuned sequence classifier with its tokenizer and the names of its classes.
 
     Attributes:
-        name: by which labels, scores and reports call it.
-        source: folder or Hub name.
-        model: in float32 with eager attention, in evaluation mode.
-        tokenizer: its own, padding on the right.
-        class_names: in the order of its logits.
-        max_length: the longest input in tokens.
-        sites: where it drops.
+        name: The name by which labels, scores and reports call it.
+        source: The folder or the name on the Hub that it was loaded from.
+        model: The model in float32 with eager attention, in evaluation mode.
+        tokenizer: The tokenizer that it was fine-tuned with, padding on the right.
+        class_names: The names of its classes, in the order of its logits.
+        max_length: The longest input in tokens.
+        sites: Where it applies dropout.
         fingerprint: SHA-256 of weights, config and tokenizer.
     """
 
@@ -52,12 +48,12 @@ def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_len
     """Load every teacher of a build.
 
     Args:
-        specs: ``name=path`` or ``path``, each a folder or a Hub name.
-        dropout: the probability for dropouts that a teacher has at zero.
-        max_length: in tokens, cut to what each teacher can take.
+        specs: ``name=path`` or ``path`` for each teacher; a path is a folder or a name on the Hub.
+        dropout: The probability for the dropouts that a teacher has at zero.
+        max_length: The longest input in tokens, lowered to what each teacher can take.
 
     Raises:
-        AmalgamError: no teacher, two of one name, or one that is no single-label classifier.
+        AmalgamError: There is no teacher, two have the same name, or one is no single-label classifier.
     """
     if not specs:
         raise AmalgamError("no teacher given: name at least one with --teacher PATH")
@@ -72,10 +68,10 @@ def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_len
 def load_teacher(name: str, source: str, *, dropout: float | None = None, max_length: int = 128) -> Teacher:
     """Load one teacher; see :func:`load_teachers`."""
     config = load_config(source)
-    _require_classifier(name, source, config)
+    _require_single_label_classifier(name, source, config)
     if dropout is not None:
         _raise_zero_dropouts(config, dropout)
-    model = _load_model(source, config)
+    model = load_classifier(source, config)
     tokenizer = load_tokenizer(source)
     model.eval()
     sites = find_sites(model, dict(tokenizer(_PROBE_TEXT, return_tensors="pt", return_token_type_ids=False)))
@@ -96,7 +92,7 @@ def load_teacher(name: str, source: str, *, dropout: float | None = None, max_le
     )
 
 
-def _require_classifier(name: str, source: str, config: PretrainedConfig) -> None:
+def _require_single_label_classifier(name: str, source: str, config: PretrainedConfig) -> None:
     architectures = config.architectures or []
     if architectures and not any("ForSequenceClassification" in a for a in architectures):
         raise AmalgamError(
@@ -109,31 +105,8 @@ def _require_classifier(name: str, source: str, config: PretrainedConfig) -> Non
         raise AmalgamError(f"teacher '{name}' ({source}) is a regression head; only classifiers can be merged")
 
 
-def _load_model(source: str, config: PretrainedConfig) -> PreTrainedModel:
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            config=config,
-            attn_implementation="eager",
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
-        if list(Path(source).glob("*.bin")) and not list(Path(source).glob("*.safetensors")):
-            raise AmalgamError(
-                f"{source}: only pickled weights (.bin), which are never loaded: save it again as safetensors"
-            ) from error
-        raise not_a_model(source, error) from error
-    except RuntimeError as error:
-        raise AmalgamError(f"{source}: weights and config do not fit ({first_line(error)})") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise AmalgamError(f"{source}: no fine-tuned classifier, its weights lack {missing[0]}")
-    return model
-
-
 def _raise_zero_dropouts(config: PretrainedConfig, p: float) -> None:
+    """Set every dropout probability of a config that is zero to ``p``, in place."""
     if not 0.0 < p < 1.0:
         raise AmalgamError(f"dropout must lie between 0 and 1, not {p}")
     for key, value in config.to_dict().items():

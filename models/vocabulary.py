@@ -1,9 +1,9 @@
-"""A classifier without the tokens that a corpus does not use.
+"""Trim the vocabulary of a classifier to the tokens that its texts use.
 
-A classifier's corpus uses a small part of its encoder's vocabulary, and the table of embeddings is half of a small
-encoder. Texts that need no other tokens are read as before: WordPiece takes the longest piece that there is, BPE
-applies the merges that it applied, Unigram finds the same best path, since what they chose is still there and nothing
-else has come. Other texts are read in smaller pieces, at worst in characters.
+A corpus uses a small part of an encoder's vocabulary, and the embedding table is half of a small encoder. Texts that
+need no other tokens are tokenized as before: WordPiece takes the longest piece in the vocabulary, BPE applies the same
+merges, and Unigram finds the same best path, since the tokens that they chose are still there and no token is new.
+Other texts are split into smaller pieces, at worst into characters.
 """
 
 from __future__ import annotations
@@ -21,84 +21,96 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.errors import AmalgamError
 
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # what BPE and Unigram fall back to
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # what BPE and Unigram fall back to
 
 
-def with_tokens(
+def trim_vocabulary(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kept: np.ndarray
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Copies of a classifier and its tokenizer that know the kept tokens alone.
+    """Copy a classifier and its tokenizer, with the kept tokens alone.
 
     Args:
-        model: its table of embeddings has a row a token.
-        tokenizer: backed by the ``tokenizers`` library.
-        kept: as :func:`kept_tokens` gives them.
+        model: A classifier whose embedding table has a row for each token.
+        tokenizer: Its tokenizer, backed by the ``tokenizers`` library.
+        kept: The ids that stay, see :func:`kept_tokens`.
     """
     small_model, small_tokenizer = copy.deepcopy(model), copy.deepcopy(tokenizer)
     trimmed = trim_tokenizer(json.loads(tokenizer.backend_tokenizer.to_str()), kept)
     small_tokenizer._tokenizer = Tokenizer.from_str(json.dumps(trimmed))
-    small_model.set_input_embeddings(_with_rows(small_model.get_input_embeddings(), kept))
+    small_model.set_input_embeddings(_select_rows(small_model.get_input_embeddings(), kept))
     for name in getattr(small_model, "other_token_tables", ()):
-        setattr(small_model, name, _with_rows(getattr(small_model, name), kept))
-    new = {int(old): position for position, old in enumerate(kept)}
+        setattr(small_model, name, _select_rows(getattr(small_model, name), kept))
+    new_ids = _new_ids(kept)
     config = small_model.config
     config.vocab_size = len(kept)
     for name, value in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):
-            setattr(config, name, new.get(value))
+            setattr(config, name, new_ids.get(value))
     return small_model, small_tokenizer
 
 
-def _with_rows(table: torch.nn.Embedding, kept: np.ndarray) -> torch.nn.Embedding:
+def _select_rows(table: torch.nn.Embedding, kept: np.ndarray) -> torch.nn.Embedding:
     rows = table.weight.detach()[torch.from_numpy(kept)].clone()
     return torch.nn.Embedding(len(rows), rows.shape[1], padding_idx=table.padding_idx, _weight=rows)
 
 
-def kept_tokens(tokenizer: Mapping[str, Any], used: Collection[int], first: int = 0) -> np.ndarray:
-    """The ids that stay: those in use, special and single characters, and what others are merged from.
+def kept_tokens(tokenizer: Mapping[str, Any], used: Collection[int], n_first: int = 0) -> np.ndarray:
+    """Find the ids that stay: those in use, special tokens, single characters, and the parts that BPE merges.
 
-    Ids up to that of padding stay too, so that it keeps its own: RoBERTa counts positions from it.
+    Ids up to that of the padding token stay too, so that padding keeps its id: RoBERTa counts positions from it.
 
     Args:
-        tokenizer: the content of a tokenizer.json.
-        used: ids in use.
-        first: this many ids from zero stay whether in use or not; vocabularies begin with the most common tokens.
+        tokenizer: The content of a tokenizer.json.
+        used: The ids in use.
+        n_first: How many ids from zero on stay whether in use or not; vocabularies begin with the most common tokens.
 
     Returns:
-        Ids in ascending order, ``(n_kept,)``; a token's place among them is its new id.
+        The ids in ascending order, ``(n_kept,)``; the position of a token among them is its new id.
 
     Raises:
-        AmalgamError: a kind of tokenizer that is not known.
+        AmalgamError: The kind of tokenizer is not known.
     """
     ids = token_ids(tokenizer)
     model = tokenizer["model"]
     added = {token["id"] for token in tokenizer.get("added_tokens") or []}
     padding = [t["id"] for t in tokenizer.get("added_tokens") or [] if t["content"].strip("[]<>|").lower() == "pad"]
-    special = {model.get("unk_id"), ids.get(model.get("unk_token") or "")} - {None}
-    small = {number for token, number in ids.items() if _is_small(token, model)}
-    kept = {*used, *added, *special, *small, *range(max(padding, default=-1) + 1), *range(first)} & {
-        *ids.values(),
-        *added,
-    }
-    names = {number: token for token, number in ids.items()}
-    parts = _parts(model)
-    waiting = list(kept)
-    while waiting:
-        for part in parts.get(names.get(waiting.pop(), ""), ()):
-            if ids[part] not in kept:
-                kept.add(ids[part])
-                waiting.append(ids[part])
-    return np.array(sorted(kept), dtype=np.int64)
+    unknown = {model.get("unk_id"), ids.get(model.get("unk_token") or "")} - {None}
+    characters = {number for token, number in ids.items() if _is_character(token, model)}
+    first_ids = range(max(max(padding, default=-1) + 1, n_first))
+    kept = {*used, *added, *unknown, *characters, *first_ids} & {*ids.values(), *added}
+    return np.array(sorted(_with_merged_parts(kept, ids, model)), dtype=np.int64)
+
+
+def _with_merged_parts(kept: set[int], ids: Mapping[str, int], model: Mapping[str, Any]) -> set[int]:
+    """The kept ids and, for BPE, those of all tokens that they are merged from, step by step."""
+    tokens = {number: token for token, number in ids.items()}
+    parts = _merge_parts(model)
+    found = set(kept)
+    pending = list(kept)
+    while pending:
+        for part in parts.get(tokens.get(pending.pop(), ""), ()):
+            if ids[part] not in found:
+                found.add(ids[part])
+                pending.append(ids[part])
+    return found
+
+
+def _new_ids(kept: np.ndarray) -> dict[int, int]:
+    """The new id of each kept token, by its old one."""
+    return {int(old): position for position, old in enumerate(kept)}
 
 
 def trim_tokenizer(tokenizer: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:
-    """The tokenizer with the tokens of these ids alone, numbered from zero.
+    """Copy a tokenizer with the tokens of these ids alone, numbered from zero.
 
     Args:
-        tokenizer: the content of a tokenizer.json.
-        kept: as :func:`kept_tokens` gives them.
+        tokenizer: The content of a tokenizer.json.
+        kept: The ids that stay, see :func:`kept_tokens`.
+
+    Returns:
+        The content of the new tokenizer.json.
     """
-    new = {int(old): position for position, old in enumerate(kept)}
+    new = _new_ids(kept)
     trimmed = copy.deepcopy(dict(tokenizer))
     model = trimmed["model"]
     if isinstance(model["vocab"], dict):
@@ -121,10 +133,10 @@ def trim_tokenizer(tokenizer: Mapping[str, Any], kept: np.ndarray) -> dict[str, 
 
 
 def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Each token of the model's vocabulary and its id; added tokens that are not in it are left out.
+    """The id of each token of the tokenizer's model; added tokens that are not part of it are left out.
 
     Raises:
-        AmalgamError: a kind of tokenizer that is not known.
+        AmalgamError: The kind of tokenizer is not known.
     """
     vocabulary = tokenizer["model"].get("vocab")
     if isinstance(vocabulary, dict):
@@ -136,15 +148,15 @@ def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     )
 
 
-def _is_small(token: str, model: Mapping[str, Any]) -> bool:
-    """A character, with or without a mark of where in a word it stands, or a byte."""
+def _is_character(token: str, model: Mapping[str, Any]) -> bool:
+    """Whether a token is a single character, apart from a mark of its place in a word, or a byte."""
     bare = token.removeprefix(model.get("continuing_subword_prefix") or "")
     bare = bare.removesuffix(model.get("end_of_word_suffix") or "")
-    return len(bare) <= 1 or bool(_BYTE.fullmatch(token))
+    return len(bare) <= 1 or bool(_BYTE_TOKEN.fullmatch(token))
 
 
-def _parts(model: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What each token is merged from, in all ways that there are."""
+def _merge_parts(model: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The tokens that each token of a BPE model is merged from, in all ways that it can be."""
     parts: dict[str, list[str]] = {}
     for merge in model.get("merges") or []:
         parts.setdefault(_merged(merge, model), []).extend(_pair(merge))
@@ -161,7 +173,7 @@ def _merged(merge: str | list[str], model: Mapping[str, Any]) -> str:
 
 
 def _renumber_processor(processor: Any, new: Mapping[int, int]) -> None:
-    """Put new ids into what adds special tokens, in place."""
+    """Put new ids into the post-processor, which adds special tokens, in place."""
     if processor is None:
         return
     for inner in processor.get("processors", []):

@@ -127,7 +127,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory, torch_folder: Path, 
 def _write_bundle(folder: Path, torch_folder: Path, model: Any) -> None:
     from transformers import AutoTokenizer
 
-    from amalgam_edge.exporters.quantization.quantization import LADDER, quantize
+    from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, quantize_to_int8
     from amalgam_edge.exporters.student_export import export_student
     from amalgam_edge.runtime.manifest import write_manifest
     from tests.support.manifests import make_label, make_manifest, make_precision
@@ -137,7 +137,7 @@ def _write_bundle(folder: Path, torch_folder: Path, model: Any) -> None:
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
     export_student(model, folder / "onnx" / "model.onnx")
-    quantize(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", LADDER[0])
+    quantize_to_int8(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", INT8_LADDER[0])
     write_manifest(
         folder,
         make_manifest(

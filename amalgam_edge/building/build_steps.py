@@ -16,7 +16,7 @@ import numpy as np
 
 from amalgam_edge.building import bundling, cascading, choosing, evaluating, inputs, students, supervising
 from amalgam_edge.building.budget import Budget
-from amalgam_edge.building.candidates import Tried
+from amalgam_edge.building.candidates import MeasuredStudent
 from amalgam_edge.building.checks import teacher_names
 from amalgam_edge.building.data import (
     BuildTexts,
@@ -272,7 +272,7 @@ def _export_variants(
     return choosing.export_variants(trained, data.texts, allowed, folder, say, several=several)
 
 
-def _measure_variants(exported: Sequence[choosing.ExportedVariant], budget: Budget | None) -> list[Tried]:
+def _measure_variants(exported: Sequence[choosing.ExportedVariant], budget: Budget | None) -> list[MeasuredStudent]:
     return choosing.measure_variants(exported, every_precision=budget is not None)
 
 
@@ -299,9 +299,9 @@ def _train_cascade_student(
     training_settings: TrainingSettings,
     training_folder: Path,
     advance: Advance,
-) -> cascading.Companion:
+) -> cascading.CascadeStudent:
     folder = training_folder.with_name(f"{training_folder.name}-static")
-    return cascading.train_companion(
+    return cascading.train_cascade_student(
         chosen.student, data.texts, data.labels.names, cascade_settings, training_settings, folder, advance
     )
 

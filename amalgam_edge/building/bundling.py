@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from amalgam_edge import environment
-from amalgam_edge.building.cascading import Companion, add_cascade
+from amalgam_edge.building.cascading import CascadeStudent, add_cascade
 from amalgam_edge.building.choosing import ChosenStudent
 from amalgam_edge.building.data import Models, TrainingData
 from amalgam_edge.building.evaluating import EvaluatedBuild, open_model
@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 
 def set_cascade_threshold(
-    cascade_student: Companion,
+    cascade_student: CascadeStudent,
     chosen: ChosenStudent,
     data: TrainingData,
     cascade_settings: CascadeSettings,

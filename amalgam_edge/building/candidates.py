@@ -1,4 +1,4 @@
-"""Which models of a student ship: made, measured beside the float one, and chosen by a budget."""
+"""Which models of a student ship: made in every precision, compared with the float model, chosen by a budget."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from amalgam_edge.building.budget import Budget, Candidate, front, pick
-from amalgam_edge.exporters.quantization.precisions import WEIGHT_ONLY
-from amalgam_edge.exporters.quantization.quantization import LADDER, Quantization, quantize
-from amalgam_edge.exporters.rewrites.fused_kernels import fused_kernels
+from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, Int8Settings
+from amalgam_edge.exporters.quantization.precisions import PRECISIONS
 from amalgam_edge.exporters.selection import gate
-from amalgam_edge.exporters.selection.fidelity import Fidelity, compare
+from amalgam_edge.exporters.selection.fidelity import Fidelity, measure_fidelity
+from amalgam_edge.exporters.selection.fused_kernels import fused_kernels
+from amalgam_edge.exporters.selection.latency import measure_latency
 from amalgam_edge.metrics.timing import median_call_times
 from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
 from amalgam_edge.runtime.manifest import finite
@@ -23,31 +24,28 @@ from amalgam_edge.runtime.text_model import TextModel
 
 Say = Callable[[str], None]
 
-CALIBRATION_TEXTS = 500
-
-SMALLEST = "int8-pq"
-
-_BATCH = 32
+CALIBRATION_TEXTS = 500  # training texts on which activations are observed
+_TIMED_BATCH = 32  # texts in the batch that is timed under a budget
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """A bundle in the making.
+class CandidateFolder:
+    """A folder with the float model and the tokenizer of a student, where its other models are made.
 
     Attributes:
-        folder: holds the float model and the tokenizer.
-        max_length: texts are cut to this many tokens.
-        pad_token_id: fills batches.
-        texts: held out from training; models are measured on them.
-        calibration: other texts, which tell what activations are like.
-        max_disagreement: the share of texts whose label a model may change.
-        ladder: ways to make int8.
-        title: what tells it from other workshops, before each model's name; empty where it is the only one.
-        layers: of the student; None where it has none.
-        n_tokens: that it knows.
-        agreement: of the student with its supervision, see :class:`~amalgam_edge.building.budget.Candidate`.
-        compared_with: the model whose labels they should not change, in words.
-        say: told of each miss.
+        folder: The folder.
+        max_length: Longest input in tokens.
+        pad_token_id: Token id that fills batches.
+        texts: Texts held out from training, on which models are measured.
+        calibration: Other texts, on which activations are observed.
+        max_disagreement: Largest share of texts whose label a model may change.
+        ladder: The ways to make int8, from the cheapest to the most careful.
+        title: Words before each model's name that tell this folder from others; empty where there is only one.
+        layers: Number of layers of the student; None for a static student.
+        n_tokens: Size of the student's vocabulary; None where it is not known.
+        agreement: Agreement of the student with its supervision, see :class:`~amalgam_edge.building.budget.Candidate`.
+        compared_with: The model whose labels should not change, in words.
+        say: Shows a line for each attempt that fails.
     """
 
     folder: Path
@@ -56,7 +54,7 @@ class Workshop:
     texts: Sequence[str]
     calibration: Sequence[str]
     max_disagreement: float
-    ladder: Sequence[Quantization] = LADDER
+    ladder: Sequence[Int8Settings] = INT8_LADDER
     title: str = ""
     layers: int | None = None
     n_tokens: int | None = None
@@ -65,41 +63,49 @@ class Workshop:
     say: Say = lambda message: None
 
     def open(self, model: Path) -> TextModel:
-        """A model of the bundle with its tokenizer."""
+        """A model of the folder, with its tokenizer."""
         return TextModel(model, self.folder / TOKENIZER, max_length=self.max_length, pad_token_id=self.pad_token_id)
 
     def file(self, precision: str) -> Path:
-        """Where a precision's model lies."""
+        """The file of a precision's model."""
         return self.folder / MODEL_FILES[precision]
 
     def name(self, precision: str) -> str:
-        """What a precision's model is called among those of all workshops."""
+        """Name of a precision's model among those of all folders."""
         return f"{self.title} {precision}".lstrip()
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What came of a workshop.
+class MadeModel:
+    """How a model was made, and how near its answers are to those it is compared with."""
+
+    made_by: str
+    fidelity: Fidelity
+
+
+@dataclass(frozen=True)
+class MeasuredStudent:
+    """The models of a student with one vocabulary, measured.
 
     Attributes:
-        shop: the workshop.
-        result: what became of int8.
-        made: precision → how it was made, and how near it is to the float model.
-        latencies: precision → how long it takes.
-        candidates: precision → all that a budget asks about; empty without one.
+        folder: The folder that holds them.
+        gate: The outcome of the gate for int8.
+        models: Precision → its model.
+        latencies: Precision → its latency.
+        candidates: Precision → everything that a budget may limit; empty without a budget.
     """
 
-    shop: Workshop
-    result: gate.GateResult
-    made: Mapping[str, tuple[str, Fidelity]]
+    folder: CandidateFolder
+    gate: gate.GateResult
+    models: Mapping[str, MadeModel]
     latencies: Mapping[str, Latency]
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
 
     @property
-    def kept(self) -> list[str]:
-        """The precisions that are good enough to ship; the float model always is, for others to be made of it."""
-        allowed = self.shop.max_disagreement
-        return [name for name, (_, near) in self.made.items() if name == "fp32" or near.disagreement <= allowed]
+    def good_enough(self) -> list[str]:
+        """The precisions that may ship; the float model always may, since all others are made from it."""
+        allowed = self.folder.max_disagreement
+        return [name for name, made in self.models.items() if name == "fp32" or made.fidelity.disagreement <= allowed]
 
 
 @dataclass(frozen=True)
@@ -119,153 +125,169 @@ class ShippedModels:
     front: Front | None
 
 
-def try_models(shops: Sequence[Workshop], *, every_precision: bool) -> list[Tried]:
-    """Make and measure the models of one student, each vocabulary in a workshop of its own.
+def measure_models(folders: Sequence[CandidateFolder], *, every_precision: bool) -> list[MeasuredStudent]:
+    """Make and measure the models of one student, each vocabulary in a folder of its own.
 
-    All are compared with the float model of the first workshop, and take turns when they are timed.
+    All are compared with the float model of the first folder, and take turns when they are timed.
 
     Args:
-        shops: at least one.
-        every_precision: make those that only a budget asks for too, and measure all that it may limit.
+        folders: At least one.
+        every_precision: Make those that only a budget asks for too, and measure everything that it may limit.
     """
-    floats = [shop.open(shop.file("fp32")).run(shop.texts)[0] for shop in shops]
-    results = [_pass_gate(shop, floats[0]) for shop in shops]
+    float_logits = [folder.open(folder.file("fp32")).run(folder.texts)[0] for folder in folders]
+    reference = float_logits[0]
+    results = [_pass_gate(folder, reference) for folder in folders]
     made = [
-        _made(shop, result, compare(floats[0], own)) | (_others(shop, result, floats[0]) if every_precision else {})
-        for shop, result, own in zip(shops, results, floats, strict=True)
+        _usual_precisions(result, measure_fidelity(reference, logits))
+        | (_other_precisions(folder, result, reference) if every_precision else {})
+        for folder, result, logits in zip(folders, results, float_logits, strict=True)
     ]
-    models = {
-        shop.name(name): shop.open(shop.file(name)) for shop, its in zip(shops, made, strict=True) for name in its
+    opened = {
+        folder.name(precision): folder.open(folder.file(precision))
+        for folder, models in zip(folders, made, strict=True)
+        for precision in models
     }
-    latencies = gate.measure_latency(models, shops[0].texts)
-    tried = [
-        Tried(shop, result, its, {name: latencies[shop.name(name)] for name in its})
-        for shop, result, its in zip(shops, results, made, strict=True)
+    latencies = measure_latency(opened, folders[0].texts)
+    measured = [
+        MeasuredStudent(folder, result, models, {name: latencies[folder.name(name)] for name in models})
+        for folder, result, models in zip(folders, results, made, strict=True)
     ]
     if not every_precision:
-        return tried
-    batch = list(shops[0].texts[:_BATCH])
-    seconds = median_call_times({name: _bind(model, batch) for name, model in models.items()}, rounds=5, seconds=0.2)
+        return measured
+    batch = list(folders[0].texts[:_TIMED_BATCH])
+    calls = {name: _call(model, batch) for name, model in opened.items()}
+    seconds = median_call_times(calls, rounds=5, seconds=0.2)
     return [
-        replace(one, candidates={name: _candidate(one, name, seconds[one.shop.name(name)]) for name in one.made})
-        for one in tried
+        replace(
+            student,
+            candidates={name: _candidate(student, name, seconds[student.folder.name(name)]) for name in student.models},
+        )
+        for student in measured
     ]
 
 
-def choose_models(tried: Sequence[Tried], budget: Budget | None = None) -> tuple[int, ShippedModels]:
-    """Choose the workshop that ships, and leave in its folder what is good enough.
+def choose_models(students: Sequence[MeasuredStudent], budget: Budget | None = None) -> tuple[int, ShippedModels]:
+    """Choose the student that ships, and leave in its folder the models that are good enough.
 
     Args:
-        tried: one, or under a budget several.
-        budget: picks among all models; without one int8 is the default, where it is good enough.
+        students: One, or under a budget several.
+        budget: Limits to choose by; without one int8 is the default, where it is good enough.
 
     Returns:
-        Its position, and the models that ship.
+        Position of the chosen student, and its models that ship.
     """
-    position, default, outcome = 0, "int8" if "int8" in tried[0].kept else "fp32", None
+    position, default, outcome = 0, "int8" if "int8" in students[0].good_enough else "fp32", None
     if budget is not None:
-        outcome = _front(tried, budget)
-        picked = outcome.picked
+        outcome = _front(students, budget)
         position, default = next(
             (position, precision)
-            for position, one in enumerate(tried)
-            for precision, candidate in one.candidates.items()
-            if candidate.name == picked
+            for position, student in enumerate(students)
+            for precision, candidate in student.candidates.items()
+            if candidate.name == outcome.picked
         )
-    chosen = tried[position]
-    shop, result = chosen.shop, chosen.result
-    for name in chosen.made.keys() - set(chosen.kept):
-        shop.file(name).unlink()
+    chosen = students[position]
+    for name in chosen.models.keys() - set(chosen.good_enough):
+        chosen.folder.file(name).unlink()
     return position, ShippedModels(
-        precisions={
-            name: Precision(
-                file=MODEL_FILES[name],
-                bytes=shop.file(name).stat().st_size,
-                quantization=chosen.made[name][0],
-                fidelity=chosen.made[name][1].entry(),
-                latency_ms=chosen.latencies[name],
-                kernels=fused_kernels(shop.file(name)),
-            )
-            for name in chosen.kept
-        },
+        precisions={name: _describe_precision(chosen, name) for name in chosen.good_enough},
         default_precision=default,
-        gate=Gate(
-            passed=result.accepted is not None,
-            n_texts=len(shop.texts),
-            max_disagreement=shop.max_disagreement,
-            compared_with=shop.compared_with,
-            attempts=tuple(GateAttempt(how.name, f.disagreement, finite(f.mean_kl)) for how, f in result.attempts),
-        ),
+        gate=_describe_gate(chosen),
         front=outcome,
     )
 
 
-def _pass_gate(shop: Workshop, reference: np.ndarray) -> gate.GateResult:
-    return gate.pass_gate(
-        shop.file("fp32"),
-        shop.file("int8"),
-        shop.texts,
-        shop.open,
-        budget=shop.max_disagreement,
-        calibration=shop.calibration,
-        ladder=shop.ladder,
-        reference=reference,
-        say=shop.say,
+def _describe_precision(student: MeasuredStudent, name: str) -> Precision:
+    file, made = student.folder.file(name), student.models[name]
+    return Precision(
+        file=MODEL_FILES[name],
+        bytes=file.stat().st_size,
+        quantization=made.made_by,
+        fidelity=made.fidelity.entry(),
+        latency_ms=student.latencies[name],
+        kernels=fused_kernels(file),
     )
 
 
-def _made(shop: Workshop, result: gate.GateResult, of_float: Fidelity) -> dict[str, tuple[str, Fidelity]]:
-    """The precisions that every build makes: how, and how near they are to what they are compared with."""
-    int8 = {} if result.accepted is None else {"int8": (result.accepted.name, result.fidelity)}
-    return {"fp32": ("float", of_float), **int8}
+def _describe_gate(student: MeasuredStudent) -> Gate:
+    return Gate(
+        passed=student.gate.accepted is not None,
+        n_texts=len(student.folder.texts),
+        max_disagreement=student.folder.max_disagreement,
+        compared_with=student.folder.compared_with,
+        attempts=tuple(
+            GateAttempt(settings.name, fidelity.disagreement, finite(fidelity.mean_kl))
+            for settings, fidelity in student.gate.attempts
+        ),
+    )
 
 
-def _others(shop: Workshop, result: gate.GateResult, reference: np.ndarray) -> dict[str, tuple[str, Fidelity]]:
-    """The precisions that only a budget asks for; the last is int8 with the smallest of tables."""
-    source = shop.file("fp32")
-    int8 = result.accepted or shop.ladder[-1]
-    ways = {name: how for name, (how, _) in WEIGHT_ONLY.items()}
-    for name, (_, write) in WEIGHT_ONLY.items():
-        write(source, shop.file(name))
-    smallest = replace(int8, name=f"{int8.name}, tokens by product quantization", product_tables=True)
-    quantize(source, shop.file(SMALLEST), smallest, result.activations)
-    ways[SMALLEST] = smallest.name
+def _pass_gate(folder: CandidateFolder, reference: np.ndarray) -> gate.GateResult:
+    return gate.pass_gate(
+        folder.file("fp32"),
+        folder.file("int8"),
+        folder.texts,
+        folder.open,
+        budget=folder.max_disagreement,
+        calibration=folder.calibration,
+        ladder=folder.ladder,
+        reference=reference,
+        say=folder.say,
+    )
+
+
+def _usual_precisions(result: gate.GateResult, float_fidelity: Fidelity) -> dict[str, MadeModel]:
+    """The precisions that every build makes: float, and int8 where it passed the gate."""
+    models = {"fp32": MadeModel("float", float_fidelity)}
+    if result.accepted is not None:
+        models["int8"] = MadeModel(result.accepted.name, result.fidelity)
+    return models
+
+
+def _other_precisions(folder: CandidateFolder, result: gate.GateResult, reference: np.ndarray) -> dict[str, MadeModel]:
+    """The precisions that only a budget asks for."""
+    int8 = result.accepted or folder.ladder[-1]
+    made_by = {
+        name: precision.write(folder.file("fp32"), folder.file(name), int8, result.activations)
+        for name, precision in PRECISIONS.items()
+        if precision.write is not None
+    }
     return {
-        name: (how, compare(reference, shop.open(shop.file(name)).run(shop.texts)[0])) for name, how in ways.items()
+        name: MadeModel(how, measure_fidelity(reference, folder.open(folder.file(name)).run(folder.texts)[0]))
+        for name, how in made_by.items()
     }
 
 
-def _candidate(tried: Tried, precision: str, batch_seconds: float) -> Candidate:
-    shop, (how, fidelity) = tried.shop, tried.made[precision]
+def _candidate(student: MeasuredStudent, precision: str, batch_seconds: float) -> Candidate:
+    folder, made, latency = student.folder, student.models[precision], student.latencies[precision]
     return Candidate(
-        shop.name(precision),
-        how,
-        megabytes=shop.file(precision).stat().st_size / 1e6,
-        latency_ms=tried.latencies[precision].p50,
-        p95_ms=tried.latencies[precision].p95,
+        folder.name(precision),
+        made.made_by,
+        megabytes=folder.file(precision).stat().st_size / 1e6,
+        latency_ms=latency.p50,
+        p95_ms=latency.p95,
         batch_ms=batch_seconds * 1e3,
         memory_megabytes=peak_megabytes(
-            shop.file(precision),
-            shop.folder / TOKENIZER,
-            max_length=shop.max_length,
-            pad_token_id=shop.pad_token_id,
+            folder.file(precision),
+            folder.folder / TOKENIZER,
+            max_length=folder.max_length,
+            pad_token_id=folder.pad_token_id,
         ),
-        loss_percent=100 * fidelity.disagreement,
-        mean_kl=fidelity.mean_kl,
-        layers=shop.layers,
-        n_tokens=shop.n_tokens,
-        agreement=shop.agreement,
+        loss_percent=100 * made.fidelity.disagreement,
+        mean_kl=made.fidelity.mean_kl,
+        layers=folder.layers,
+        n_tokens=folder.n_tokens,
+        agreement=folder.agreement,
     )
 
 
-def _bind(model: TextModel, texts: Sequence[str]) -> Callable[[], object]:
+def _call(model: TextModel, texts: Sequence[str]) -> Callable[[], object]:
     return lambda: model.run(texts)
 
 
-def _front(tried: Sequence[Tried], budget: Budget) -> Front:
+def _front(students: Sequence[MeasuredStudent], budget: Budget) -> Front:
     """Every model that was measured, and the pick among those that are good enough."""
-    candidates = [candidate for one in tried for candidate in one.candidates.values()]
-    picked = pick([one.candidates[name] for one in tried for name in one.kept], budget)
+    candidates = [candidate for student in students for candidate in student.candidates.values()]
+    picked = pick([student.candidates[name] for student in students for name in student.good_enough], budget)
     on_front = front(candidates)
     rows = [
         FrontCandidate(
@@ -273,7 +295,7 @@ def _front(tried: Sequence[Tried], budget: Budget) -> Front:
             precision=precision,
             on_front=candidate.name in on_front,
         )
-        for one in tried
-        for precision, candidate in one.candidates.items()
+        for student in students
+        for precision, candidate in student.candidates.items()
     ]
     return Front(budget.limits, tuple(rows), picked.name, picked.within_budget, picked.reason)

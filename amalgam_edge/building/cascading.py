@@ -1,11 +1,11 @@
-"""Making a cascade: a static student beside the encoder, and the threshold above which its answer stands.
+"""Making a cascade: a static student in front of the encoder, and the confidence above which its answer is taken.
 
 The static student has to answer as the encoder does, so it is distilled from the encoder's answers and not from the
-teachers' supervision: on the demo's texts it then agrees on 81 % of unseen ones rather than 74 %, and can answer 47 %
-rather than 32 % of them at 99 % agreement.
+teachers' supervision. On the demo's corpus it then agrees on 81 % of unseen texts rather than 74 %, and can answer 47 %
+of them rather than 32 % at 99 % agreement.
 
-A student is surer of texts that it was trained on than of others, and a threshold from those would be too low. So
-the threshold is set by static students that were each trained on some of the texts and asked about the rest.
+A student is more confident on texts that it was trained on, so a threshold set on those would be too low. The threshold
+is therefore set out of fold: static students are each trained on some of the texts and answer the rest.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from amalgam_edge.building.data import BuildTexts, Student
 from amalgam_edge.building.inputs import tokenize
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.static_export import export_quantized
+from amalgam_edge.exporters.static_export import export_int8_static_student
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.methods import weighted_divergence
 from amalgam_edge.methods.supervision import from_targets
 from amalgam_edge.metrics.accuracy import agreement
 from amalgam_edge.metrics.uncertainty import softmax
-from amalgam_edge.models.static_student import StaticStudent, static_student_of
+from amalgam_edge.models.static_student import StaticStudent, static_student_from
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import STATIC_LEARNING_RATE, CascadeSettings, TrainingSettings
 from amalgam_edge.runtime.bundle import STATIC_FILE
@@ -41,21 +41,23 @@ from amalgam_edge.training.fitting import fit
 from amalgam_edge.training.supervised_texts import SupervisedTexts
 
 FOLDS = 3
-CARE = (1.0, 0.5, 0.25, 0.0)  # shares of the budget that training texts may use up; held-out texts decide
-FEWER = (0.5, 0.75)  # then shares of the texts answered under the last of these that are left to the encoder
-_MOST_TEXTS = 10_000  # that a threshold is set by
+# Shares of the allowed disagreement that out-of-fold texts may use up, tried in order; held-out texts decide.
+CAUTION = (1.0, 0.5, 0.25, 0.0)
+# Then, of the texts answered under the last of these thresholds, the shares that are left to the encoder.
+LEFT_TO_ENCODER = (0.5, 0.75)
+_MAX_THRESHOLD_TEXTS = 10_000  # texts from which a threshold is set
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Companion:
+class CascadeStudent:
     """A static student that reads the encoder's tokens.
 
     Attributes:
-        model: trained on all training texts.
-        texts: training texts.
-        logits: of each of them by a static student that was not trained on it, ``(n_texts, n_labels)``.
+        model: The student, trained on all training texts.
+        texts: Training texts from which the threshold is set.
+        logits: Out-of-fold logits for these texts, by static students not trained on them, ``(n_texts, n_labels)``.
     """
 
     model: StaticStudent
@@ -64,10 +66,10 @@ class Companion:
 
 
 def require_texts(texts: BuildTexts) -> None:
-    """Refuse a corpus that is too small to be trained on in parts.
+    """Refuse a corpus that is too small to be trained on in folds.
 
     Raises:
-        AmalgamError: it has fewer training texts than a threshold takes.
+        AmalgamError: It has fewer training texts than there are folds.
     """
     if len(texts.train) < FOLDS:
         raise AmalgamError(
@@ -76,85 +78,83 @@ def require_texts(texts: BuildTexts) -> None:
 
 
 def n_updates(settings: TrainingSettings, n_texts: int) -> int:
-    """How many updates :func:`train_companion` makes."""
-    return sum(settings.n_updates(len(part)) for part, _ in _parts(n_texts))
+    """Number of updates that :func:`train_cascade_student` makes."""
+    return sum(settings.n_updates(len(train)) for train, _ in _folds(n_texts))
 
 
-def train_companion(
-    student: Student,
+def train_cascade_student(
+    encoder: Student,
     texts: BuildTexts,
     labels: Sequence[str],
     cascade: CascadeSettings,
     training: TrainingSettings,
     folder: Path,
     advance: Advance,
-) -> Companion:
-    """Train a static student beside a trained encoder, on what the encoder answers.
+) -> CascadeStudent:
+    """Train a static student on the answers of a trained encoder.
 
-    Its table starts from what the encoder makes of each token, and has the encoder's vocabulary.
+    Its token vectors start from the encoder's, and it has the encoder's vocabulary.
 
     Args:
-        student: the encoder, trained; its tokenizer is shared.
-        texts: the texts of the build.
-        labels: the label space's names.
+        encoder: The trained encoder; the tokenizer is shared.
+        texts: The texts of the build.
+        labels: Names of the labels.
         cascade: Settings of the static student.
         training: Settings of the training loop; its learning rate is that of the encoder and not used here.
         folder: Folder of checkpoints; it is deleted afterwards.
-        advance: told of updates.
+        advance: Called with the number of updates just made.
     """
-    untrained = static_student_of(
-        student.model.base_model,
-        student.tokenizer,
+    untrained = static_student_from(
+        encoder.model.base_model,
+        encoder.tokenizer,
         labels,
         width=cascade.width,
         seed=cascade.seed,
         device=cascade.device,
     )
     settings = replace(training, learning_rate=STATIC_LEARNING_RATE)
-    ids = tokenize(texts.corpus, student.tokenizer).dataset.select(texts.train)["input_ids"]
-    words = texts.corpus.take(texts.train)
-    answered = from_targets(
-        softmax(_logits(student.model, student.tokenizer, words, cascade.device).astype(np.float64))
-    )
-    asked = np.arange(min(len(words), _MOST_TEXTS))
-    logits = np.empty((len(asked), len(labels)), dtype=np.float32)
+    input_ids = tokenize(texts.corpus, encoder.tokenizer).dataset.select(texts.train)["input_ids"]
+    train_texts = texts.corpus.take(texts.train)
+    encoder_logits = _logits(encoder.model, encoder.tokenizer, train_texts, cascade.device)
+    supervision = from_targets(softmax(encoder_logits.astype(np.float64)))
+    n_answered = min(len(train_texts), _MAX_THRESHOLD_TEXTS)
+    logits = np.empty((n_answered, len(labels)), dtype=np.float32)
     model = untrained
-    for part, others in _parts(len(texts.train)):
+    for train_rows, other_rows in _folds(len(texts.train)):
         model = copy.deepcopy(untrained)
         shutil.rmtree(folder, ignore_errors=True)
-        train = SupervisedTexts([ids[int(row)] for row in part], answered.take(part))
-        fit(model, student.tokenizer, train, None, weighted_divergence, settings, folder, advance)
-        rest = others[others < len(asked)]
-        if len(rest):
-            unseen = [words[int(row)] for row in rest]
-            logits[rest] = _logits(model, student.tokenizer, unseen, "cpu")
+        train = SupervisedTexts([input_ids[int(row)] for row in train_rows], supervision.take(train_rows))
+        fit(model, encoder.tokenizer, train, None, weighted_divergence, settings, folder, advance)
+        unseen = other_rows[other_rows < n_answered]
+        if len(unseen):
+            logits[unseen] = _logits(model, encoder.tokenizer, [train_texts[int(row)] for row in unseen], "cpu")
     shutil.rmtree(folder, ignore_errors=True)
-    return Companion(model, words[: len(asked)], logits)
+    return CascadeStudent(model, train_texts[:n_answered], logits)
 
 
 def add_cascade(
-    companion: Companion,
+    student: CascadeStudent,
     folder: Path,
     encoder: TextModel,
     held_out: Sequence[str],
-    asked: float,
+    min_agreement: float,
     say: Say = lambda message: None,
 ) -> Cascade:
-    """Put the static student into a bundle if the cascade keeps the agreement asked for; the manifest's ``cascade``.
+    """Put the static student into a bundle, if some threshold keeps the agreement; the manifest's account of it.
 
     Args:
-        companion: the static student.
-        folder: the bundle.
-        encoder: the one that ships, open.
-        held_out: texts that neither was trained on.
-        asked: the share of held-out texts that the cascade must answer as the encoder alone.
-        say: told of each miss.
+        student: The static student.
+        folder: Folder of the bundle.
+        encoder: The encoder's model that ships, opened.
+        held_out: Texts that neither was trained on.
+        min_agreement: Share of held-out texts on which the cascade must give the encoder's own label.
+        say: Shows a line for each threshold that fails.
     """
     file = folder / STATIC_FILE
-    export_quantized(companion.model, file)
-    agrees = companion.logits.argmax(axis=1) == encoder.run(companion.texts)[0].argmax(axis=1)
-    thresholds = _thresholds(confidence(companion.logits), agrees, 1.0 - asked)
-    return _set_threshold(file, companion.model.config.width, thresholds, encoder, held_out, asked, say)
+    export_int8_static_student(student.model, file)
+    agrees = student.logits.argmax(axis=1) == encoder.run(student.texts)[0].argmax(axis=1)
+    thresholds = _thresholds(confidence(student.logits), agrees, 1.0 - min_agreement)
+    return _set_threshold(file, student.model.config.width, thresholds, encoder, held_out, min_agreement, say)
 
 
 def renew_cascade(
@@ -165,23 +165,23 @@ def renew_cascade(
     texts: Sequence[str],
     say: Say = lambda message: None,
 ) -> Cascade:
-    """Measure a bundle's cascade before another model of its encoder; the manifest's ``cascade``.
+    """Measure a bundle's cascade in front of another model of its encoder; the manifest's account of it.
 
-    The threshold was set by texts that the static student had not seen, and is not lowered. Where it does not keep the
-    agreement any more, higher ones are tried; where these do not either, the static student leaves the bundle.
+    The threshold was set by texts that the static student had not seen, and is not lowered. If it does not keep the
+    agreement any more, higher ones are tried; if none of them does, the static student leaves the bundle.
 
     Args:
-        cascade: the manifest's account so far, of a cascade that is there.
-        folder: the bundle.
-        encoder: the model that ships now, open.
-        held_out: texts that neither was trained on.
-        texts: others, which tell what share of texts a threshold leaves to the encoder.
-        say: told of each miss.
+        cascade: The manifest's account so far, with a static model.
+        folder: Folder of the bundle.
+        encoder: The encoder's model that ships now, opened.
+        held_out: Texts that neither was trained on.
+        texts: Other texts, which show what share of texts a threshold leaves to the encoder.
+        say: Shows a line for each threshold that fails.
     """
     static = cascade.static_model
     assert static is not None  # noqa: S101  (the caller has checked)
     file = folder / static.file
-    thresholds = _and_higher([static.threshold], confidence(_static_logits(file, encoder, texts)))
+    thresholds = _with_higher([static.threshold], confidence(_static_logits(file, encoder, texts)))
     return _set_threshold(file, static.width, thresholds, encoder, held_out, cascade.agreement_asked, say)
 
 
@@ -191,64 +191,65 @@ def _set_threshold(
     thresholds: Sequence[float],
     encoder: TextModel,
     held_out: Sequence[str],
-    asked: float,
+    min_agreement: float,
     say: Say,
 ) -> Cascade:
-    """Take the first threshold that keeps the agreement asked for; where none does, the static model's file goes."""
-    expected = encoder.run(held_out)[0]
-    static = _static_logits(file, encoder, held_out)
+    """Take the first threshold that keeps the agreement; if none does, the static model's file is deleted."""
+    encoder_logits = encoder.run(held_out)[0]
+    static_logits = _static_logits(file, encoder, held_out)
     attempts = []
     found = None
     for threshold in thresholds:
-        answered = CascadeModel(encoder, file, threshold).run(held_out)[0]
-        attempt = CascadeAttempt(threshold, agreement(expected, answered), float(is_sure(static, threshold).mean()))
+        cascade_logits = CascadeModel(encoder, file, threshold).run(held_out)[0]
+        share = float(is_sure(static_logits, threshold).mean())
+        attempt = CascadeAttempt(threshold, agreement(encoder_logits, cascade_logits), share)
         attempts.append(attempt)
-        if attempt.agreement >= asked and attempt.share > 0:
+        if attempt.agreement >= min_agreement and attempt.share > 0:
             found = StaticModel(STATIC_FILE, file.stat().st_size, width, **vars(attempt))
             break
         say(
             f"cascade above {threshold:.3f}: {attempt.agreement:.2%} of labels are the encoder's own, "
-            f"{attempt.share:.1%} of texts answered; asked: {asked:.2%}"
+            f"{attempt.share:.1%} of texts answered; asked: {min_agreement:.2%}"
         )
     if found is None:
         file.unlink()
-    return Cascade(asked, len(held_out), tuple(attempts), found)
+    return Cascade(min_agreement, len(held_out), tuple(attempts), found)
 
 
-def lowest_threshold(confidences: np.ndarray, agrees: np.ndarray, budget: float) -> float | None:
-    """The lowest threshold at which the share of texts that are answered, and wrongly, is within the budget.
+def lowest_threshold(confidences: np.ndarray, agrees: np.ndarray, max_disagreement: float) -> float | None:
+    """The lowest threshold at which few enough texts are answered with another label than the encoder's.
 
     Args:
-        confidences: of the static student in its answer, ``(n_texts,)``.
-        agrees: whether that is the encoder's answer, ``(n_texts,)`` of bool.
-        budget: a share of all texts.
+        confidences: Confidence of the static student in its answer, ``(n_texts,)``.
+        agrees: Whether that answer is the encoder's, ``(n_texts,)`` of bool.
+        max_disagreement: Largest share of all texts that may be answered with another label.
 
     Returns:
-        One of the confidences; None where not even the highest will do.
+        One of the confidences; None if not even the highest will do.
     """
     order = np.argsort(-confidences, kind="stable")
     ordered = confidences[order]
-    wrong = np.cumsum(~agrees[order])
+    n_wrong = np.cumsum(~agrees[order])
     last_of_equals = np.append(ordered[1:] != ordered[:-1], True)
-    within = np.flatnonzero(last_of_equals & (wrong <= budget * len(ordered) + 1e-9))
+    within = np.flatnonzero(last_of_equals & (n_wrong <= max_disagreement * len(ordered) + 1e-9))
     return float(ordered[within[-1]]) if len(within) else None
 
 
-def _thresholds(confidences: np.ndarray, agrees: np.ndarray, budget: float) -> list[float]:
-    """Ever higher thresholds, each once: as training texts would have it, then for ever fewer texts."""
-    found = [lowest_threshold(confidences, agrees, budget * care) for care in CARE]
-    return _and_higher([threshold for threshold in found if threshold is not None], confidences)
+def _thresholds(confidences: np.ndarray, agrees: np.ndarray, max_disagreement: float) -> list[float]:
+    """Rising thresholds, each once: those that out-of-fold texts allow, then those for fewer texts."""
+    found = [lowest_threshold(confidences, agrees, max_disagreement * share) for share in CAUTION]
+    return _with_higher([threshold for threshold in found if threshold is not None], confidences)
 
 
-def _and_higher(thresholds: Sequence[float], confidences: np.ndarray) -> list[float]:
-    """The same, each once, and above the last of them those that leave more of the texts to the encoder."""
+def _with_higher(thresholds: Sequence[float], confidences: np.ndarray) -> list[float]:
+    """The thresholds, each once, followed by higher ones that leave more of the texts to the encoder."""
     sure = confidences[confidences >= thresholds[-1]] if thresholds else confidences[:0]
-    higher = [float(np.quantile(sure, share, method="higher")) for share in FEWER if len(sure)]
+    higher = [float(np.quantile(sure, share, method="higher")) for share in LEFT_TO_ENCODER if len(sure)]
     return list(dict.fromkeys([*thresholds, *higher]))
 
 
 def _static_logits(file: Path, encoder: TextModel, texts: Sequence[str]) -> np.ndarray:
-    """What a static model answers to texts as the encoder reads them, ``(n_texts, n_labels)``."""
+    """Logits of a static model for texts in the encoder's tokens, ``(n_texts, n_labels)``."""
     return run_model(ModelRunner(file), encoder.tokenize(texts), encoder.pad_token_id, STATIC_BATCH)
 
 
@@ -262,8 +263,8 @@ def _logits(
     return logits
 
 
-def _parts(n_texts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows to train on and rows to ask about: each row is asked about once; at last all to train on, none to ask."""
+def _folds(n_texts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows to train on and rows to answer: each row is answered once; at last all rows to train on, none to answer."""
     rows = np.arange(n_texts)
     for fold in range(FOLDS):
         yield rows[rows % FOLDS != fold], rows[rows % FOLDS == fold]

@@ -10,14 +10,14 @@ from pathlib import Path
 from amalgam_edge.building.budget import Budget
 from amalgam_edge.building.candidates import (
     CALIBRATION_TEXTS,
+    CandidateFolder,
+    MeasuredStudent,
     ShippedModels,
-    Tried,
-    Workshop,
     choose_models,
-    try_models,
+    measure_models,
 )
 from amalgam_edge.building.data import BuildTexts, Student, StudentVariant, TrainedStudent
-from amalgam_edge.exporters.static_export import ladder_of
+from amalgam_edge.exporters.static_export import int8_ladder
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.runtime.bundle import MODEL_FILES
 from amalgam_edge.runtime.manifest import STATIC
@@ -53,7 +53,7 @@ class ExportedVariant:
 
     trained: TrainedStudent
     variant: StudentVariant
-    candidate: Workshop
+    candidate: CandidateFolder
 
 
 def export_variants(
@@ -85,14 +85,14 @@ def export_variants(
     return exported
 
 
-def measure_variants(exported: Sequence[ExportedVariant], *, every_precision: bool) -> list[Tried]:
+def measure_variants(exported: Sequence[ExportedVariant], *, every_precision: bool) -> list[MeasuredStudent]:
     """Quantize and measure the exported variants of one student."""
-    return try_models([one.candidate for one in exported], every_precision=every_precision)
+    return measure_models([one.candidate for one in exported], every_precision=every_precision)
 
 
 def choose_student(
     exported: Sequence[Sequence[ExportedVariant]],
-    measured: Sequence[Sequence[Tried]],
+    measured: Sequence[Sequence[MeasuredStudent]],
     budget: Budget | None,
     folder: Path,
 ) -> ChosenStudent:
@@ -137,17 +137,17 @@ def _candidate_folder(
     folder: Path,
     title: str,
     say: Say,
-) -> Workshop:
+) -> CandidateFolder:
     tokenizer = variant.student.tokenizer
     whole_vocabulary = variant is trained.variants[0]
-    return Workshop(
+    return CandidateFolder(
         folder,
         max_length=tokenizer.model_max_length,
         pad_token_id=tokenizer.pad_token_id,
         texts=texts.corpus.take(texts.held_out),
         calibration=texts.corpus.take(texts.train[:CALIBRATION_TEXTS]),
         max_disagreement=max_disagreement,
-        ladder=ladder_of(folder / MODEL_FILES["fp32"], variant.student.model.config.model_type == STATIC),
+        ladder=int8_ladder(folder / MODEL_FILES["fp32"], variant.student.model.config.model_type == STATIC),
         title=title,
         layers=trained.layers,
         n_tokens=variant.n_tokens,

@@ -1,28 +1,51 @@
-"""A finished bundle's models made and chosen anew."""
+"""Making the models of a finished bundle anew, and choosing among them by a budget."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from amalgam_edge.building.budget import Budget
-from amalgam_edge.building.candidates import CALIBRATION_TEXTS, Workshop, choose_models, try_models
+from amalgam_edge.building.candidates import (
+    CALIBRATION_TEXTS,
+    CandidateFolder,
+    ShippedModels,
+    choose_models,
+    measure_models,
+)
 from amalgam_edge.building.cascading import renew_cascade
 from amalgam_edge.corpus import LABEL, Corpus, read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.static_export import ladder_of
+from amalgam_edge.exporters.static_export import int8_ladder
 from amalgam_edge.progress import Progress
 from amalgam_edge.reports.build_report import render_front
 from amalgam_edge.reports.model_card import render_model_card
 from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, REPORT, Bundle
-from amalgam_edge.runtime.manifest import MANIFEST, write_manifest
-from amalgam_edge.runtime.manifest_models import BuildEvaluation
+from amalgam_edge.runtime.manifest import MANIFEST, Manifest, write_manifest
+from amalgam_edge.runtime.manifest_models import BuildEvaluation, Cascade
 from amalgam_edge.runtime.output import check_output
+from amalgam_edge.steps import Step, run_steps
 from amalgam_edge.storage.staging import staged
 
-_FOREIGN_LABELS = 3  # that a warning names
+_LABELS_SHOWN = 3  # in a warning
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class OptimizationTexts:
+    """Texts for measuring and for calibrating.
+
+    Attributes:
+        held_out: Texts to measure models on; of the bundle's own corpus, those that no student was trained on.
+        calibration: Texts on which activations are observed.
+    """
+
+    held_out: Sequence[str]
+    calibration: Sequence[str]
 
 
 def optimize_bundle(
@@ -34,96 +57,78 @@ def optimize_bundle(
     calibration: str | None = None,
     text_column: str | None = None,
 ) -> Bundle:
-    """Make every precision of a bundle's float model anew, measure them, and let the budget pick the default.
+    """Make every precision of a bundle's float model anew, measure them, and let the budget choose the default.
 
     Args:
-        bundle: with its float model.
-        budget: see :class:`~amalgam_edge.building.budget.Budget`.
-        output: folder of the new bundle; may be the old one.
-        progress: told of each step.
-        calibration: texts like those that the bundle will meet; by default the corpus that it was built from.
-        text_column: of the calibration texts.
+        bundle: A bundle that holds its float model.
+        budget: Limits, see :class:`~amalgam_edge.building.budget.Budget`.
+        output: Folder of the new bundle; may be that of the old one.
+        progress: Told of each step.
+        calibration: Texts like those that the bundle will meet; None for the corpus that it was built from.
+        text_column: Column of ``calibration`` that holds the text.
 
     Returns:
         The new bundle.
 
     Raises:
-        AmalgamError: the budget is not understood, the bundle has no float model, or there are no texts.
+        AmalgamError: The budget is not understood, the bundle has no float model, or there are no texts.
     """
-    wishes = Budget.parse(budget).with_loss(100 * bundle.manifest.gate.max_disagreement)
+    limits = Budget.parse(budget).with_loss(100 * bundle.manifest.gate.max_disagreement)
     if output.resolve() != bundle.folder.resolve():
         check_output(output, overwrite=False)
     if "fp32" not in bundle.precisions:
         raise AmalgamError(f"{bundle.folder}: holds no float model to start from; build it again")
-    lost = _lost_static_model(bundle)
-    bundle.verify(without=lost)
-    cascade = bundle.manifest.cascade if bundle.cascade and not lost else None
-    progress.begin(3 + (cascade is not None))
-    with progress.step("reading texts"):
-        held_out, other = _texts(bundle, calibration, text_column)
-        if calibration is not None:
-            _warn_of_labels(bundle, calibration, progress)
-    manifest = bundle.manifest
-    with staged(output) as folder:
-        shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
-        for precision in bundle.precisions:
-            if precision != "fp32":
-                (folder / manifest.precisions[precision].file).unlink()
-        with progress.step("quantizing and measuring"):
-            shop = Workshop(
-                folder,
-                max_length=manifest.max_length,
-                pad_token_id=manifest.pad_token_id,
-                texts=held_out,
-                calibration=other,
-                max_disagreement=wishes.limits["loss"] / 100,
-                ladder=ladder_of(folder / MODEL_FILES["fp32"], bundle.is_static),
-                layers=manifest.student.layers,
-                n_tokens=manifest.student.n_tokens,
-                agreement=manifest.student.agreement,
-                say=progress.say,
-            )
-            models = choose_models(try_models([shop], every_precision=True), wishes)[1]
-        manifest = replace(manifest, **vars(models), cascade=None)
-        for name in lost:
-            progress.say(f"no cascade any more: {bundle.folder / name} is not there")
-        if cascade is not None:
-            with progress.step("setting the cascade's threshold"):
-                encoder = shop.open(shop.file(manifest.default_precision))
-                renewed = renew_cascade(cascade, folder, encoder, held_out, other, progress.say)
-                manifest = replace(manifest, cascade=renewed)
-        with progress.step("writing the bundle"):
-            manifest = replace(manifest, evaluation=_still_true(manifest.evaluation))
-            (folder / CARD).write_text(render_model_card(manifest, output.name), "utf-8")
-            (folder / REPORT).write_text(render_front(manifest), "utf-8")
-            (folder / MANIFEST).unlink()
-            write_manifest(folder, manifest)
+    missing = _missing_static_model(bundle)
+    bundle.verify(without=missing)
+    has_cascade = bundle.cascade is not None and not missing
+    steps = [
+        Step(_read_texts, makes="texts", title="reading texts"),
+        Step(_copy_bundle, makes="folder"),
+        Step(_candidate_folder, makes="candidates"),
+        Step(_measure_and_choose, makes="models", title="quantizing and measuring"),
+        Step(_report_missing),
+        *([Step(_renew_cascade, makes="cascade", title="setting the cascade's threshold")] if has_cascade else []),
+        Step(_write_bundle, title="writing the bundle"),
+    ]
+    with ExitStack() as stack:
+        values = {
+            "bundle": bundle,
+            "limits": limits,
+            "output": output,
+            "calibration": calibration,
+            "text_column": text_column,
+            "missing": missing,
+            "cascade": None,
+            "stack": stack,
+        }
+        run_steps(steps, values, progress)
     return Bundle.open(output)
 
 
-def _lost_static_model(bundle: Bundle) -> list[str]:
-    """The file of the bundle's cascade, if somebody took it away; a bundle can do without."""
+def _missing_static_model(bundle: Bundle) -> list[str]:
+    """The file of the bundle's cascade, if somebody deleted it; a bundle can do without."""
     files = [bundle.cascade.file] if bundle.cascade else []
     return [name for name in files if not (bundle.folder / name).is_file()]
 
 
-def _texts(bundle: Bundle, calibration: str | None, text_column: str | None) -> tuple[Sequence[str], Sequence[str]]:
-    """Texts to measure on, and texts to calibrate with: those that the bundle was trained on, if they are its own."""
+def _read_texts(bundle: Bundle, calibration: str | None, text_column: str | None, say: Say) -> OptimizationTexts:
     corpus = _own_corpus(bundle) if calibration is None else read_corpus(calibration, text_column=text_column)
     if len(corpus) < 2:
         raise AmalgamError(f"{calibration}: one text is too few; at least two are needed, and hundreds are wise")
     train, held_out = corpus.split(int(bundle.manifest.recipe["held_out"]))
-    return corpus.take(held_out), corpus.take(train[:CALIBRATION_TEXTS])
+    if calibration is not None:
+        _warn_of_labels(bundle, calibration, say)
+    return OptimizationTexts(corpus.take(held_out), corpus.take(train[:CALIBRATION_TEXTS]))
 
 
-def _warn_of_labels(bundle: Bundle, source: str, progress: Progress) -> None:
+def _warn_of_labels(bundle: Bundle, source: str, say: Say) -> None:
     """Say if texts come with labels that the bundle does not have: they may be texts of another kind."""
     column = str(bundle.manifest.recipe.get("label_column", LABEL))
-    foreign = [name for name in read_label_names(source, column) if name not in bundle.labels]
-    if foreign:
-        named = ", ".join(f"'{name}'" for name in foreign[:_FOREIGN_LABELS])
-        more = f" and {len(foreign) - _FOREIGN_LABELS} more" if len(foreign) > _FOREIGN_LABELS else ""
-        progress.say(f"warning: {source}: labels that the bundle does not have: {named}{more}; only texts are used")
+    unknown = [name for name in read_label_names(source, column) if name not in bundle.labels]
+    if unknown:
+        names = ", ".join(f"'{name}'" for name in unknown[:_LABELS_SHOWN])
+        more = f" and {len(unknown) - _LABELS_SHOWN} more" if len(unknown) > _LABELS_SHOWN else ""
+        say(f"warning: {source}: labels that the bundle does not have: {names}{more}; only texts are used")
 
 
 def _own_corpus(bundle: Bundle) -> Corpus:
@@ -140,7 +145,65 @@ def _own_corpus(bundle: Bundle) -> Corpus:
     return corpus
 
 
-def _still_true(evaluation: BuildEvaluation | None) -> BuildEvaluation | None:
+def _copy_bundle(bundle: Bundle, output: Path, stack: ExitStack) -> Path:
+    """A copy of the bundle without its smaller models; it takes the place of the output folder in the end."""
+    folder = stack.enter_context(staged(output))
+    shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
+    for precision in bundle.precisions:
+        if precision != "fp32":
+            (folder / bundle.manifest.precisions[precision].file).unlink()
+    return folder
+
+
+def _candidate_folder(
+    bundle: Bundle, texts: OptimizationTexts, limits: Budget, folder: Path, say: Say
+) -> CandidateFolder:
+    manifest = bundle.manifest
+    return CandidateFolder(
+        folder,
+        max_length=manifest.max_length,
+        pad_token_id=manifest.pad_token_id,
+        texts=texts.held_out,
+        calibration=texts.calibration,
+        max_disagreement=limits.limits["loss"] / 100,
+        ladder=int8_ladder(folder / MODEL_FILES["fp32"], bundle.is_static),
+        layers=manifest.student.layers,
+        n_tokens=manifest.student.n_tokens,
+        agreement=manifest.student.agreement,
+        say=say,
+    )
+
+
+def _measure_and_choose(candidates: CandidateFolder, limits: Budget) -> ShippedModels:
+    return choose_models(measure_models([candidates], every_precision=True), limits)[1]
+
+
+def _report_missing(bundle: Bundle, missing: Sequence[str], say: Say) -> None:
+    for name in missing:
+        say(f"no cascade any more: {bundle.folder / name} is not there")
+
+
+def _renew_cascade(
+    bundle: Bundle, candidates: CandidateFolder, models: ShippedModels, texts: OptimizationTexts, folder: Path, say: Say
+) -> Cascade:
+    cascade = bundle.manifest.cascade
+    assert cascade is not None  # noqa: S101  (the step is there for bundles with a cascade)
+    encoder = candidates.open(candidates.file(models.default_precision))
+    return renew_cascade(cascade, folder, encoder, texts.held_out, texts.calibration, say)
+
+
+def _write_bundle(
+    bundle: Bundle, models: ShippedModels, cascade: Cascade | None, output: Path, folder: Path
+) -> Manifest:
+    evaluation = _still_valid(bundle.manifest.evaluation)
+    manifest = replace(bundle.manifest, **vars(models), cascade=cascade, evaluation=evaluation)
+    (folder / CARD).write_text(render_model_card(manifest, output.name), "utf-8")
+    (folder / REPORT).write_text(render_front(manifest), "utf-8")
+    (folder / MANIFEST).unlink()
+    return write_manifest(folder, manifest)
+
+
+def _still_valid(evaluation: BuildEvaluation | None) -> BuildEvaluation | None:
     """What was measured of the models that are still the same: the float one and the teachers."""
     if evaluation is None:
         return None

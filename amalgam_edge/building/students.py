@@ -21,7 +21,7 @@ from amalgam_edge.methods.objectives import Objective
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.metrics.calibration import Calibration, calibrate
-from amalgam_edge.models.head import last_layer
+from amalgam_edge.models.hidden_state import last_layer
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
 from amalgam_edge.runtime.manifest_models import TrimmedVocabulary

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.exporters.tracing.tracing import INPUTS, OUTPUT, Logits, quiet
+from amalgam_edge.exporters.tracing.to_onnx import INPUT_NAMES, OUTPUT_NAME, LogitsModule, quiet_exporter
 from amalgam_edge.inference.padding import pad_batch
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
 
@@ -200,14 +200,14 @@ def _plain_onnx(student: Student) -> Path:
     ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, 9]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     dynamic: dict[int, Any] = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    with quiet(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         torch.onnx.export(
-            Logits(student.model),
+            LogitsModule(student.model),
             (ids, mask),
             path,
             dynamo=True,
-            input_names=list(INPUTS),
-            output_names=[OUTPUT],
+            input_names=list(INPUT_NAMES),
+            output_names=[OUTPUT_NAME],
             dynamic_shapes=(dynamic, dynamic),
             external_data=False,
             verbose=False,

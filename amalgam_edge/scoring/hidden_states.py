@@ -13,7 +13,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, encode
 from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.inference.vectors import text_vectors
-from amalgam_edge.models.head import hidden_state
+from amalgam_edge.models.hidden_state import capture_hidden_state
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
 from amalgam_edge.scoring.scores_manifest import ScoreKey
@@ -159,7 +159,7 @@ def hidden_states(teacher: Teacher, texts: Sequence[str], batch_tokens: int = CP
     """
     encoded = encode(texts, teacher.tokenizer, teacher.max_length)
     pad = teacher.tokenizer.pad_token_id
-    with hidden_state(teacher.model) as latest:
+    with capture_hidden_state(teacher.model) as latest:
         states = text_vectors(
             teacher.model, encoded, lambda output, mask: latest(), pad_token_id=pad, batch_tokens=batch_tokens
         )

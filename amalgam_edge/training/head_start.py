@@ -17,7 +17,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.inference.vectors import text_vectors
 from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.models.head import hidden_state, last_layer
+from amalgam_edge.models.hidden_state import capture_hidden_state, last_layer
 from amalgam_edge.numerics.linear import fit_linear
 from amalgam_edge.training.trainers import LossFunction
 
@@ -74,7 +74,7 @@ def _hidden_states(
     """The inputs of the last layer with dropout off, ``(n_texts, width)`` of float64. None if it reads every token."""
     model.to(resolve_device(device))
     try:
-        with hidden_state(model) as latest:
+        with capture_hidden_state(model) as latest:
             states = text_vectors(
                 model, input_ids, lambda output, mask: latest(), pad_token_id=pad_token_id, batch_tokens=BATCH_TOKENS
             )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from amalgam_edge.methods.objectives import Objective, TrainingBatch
-from amalgam_edge.models.head import hidden_state
+from amalgam_edge.models.hidden_state import capture_hidden_state
 from amalgam_edge.progress import Advance
 from amalgam_edge.training.sharing import ShareCollator, SharedBatchSampler, gather_batch, n_processes, process_rank
 from amalgam_edge.training.supervised_texts import SupervisedTexts
@@ -46,7 +46,7 @@ class StudentWithObjective(torch.nn.Module):
 
         ``n_local`` is given where processes share the batch: the number of rows that count in this process.
         """
-        with hidden_state(self.student) as latest:
+        with capture_hidden_state(self.student) as latest:
             logits = self.student(input_ids=input_ids, attention_mask=attention_mask).logits
         with torch.autocast(input_ids.device.type, enabled=False):
             parts = [logits, latest(), target, weight, *teacher_logits, *teacher_hidden]

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from amalgam_edge.models.student import build_student
-from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
 from samples.teachers import Classifier, encoder_folder
 
 ARCHITECTURES = ("bert", "distilbert", "roberta")
@@ -91,7 +91,7 @@ def without_unused_tokens(
 ) -> Classifier:
     """The same model without the tokens that ``texts`` do not use: other texts are then split into smaller pieces."""
     used = {token for ids in tokenizer(list(texts), truncation=True)["input_ids"] for token in ids}
-    return with_tokens(model, tokenizer, kept_tokens(json.loads(tokenizer.backend_tokenizer.to_str()), used))
+    return trim_vocabulary(model, tokenizer, kept_tokens(json.loads(tokenizer.backend_tokenizer.to_str()), used))
 
 
 def as_roberta(

@@ -1,4 +1,4 @@
-"""What a model multiplies, seen on texts: how large each channel gets, and how channels go together."""
+"""What a model multiplies on calibration texts: the largest value of each channel, and how channels correlate."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from amalgam_edge.exporters.rewrites.graphs import add_constant
+from amalgam_edge.exporters.rewrites.graph_editing import add_constant
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product with constant weights.
+    """A product of a value with a constant matrix.
 
     Attributes:
-        node: its name.
-        source: what is multiplied.
-        weight: name of the matrix.
-        transposed: the matrix is ``(n_outputs, n_inputs)``.
+        node: The name of the node.
+        source: The name of the value that is multiplied.
+        weight: The name of the matrix.
+        transposed: Whether the matrix is stored as ``(n_outputs, n_inputs)``.
     """
 
     node: str
@@ -30,12 +30,12 @@ class Product:
     transposed: bool
 
     def matrix(self, graph: onnx.GraphProto) -> np.ndarray:
-        """Its weights, ``(n_inputs, n_outputs)``."""
+        """The weights, ``(n_inputs, n_outputs)``."""
         content = numpy_helper.to_array(next(tensor for tensor in graph.initializer if tensor.name == self.weight))
         return content.T if self.transposed else content
 
     def write(self, graph: onnx.GraphProto, matrix: np.ndarray) -> None:
-        """Replace its weights by others, ``(n_inputs, n_outputs)``."""
+        """Replace the weights by others, ``(n_inputs, n_outputs)``."""
         tensor = next(tensor for tensor in graph.initializer if tensor.name == self.weight)
         content = np.ascontiguousarray(matrix.T if self.transposed else matrix, dtype=np.float32)
         tensor.CopyFrom(numpy_helper.from_array(content, self.weight))
@@ -43,30 +43,30 @@ class Product:
 
 @dataclass(frozen=True)
 class Activation:
-    """A value that is multiplied, as it was seen on texts.
+    """Statistics of a multiplied value X, ``(n_tokens, width)``, over the tokens of calibration texts.
 
     Attributes:
-        largest: magnitude of each channel, ``(width,)``.
-        gram: Xᵀ X over all tokens seen, ``(width, width)``.
+        largest: The largest magnitude of each channel, ``(width,)``.
+        gram: Xᵀ X, ``(width, width)``.
     """
 
     largest: np.ndarray
     gram: np.ndarray
 
-    def divided(self, factors: np.ndarray) -> Activation:
-        """Each channel divided by its factor, ``(width,)``."""
+    def divide(self, factors: np.ndarray) -> Activation:
+        """The statistics after each channel is divided by its factor, ``(width,)``."""
         return Activation(self.largest / factors, self.gram / np.outer(factors, factors))
 
-    def taken(self, channels: np.ndarray) -> Activation:
-        """Some channels, or some of them several times."""
+    def select(self, channels: np.ndarray) -> Activation:
+        """The statistics of these channels, some of which may come several times."""
         return Activation(self.largest[channels], self.gram[np.ix_(channels, channels)])
 
 
-Activations = Mapping[str, Activation]  # by the name of the value
+Activations = Mapping[str, Activation]  # by the name of the multiplied value
 
 
-def products(graph: onnx.GraphProto) -> list[Product]:
-    """All products with a constant matrix."""
+def constant_products(graph: onnx.GraphProto) -> list[Product]:
+    """All products with a constant matrix, in the order of the graph."""
     matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     return [
         Product(node.name, node.input[0], node.input[1], any(a.name == "transB" and a.i for a in node.attribute))
@@ -75,20 +75,20 @@ def products(graph: onnx.GraphProto) -> list[Product]:
     ]
 
 
-def shared_weights(every: Sequence[Product]) -> set[str]:
-    """Names of the matrices that more than one product multiplies by, as layers do that share their weights."""
-    return {weight for weight, count in Counter(product.weight for product in every).items() if count > 1}
+def shared_weights(products: Sequence[Product]) -> set[str]:
+    """The names of the matrices that more than one product uses, as in ALBERT, whose layers share their weights."""
+    return {weight for weight, count in Counter(product.weight for product in products).items() if count > 1}
 
 
 def add_observers(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
-    """Add two outputs for each value that is multiplied, in place: ``largest`` and ``gram`` of an :class:`Activation`.
+    """Add two outputs for each multiplied value, in place: ``largest`` and ``gram`` of its :class:`Activation`.
 
     Returns:
-        Name of the value → names of the outputs.
+        The names of the two outputs, by the name of the value.
     """
     outputs: dict[str, tuple[str, str]] = {}
-    first = add_constant(graph, np.array([0], np.int64), "observed_axis")
-    for product in products(graph):
+    token_axis = add_constant(graph, np.array([0], np.int64), "observed_axis")
+    for product in constant_products(graph):
         source = product.source
         if source in outputs:
             continue
@@ -100,7 +100,7 @@ def add_observers(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
             [
                 helper.make_node("Reshape", [source, shape], [rows], rows),
                 helper.make_node("Abs", [rows], [f"{rows}_abs"], f"{rows}_abs"),
-                helper.make_node("ReduceMax", [f"{rows}_abs", first], [largest], largest, keepdims=0),
+                helper.make_node("ReduceMax", [f"{rows}_abs", token_axis], [largest], largest, keepdims=0),
                 helper.make_node("Transpose", [rows], [f"{rows}_turned"], f"{rows}_turned", perm=[1, 0]),
                 helper.make_node("MatMul", [f"{rows}_turned", rows], [gram], gram),
             ]
@@ -110,6 +110,7 @@ def add_observers(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
     return outputs
 
 
-def joined(seen: Sequence[Activation]) -> Activation:
-    """The activations of several batches as those of one."""
-    return Activation(np.max([batch.largest for batch in seen], axis=0), np.sum([batch.gram for batch in seen], axis=0))
+def merge_activations(batches: Sequence[Activation]) -> Activation:
+    """The statistics over the tokens of several batches together."""
+    largest = np.max([batch.largest for batch in batches], axis=0)
+    return Activation(largest, np.sum([batch.gram for batch in batches], axis=0))

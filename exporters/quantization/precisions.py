@@ -1,88 +1,64 @@
-"""The ways besides int8 in which a student can be stored: half floats, and weights alone in 8 or 4 bits."""
+"""The table of precisions: every way in which a bundle stores a student's model, its file, and how it is made.
+
+To add a precision, add a row to :data:`PRECISIONS` and its file to ``runtime.bundle.MODEL_FILES``, which the edge
+reads without the training stack. A build with a budget then makes it, measures it and may pick it.
+"""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-import onnx
-from onnx import helper
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-from onnxruntime.transformers.float16 import convert_float_to_float16
+from amalgam_edge.exporters.quantization.activations import Activations
+from amalgam_edge.exporters.quantization.int8 import Int8Settings, quantize_to_int8
+from amalgam_edge.exporters.quantization.weight_only import write_fp16, write_q4, write_w8
 
-from amalgam_edge.exporters.quantization.embeddings import quantize_by_head, quantize_embeddings
-from amalgam_edge.exporters.rewrites.fused_attention import fuse_attention
-from amalgam_edge.exporters.rewrites.graphs import GraphIndex, add_constant, attribute, replace_nodes
-
-_BLOCK = 32  # weights that share a scale
-_INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy level: activations in int8, scaled block by block
+# Writes a precision's file, and returns in words how it was made, for the manifest. Arguments: the float model, the
+# file to write, and the settings and activations of the int8 model that the quality gate accepted.
+Writer = Callable[[Path, Path, Int8Settings, Activations], str]
 
 
-def write_fp16(source: Path, target: Path) -> None:
-    """Half floats inside, floats at both ends: half the size, and fast on GPUs."""
-    model = onnx.load(source)
-    del model.graph.value_info[:]
-    onnx.save(convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True), target)
+@dataclass(frozen=True)
+class Precision:
+    """One way to store a student's model.
+
+    Attributes:
+        file_suffix: What follows ``onnx/model`` in the file's name, before ``.onnx``.
+        write: Makes the file when a budget asks for more precisions; None for the two that every build makes: fp32,
+            which ``student_export`` writes, and int8, which ``selection.gate`` makes as carefully as is needed.
+    """
+
+    file_suffix: str
+    write: Writer | None = None
 
 
-def write_w8(source: Path, target: Path) -> None:
-    """Weights in 8 bits, a scale for each block of 32; activations are scaled block by block too."""
-    _write_blocks(source, target, bits=8)
+def _write_int8_with_product_quantized_tables(
+    source: Path, target: Path, int8: Int8Settings, activations: Activations
+) -> str:
+    settings = replace(int8, name=f"{int8.name}, tokens by product quantization", product_quantized_tables=True)
+    quantize_to_int8(source, target, settings, activations)
+    return settings.name
 
 
-def write_q4(source: Path, target: Path) -> None:
-    """Weights in 4 bits, a scale for each block of 32."""
-    _write_blocks(source, target, bits=4)
+def _without_calibration(description: str, write: Callable[[Path, Path], None]) -> Writer:
+    """The writer of a precision that needs nothing but the float model."""
+
+    def write_and_describe(source: Path, target: Path, int8: Int8Settings, activations: Activations) -> str:
+        write(source, target)
+        return description
+
+    return write_and_describe
 
 
-# name → (how it is made, in words, and the function that does)
-WEIGHT_ONLY: Mapping[str, tuple[str, Callable[[Path, Path], None]]] = MappingProxyType(
+PRECISIONS: Mapping[str, Precision] = MappingProxyType(
     {
-        "fp16": ("half floats", write_fp16),
-        "w8": ("8-bit weights by blocks of 32", write_w8),
-        "q4": ("4-bit weights by blocks of 32", write_q4),
+        "fp32": Precision(""),
+        "int8": Precision("_quantized"),
+        "fp16": Precision("_fp16", _without_calibration("half floats", write_fp16)),
+        "w8": Precision("_w8", _without_calibration("8-bit weights by blocks of 32", write_w8)),
+        "q4": Precision("_q4", _without_calibration("4-bit weights by blocks of 32", write_q4)),
+        "int8-pq": Precision("_int8_pq", _write_int8_with_product_quantized_tables),
     }
 )
-
-
-def _write_blocks(source: Path, target: Path, bits: int) -> None:
-    model = onnx.load(source)
-    del model.graph.value_info[:]
-    _unfold_gemm(model.graph)
-    quantize_embeddings(model)
-    quantize_by_head(model.graph)
-    fuse_attention(model)
-    loggers = [logging.getLogger(), logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)  # it tells of every node
-    try:
-        quantizer = MatMulNBitsQuantizer(
-            model, bits=bits, block_size=_BLOCK, is_symmetric=True, accuracy_level=_INT8_ACTIVATIONS
-        )
-        quantizer.process()
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-    onnx.save(quantizer.model.model, target)
-
-
-def _unfold_gemm(graph: onnx.GraphProto) -> None:
-    """Products with a bias as a product and a sum, since only products are quantized by blocks."""
-    index = GraphIndex(graph)
-    replacements = {}
-    for node in graph.node:
-        weight = index.constant(node.input[1]) if node.op_type == "Gemm" and len(node.input) == 3 else None
-        if weight is None:
-            continue
-        matrix = np.ascontiguousarray(weight.T) if attribute(node, "transB", 0) else weight
-        name = add_constant(graph, matrix, f"{node.input[1]}_matrix")
-        output = node.output[0]
-        replacements[output] = [
-            helper.make_node("MatMul", [node.input[0], name], [f"{output}_product"], f"{node.name}_product"),
-            helper.make_node("Add", [f"{output}_product", node.input[2]], [output], node.name),
-        ]
-    replace_nodes(graph, replacements)

@@ -1,4 +1,5 @@
-"""What may ship: agreement with the float model, trimmed vocabularies, the files of a bundle.
+"""Which models may ship: the quality gate, trimmed vocabularies, latency, fused kernels, and the files of a bundle.
 
-In: models and held-out texts. Out: the models that are good enough.
+In: a student, its ONNX files and texts held out from training. Out: the models that change no more labels than allowed,
+and what the manifest records of them.
 """

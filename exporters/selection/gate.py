@@ -1,35 +1,27 @@
-"""The quality gate: nothing ships unmeasured, and nothing beyond its budget ships at all."""
+"""The quality gate: no int8 model ships unmeasured, and none that changes more labels than the budget allows."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
-import onnx
 
-from amalgam_edge.exporters.quantization.activations import Activation, Activations, add_observers, joined
-from amalgam_edge.exporters.quantization.quantization import (
-    LADDER,
-    Quantization,
+from amalgam_edge.exporters.quantization.activations import Activations
+from amalgam_edge.exporters.quantization.int8 import (
+    INT8_LADDER,
+    Int8Settings,
     quantizable_products,
-    quantize,
+    quantize_to_int8,
     with_float_nodes,
 )
-from amalgam_edge.exporters.selection.fidelity import Fidelity, compare
+from amalgam_edge.exporters.selection.calibration import OpenModel, observe_activations, scratch_model
+from amalgam_edge.exporters.selection.fidelity import Fidelity, measure_fidelity
 from amalgam_edge.metrics.accuracy import mean_divergence
-from amalgam_edge.runtime.manifest_models import Latency
-from amalgam_edge.runtime.text_model import TextModel
 
-_TIMED_TEXTS = 200
-_WARM_UP = 10
-_SENSITIVITY_TEXTS = 200
+_RANKING_TEXTS = 200  # on how many texts products are ranked by the harm that quantizing them does
 
-OpenModel = Callable[[Path], TextModel]
 Say = Callable[[str], None]
 
 
@@ -38,15 +30,15 @@ class GateResult:
     """What the gate let through.
 
     Attributes:
-        accepted: the way to quantize that kept within the budget, or None.
-        fidelity: of the accepted one, or of the best that was tried.
-        attempts: every way that was tried, with its fidelity, in order.
-        activations: what was seen of them; nothing where no way asked for it.
+        accepted: The first settings that were within the budget; None if none were.
+        fidelity: The fidelity of the accepted settings, or else of those with the fewest changed labels.
+        attempts: All settings that were tried, in order, each with its fidelity.
+        activations: The statistics on calibration texts; empty if no settings asked for them.
     """
 
-    accepted: Quantization | None
+    accepted: Int8Settings | None
     fidelity: Fidelity
-    attempts: tuple[tuple[Quantization, Fidelity], ...]
+    attempts: tuple[tuple[Int8Settings, Fidelity], ...]
     activations: Activations
 
 
@@ -58,121 +50,97 @@ def pass_gate(
     *,
     budget: float,
     calibration: Sequence[str],
-    ladder: Sequence[Quantization] = LADDER,
+    ladder: Sequence[Int8Settings] = INT8_LADDER,
     reference: np.ndarray | None = None,
     say: Say = lambda message: None,
 ) -> GateResult:
-    """Quantize ever more carefully until the disagreement with the float model is within the budget.
+    """Quantize ever more carefully until few enough labels change.
 
     Args:
-        source: the float model.
-        target: where the accepted model is left; nothing is left there if none was.
-        texts: held out from training.
-        open_model: opens a model with the bundle's tokenizer.
-        budget: the share of texts that may change their label.
-        calibration: other texts, which tell what activations are like.
-        ladder: ways to quantize, the least careful first; after the last, the one nearest the float model is tried
-            with its worst products in float.
-        reference: logits that the quantized model's are compared with; by default the float model's own.
-        say: told of each miss.
+        source: The file of the float model.
+        target: Where the accepted int8 model is written; no file is left there if none is accepted.
+        texts: Texts held out from training.
+        open_model: Opens a model with the bundle's tokenizer.
+        budget: The share of the texts that may change their label.
+        calibration: Other texts, on which the statistics of activations are gathered.
+        ladder: The settings to try, the least careful first. After the last, the settings nearest the float model are
+            tried with their most harmful products left in float.
+        reference: The logits that the int8 model's are compared with; by default the float model's.
+        say: Gets a message for each attempt that changes too many labels.
     """
     if reference is None:
         reference = open_model(source).run(texts)[0]
-    attempts: list[tuple[Quantization, Fidelity]] = []
-
-    def careful() -> Iterator[Quantization]:
-        yield from ladder
-        nearest = min(attempts, key=lambda attempt: attempt[1].mean_kl)[0]
-        say("ranking products by the harm that quantizing them does")
-        few = slice(_SENSITIVITY_TEXTS)
-        yield from with_float_nodes(
-            nearest, _most_harmful(source, target, texts[few], reference[few], open_model, nearest, activations)
-        )
-
-    activations: Activations = {}
-    for how in careful():
-        if how.calibrated and not activations:
-            activations = observe(source, target, calibration, open_model)
-        quantize(source, target, how, activations)
-        fidelity = compare(reference, open_model(target).run(texts)[0])
-        attempts.append((how, fidelity))
-        if fidelity.disagreement <= budget:
-            return GateResult(how, fidelity, tuple(attempts), activations)
-        say(f"int8 with {how.name}: {fidelity.disagreement:.2%} of labels change, over the budget of {budget:.2%}")
+    gate = _Gate(source, target, texts, open_model, budget, calibration, reference, say)
+    accepted = gate.first_within_budget(ladder)
+    if accepted is None:
+        accepted = gate.first_within_budget(gate.settings_with_float_products())
+    if accepted is not None:
+        return GateResult(accepted, gate.attempts[-1][1], tuple(gate.attempts), gate.activations)
     target.unlink(missing_ok=True)
-    best = min((fidelity for _, fidelity in attempts), key=lambda fidelity: fidelity.disagreement)
-    return GateResult(None, best, tuple(attempts), activations)
+    best = min((fidelity for _, fidelity in gate.attempts), key=lambda fidelity: fidelity.disagreement)
+    return GateResult(None, best, tuple(gate.attempts), gate.activations)
 
 
-def measure_latency(models: Mapping[str, TextModel], texts: Sequence[str]) -> dict[str, Latency]:
-    """Milliseconds for one text at a time, tokenizing included: p50 and p95 of each model.
+class _Gate:
+    """The attempts to quantize one model; the arguments are those of :func:`pass_gate`.
 
-    The models take turns at each text, so that whatever else the machine does bears on all alike.
+    Attributes:
+        attempts: All settings that were tried so far, each with its fidelity.
+        activations: The statistics on calibration texts, gathered when settings first ask for them.
     """
-    timed = list(texts[:_TIMED_TEXTS])
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for text in timed[:_WARM_UP]:
-        for model in models.values():
-            model.run([text])
-    for text in timed:
-        for name, model in models.items():
-            start = perf_counter()
-            model.run([text])
-            seconds[name].append(perf_counter() - start)
-    return {
-        name: Latency(p50=float(np.percentile(taken, 50) * 1e3), p95=float(np.percentile(taken, 95) * 1e3))
-        for name, taken in seconds.items()
-    }
 
+    def __init__(
+        self,
+        source: Path,
+        target: Path,
+        texts: Sequence[str],
+        open_model: OpenModel,
+        budget: float,
+        calibration: Sequence[str],
+        reference: np.ndarray,
+        say: Say,
+    ) -> None:
+        self.attempts: list[tuple[Int8Settings, Fidelity]] = []
+        self.activations: Activations = {}
+        self._source, self._target = source, target
+        self._texts, self._calibration = texts, calibration
+        self._open_model = open_model
+        self._budget = budget
+        self._reference = reference
+        self._say = say
 
-def _most_harmful(
-    source: Path,
-    scratch: Path,
-    texts: Sequence[str],
-    reference: np.ndarray,
-    open_model: OpenModel,
-    how: Quantization,
-    activations: Activations,
-) -> list[str]:
-    """Quantizable products by how much nearer the float model comes when that one alone is left in float.
+    def first_within_budget(self, ladder: Iterable[Int8Settings]) -> Int8Settings | None:
+        """Try settings in turn, and return the first that is within the budget; the target holds its model."""
+        for settings in ladder:
+            if settings.calibrated and not self.activations:
+                self.activations = observe_activations(self._source, self._target, self._calibration, self._open_model)
+            quantize_to_int8(self._source, self._target, settings, self.activations)
+            fidelity = measure_fidelity(self._reference, self._open_model(self._target).run(self._texts)[0])
+            self.attempts.append((settings, fidelity))
+            if fidelity.disagreement <= self._budget:
+                return settings
+            self._say(
+                f"int8 with {settings.name}: {fidelity.disagreement:.2%} of labels change, "
+                f"over the budget of {self._budget:.2%}"
+            )
+        return None
 
-    Weights are rounded plainly in these trials, which is quicker and changes little of the order.
-    """
-    divergence: dict[str, float] = {}
-    with _scratch_model(scratch, "trial") as trial:
-        for node in quantizable_products(source):
-            quantize(source, trial, replace(how, rounded=False, float_nodes=(node,)), activations)
-            divergence[node] = mean_divergence(reference, open_model(trial).run(texts)[0])
-    return sorted(divergence, key=lambda node: divergence[node])
+    def settings_with_float_products(self) -> Iterator[Int8Settings]:
+        """The settings nearest the float model so far, with ever more of their most harmful products in float."""
+        nearest = min(self.attempts, key=lambda attempt: attempt[1].mean_kl)[0]
+        self._say("ranking products by the harm that quantizing them does")
+        return with_float_nodes(nearest, self._most_harmful_products(nearest))
 
+    def _most_harmful_products(self, settings: Int8Settings) -> list[str]:
+        """Quantizable products, those first whose return to float alone brings the model nearest to the float model.
 
-def observe(source: Path, beside: Path, texts: Sequence[str], open_model: OpenModel) -> Activations:
-    """What a model multiplies on these texts.
-
-    Args:
-        source: the float model.
-        beside: a file beside which there is room for another.
-        texts: to look at.
-        open_model: opens a model with the bundle's tokenizer.
-    """
-    model = onnx.load(source)
-    outputs = add_observers(model.graph)
-    names = [name for pair in outputs.values() for name in pair]
-    with _scratch_model(beside, "observed") as observed:
-        onnx.save(model, observed)
-        seen: dict[str, Activation] = {}
-        for values in open_model(observed).outputs(texts, names):
-            for value, largest, gram in zip(outputs, values[::2], values[1::2], strict=True):
-                batch = Activation(largest, gram)
-                seen[value] = joined([seen[value], batch]) if value in seen else batch
-    return seen
-
-
-@contextmanager
-def _scratch_model(beside: Path, purpose: str) -> Iterator[Path]:
-    """A file beside the one that ships, for a model that does not."""
-    path = beside.with_name(f"{beside.stem}.{os.getpid()}.{purpose}.onnx")
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+        The trials round weights to the nearest level, which is quicker than GPTQ and hardly changes the order.
+        """
+        texts, reference = self._texts[:_RANKING_TEXTS], self._reference[:_RANKING_TEXTS]
+        divergence: dict[str, float] = {}
+        with scratch_model(self._target, "trial") as trial:
+            for node in quantizable_products(self._source):
+                in_float = replace(settings, gptq_rounding=False, float_nodes=(node,))
+                quantize_to_int8(self._source, trial, in_float, self.activations)
+                divergence[node] = mean_divergence(reference, self._open_model(trial).run(texts)[0])
+        return sorted(divergence, key=lambda node: divergence[node])

@@ -1,4 +1,4 @@
-"""The vocabulary that a student needs, through a gate of its own: on texts that had no say in it."""
+"""Trim a student's vocabulary to the tokens that training texts use, as far as held-out texts keep their labels."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from amalgam_edge.exporters.selection.fidelity import Fidelity, compare
+from amalgam_edge.exporters.selection.fidelity import Fidelity, measure_fidelity
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
-from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
 
-LADDER = (0, 2000, 4000, 8000, 16000)  # tokens from the first that stay unused; vocabularies begin with the common ones
+# How many of the vocabulary's first tokens are kept although no text uses them, the fewest first. Vocabularies begin
+# with the most common tokens, which other texts are most likely to need.
+FIRST_TOKENS_KEPT = (0, 2000, 4000, 8000, 16000)
 
 
 @dataclass(frozen=True)
-class Trimmed:
-    """A student that knows fewer tokens.
+class TrimmedStudent:
+    """A student with fewer tokens.
 
     Attributes:
-        model: with a smaller table.
-        tokenizer: whose other tokens are gone.
-        n_tokens: that stayed.
-        n_before: that there were.
-        fidelity: to the student with all tokens.
+        model: The student with a smaller embedding table.
+        tokenizer: The tokenizer without the tokens that were left out.
+        n_tokens: The number of tokens that were kept.
+        n_before: The number of tokens before trimming.
+        fidelity: How faithful it is to the student with all tokens.
     """
 
     model: PreTrainedModel
@@ -44,31 +46,32 @@ def trim_through_gate(
     *,
     budget: float,
     say: Callable[[str], None] = lambda message: None,
-) -> Trimmed | None:
-    """Leave out the tokens that are not in use, as far as the labels of other texts allow.
+) -> TrimmedStudent | None:
+    """Leave out the tokens that are not in use, as far as the labels of held-out texts allow.
 
     Args:
-        model: a trained student.
-        tokenizer: its own; ``model_max_length`` is the longest input.
-        used: ids that the training texts use.
-        texts: others, held out.
-        budget: the share of them that may change their label.
-        say: told of each miss.
+        model: A trained student.
+        tokenizer: The student's tokenizer; its ``model_max_length`` is the longest input.
+        used: The ids of the tokens that the training texts use.
+        texts: Other texts, held out from training.
+        budget: The share of these texts that may change their label.
+        say: Gets a message for each vocabulary that changes too many labels.
 
     Returns:
-        The smallest that was good enough; None where none was, or nothing could be left out.
+        The student with the fewest tokens that is within the budget; None if there is none, or no token can be left
+        out.
     """
     reference = _logits(model, tokenizer, texts)
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     n_before = int(model.get_input_embeddings().weight.shape[0])
-    for first in LADDER:
-        kept = kept_tokens(content, used, first)
+    for n_first in FIRST_TOKENS_KEPT:
+        kept = kept_tokens(content, used, n_first)
         if len(kept) >= n_before:
             break
-        small = with_tokens(model, tokenizer, kept)
-        fidelity = compare(reference, _logits(*small, texts))
+        trimmed_model, trimmed_tokenizer = trim_vocabulary(model, tokenizer, kept)
+        fidelity = measure_fidelity(reference, _logits(trimmed_model, trimmed_tokenizer, texts))
         if fidelity.disagreement <= budget:
-            return Trimmed(*small, len(kept), n_before, fidelity)
+            return TrimmedStudent(trimmed_model, trimmed_tokenizer, len(kept), n_before, fidelity)
         say(f"{len(kept)} of {n_before} tokens: {fidelity.disagreement:.2%} of labels change, over {budget:.2%}")
     return None
 

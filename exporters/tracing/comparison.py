@@ -1,4 +1,4 @@
-"""An exported model against torch in float64, so that what is seen is the export and not torch's own rounding."""
+"""Compare an exported model with torch in float64, so that the difference is the export's and not torch's rounding."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from collections.abc import Callable
 import numpy as np
 from transformers import PreTrainedModel
 
-from amalgam_edge.exporters.tracing.tracing import probe_inputs
+from amalgam_edge.exporters.tracing.to_onnx import probe_inputs
 
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
 
-# (texts, tokens, padding of the first text): one text, a token alone, padded and not, short and long.
+# (n_texts, n_tokens, padding of the first text): a single text, a single token, padded and not, short and long.
 _PROBES = ((1, 1, 0), (1, 16, 0), (2, 5, 3), (3, 9, 4), (4, 33, 20))
 
-# Token ids and attention mask, both (n_texts, n_tokens), to logits (…, n_texts, n_classes).
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Computes logits (…, n_texts, n_classes) from token ids and attention mask, both (n_texts, n_tokens).
+LogitsFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def in_float64(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy that computes in float64."""
+    """A copy of a model that computes in float64."""
     return copy.deepcopy(model).double()
 
 
-def largest_difference(model: PreTrainedModel, original: Run, exported: Run) -> float:
-    """The largest difference of any logit, as a share of the largest logit of its probe, or of 1 if that is larger.
+def largest_difference(model: PreTrainedModel, original: LogitsFunction, exported: LogitsFunction) -> float:
+    """The largest difference of any logit over all probes.
+
+    The differences of a probe are shares of its largest logit, or of 1 if that is larger.
 
     Args:
-        model: for its vocabulary.
-        original: the model in torch.
-        exported: the same elsewhere.
+        model: The model, whose vocabulary the probes are drawn from.
+        original: Runs the model in torch.
+        exported: Runs the exported model.
 
     Returns:
-        NaN where either answered with one.
+        The largest share; NaN if either model answered NaN.
     """
     differences = []
     for probe in _PROBES:

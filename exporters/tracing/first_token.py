@@ -1,9 +1,13 @@
-"""Where a head reads the first token alone, the last layer works for that token alone. Exact.
+"""Narrow the last layer of a traced classifier to the first token, where its head reads no other. Exact.
 
-A classifier that takes ``hidden[:, 0]`` needs, in its last layer, the keys and values of all tokens, but query,
-attention, output and feed-forward of the first alone. Nothing is assumed of the architecture: going backwards from the
-selection, each operation that treats the entries of an axis one by one is asked for its first entry only, as far as all
-that read it want no more.
+Pattern: ``hidden[:, 0]``, or any other selection of the first entry of an axis, behind operations of which nothing else
+is read.
+Replacement: the same operations on the first entry alone.
+Faster: such a classifier needs in its last layer the keys and values of all tokens, but query, attention, output and
+feed-forward of the first one only.
+Exact because each operation passed on the way treats the entries of the axis one by one. Nothing is assumed of the
+architecture: going backwards from the selection, an operation is narrowed only if every reader wants its first entry
+alone, and operations that are not known to be safe stay as they are.
 """
 
 from __future__ import annotations
@@ -17,63 +21,63 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from amalgam_edge.exporters.tracing.marks import MARK
+from amalgam_edge.exporters.tracing.dropout_marks import MARK
 
 aten = torch.ops.aten
 
-# What is asked of a node: all of it, or the first entry of one axis.
-_ALL = -1
-# Inputs and what is asked of each; None where the operation mixes the entries of the axis.
-_Asked = dict[Node, int] | None
+# What is needed of a node is an axis, of which only the first entry is needed, or _WHOLE, if all of it is.
+_WHOLE = -1
+# What a node needs of each input; None if it mixes the entries of the axis, so that it needs all inputs whole.
+_InputNeeds = dict[Node, int] | None
 
 
-def first_token_only(module: GraphModule) -> int:
-    """Narrow, in place, what only the first entry of an axis is read of.
+def narrow_to_first_token(module: GraphModule) -> int:
+    """Compute only the first entry of an axis, in place, wherever nothing else is read.
 
     Args:
-        module: a traced module of aten operations whose nodes carry their shapes.
+        module: A traced module of aten operations whose nodes carry their shapes.
 
     Returns:
         How many matrix products became smaller.
     """
-    asked = _ask(module.graph)
-    narrowed = 0
+    needs = _find_needs(module.graph)
+    narrowed_products = 0
     for node in list(module.graph.nodes):
-        axis = asked[node]
-        if axis == _ALL:
+        axis = needs[node]
+        if axis == _WHOLE:
             continue
-        for source, source_axis in (_inputs(node, axis) or {}).items():
-            if source_axis not in (_ALL, asked[source]):
+        for source, source_axis in (_input_needs(node, axis) or {}).items():
+            if source_axis not in (_WHOLE, needs[source]):
                 with module.graph.inserting_before(node):
                     first = module.graph.call_function(aten.slice.Tensor, (source, source_axis, 0, 1))
                 node.replace_input_with(source, first)
-        _resize(node, axis)
-        narrowed += node.target in _PRODUCTS
+        _set_output_size(node, axis)
+        narrowed_products += node.target in _PRODUCTS
     module.recompile()
-    return narrowed
+    return narrowed_products
 
 
-def _ask(graph: torch.fx.Graph) -> dict[Node, int]:
-    """What the readers of each node ask of it, last node first: where they disagree, all of it."""
-    asked: dict[Node, int] = {}
+def _find_needs(graph: torch.fx.Graph) -> dict[Node, int]:
+    """What the readers of each node need of it; where they differ, the node is needed whole."""
+    needs: dict[Node, int] = {}
     for node in reversed(graph.nodes):
-        axis = asked.setdefault(node, _ALL)
-        wanted = _inputs(node, axis)
-        if wanted is None:
-            asked[node] = _ALL
-            wanted = _inputs(node, _ALL) or {}
+        axis = needs.setdefault(node, _WHOLE)
+        of_inputs = _input_needs(node, axis)
+        if of_inputs is None:
+            needs[node] = _WHOLE
+            of_inputs = _input_needs(node, _WHOLE) or {}
         for source in node.all_input_nodes:
-            source_axis = wanted.get(source, _ALL)
-            asked[source] = source_axis if asked.get(source, source_axis) == source_axis else _ALL
+            source_axis = of_inputs.get(source, _WHOLE)
+            needs[source] = source_axis if needs.get(source, source_axis) == source_axis else _WHOLE
     for node in graph.nodes:
-        if node.target is getitem:  # parts of a split are narrowed together or not at all
-            asked[node] = asked[_args(node)[0]]
-    return asked
+        if node.target is getitem:  # the parts of a split are narrowed together or not at all
+            needs[node] = needs[_args(node)[0]]
+    return needs
 
 
-def _inputs(node: Node, axis: int) -> _Asked:
-    """What a node asks of its inputs if it is asked for the first entry of ``axis``, or for all of itself."""
-    if axis == _ALL:
+def _input_needs(node: Node, axis: int) -> _InputNeeds:
+    """What a node needs of its inputs to compute the first entry of ``axis``, or all of itself for ``_WHOLE``."""
+    if axis == _WHOLE:
         selects_first = node.target is aten.select.int and _args(node)[2] == 0
         return {_args(node)[0]: _positive(_args(node)[1], _rank(_args(node)[0]))} if selects_first else {}
     if node.target in _RULES:
@@ -82,29 +86,32 @@ def _inputs(node: Node, axis: int) -> _Asked:
     return _elementwise(node, axis) if pointwise else None
 
 
-def _elementwise(node: Node, axis: int) -> _Asked:
-    """Each tensor that has the axis, at more than one entry, is narrowed too; the others are broadcast."""
-    return {source: _aligned(node, source, axis) for source in node.all_input_nodes if _is_tensor(source)}
+# Rules: what an operation needs of its inputs, if only the first entry of an axis of its output is needed.
 
 
-def _expand(node: Node, axis: int) -> _Asked:
-    return {_args(node)[0]: _aligned(node, _args(node)[0], axis)}
+def _elementwise(node: Node, axis: int) -> _InputNeeds:
+    """Each tensor that has the axis, with more than one entry, is narrowed too; the others are broadcast."""
+    return {source: _aligned_axis(node, source, axis) for source in node.all_input_nodes if _is_tensor(source)}
 
 
-def _aligned(node: Node, source: Node, axis: int) -> int:
-    """The axis of an input that is broadcast to an axis of the output, aligned at the end."""
+def _expand(node: Node, axis: int) -> _InputNeeds:
+    return {_args(node)[0]: _aligned_axis(node, _args(node)[0], axis)}
+
+
+def _aligned_axis(node: Node, source: Node, axis: int) -> int:
+    """The axis of an input that is broadcast to an axis of the output; shapes are aligned at their ends."""
     source_axis = axis - (_rank(node) - _rank(source))
-    return source_axis if source_axis >= 0 and not _known(_shape(source)[source_axis], 1) else _ALL
+    return source_axis if source_axis >= 0 and not _known_equal(_shape(source)[source_axis], 1) else _WHOLE
 
 
-def _mark(node: Node, axis: int) -> _Asked:
-    """A mask of one entry begins any longer mask."""
+def _dropout_mark(node: Node, axis: int) -> _InputNeeds:
+    """A dropout mask of one entry is the beginning of any longer mask, unless the axis is the batch."""
     batched = _args(node)[2]
     return {_args(node)[0]: axis} if batched and axis > 0 else None
 
 
-def _beside(node: Node, axis: int) -> _Asked:
-    """The operation works along one other axis, or several at the end."""
+def _along_other_axes(node: Node, axis: int) -> _InputNeeds:
+    """The operation works along another axis, as softmax, or along the last axes, as layer_norm."""
     works_along = _args(node)[1]
     if isinstance(works_along, (list, tuple)):  # layer_norm's normalized_shape
         along = range(_rank(node) - len(works_along), _rank(node))
@@ -113,85 +120,88 @@ def _beside(node: Node, axis: int) -> _Asked:
     return {_args(node)[0]: axis} if axis not in along else None
 
 
-def _linear(node: Node, axis: int) -> _Asked:
+def _linear(node: Node, axis: int) -> _InputNeeds:
     source, *weights = _args(node)
     return {source: axis} if axis < _rank(node) - 1 and source not in weights else None
 
 
-def _matmul(node: Node, axis: int) -> _Asked:
+def _matmul(node: Node, axis: int) -> _InputNeeds:
+    """The rows of a product need the same rows of its left side, and all of its right side."""
     left, right = _args(node)[:2]
     same_rank = _rank(left) == _rank(right) == _rank(node)
     return {left: axis} if same_rank and axis == _rank(node) - 2 and left is not right else None
 
 
-def _transpose(node: Node, axis: int) -> _Asked:
+def _transpose(node: Node, axis: int) -> _InputNeeds:
     first, second = (_positive(dim, _rank(node)) for dim in _args(node)[1:3])
     return {_args(node)[0]: {first: second, second: first}.get(axis, axis)}
 
 
-def _permute(node: Node, axis: int) -> _Asked:
+def _permute(node: Node, axis: int) -> _InputNeeds:
     return {_args(node)[0]: _positive(_args(node)[1][axis], _rank(node))}
 
 
-def _unsqueeze(node: Node, axis: int) -> _Asked:
+def _unsqueeze(node: Node, axis: int) -> _InputNeeds:
     added = _positive(_args(node)[1], _rank(node))
     return {_args(node)[0]: axis - (axis > added)} if axis != added else None
 
 
-def _select(node: Node, axis: int) -> _Asked:
-    dropped = _positive(_args(node)[1], _rank(_args(node)[0]))
-    return {_args(node)[0]: axis + (axis >= dropped)}
+def _select(node: Node, axis: int) -> _InputNeeds:
+    removed = _positive(_args(node)[1], _rank(_args(node)[0]))
+    return {_args(node)[0]: axis + (axis >= removed)}
 
 
-def _slice(node: Node, axis: int) -> _Asked:
+def _slice(node: Node, axis: int) -> _InputNeeds:
+    """A slice of another axis, or one from the first entry on without gaps."""
     defaults: tuple[Any, ...] = (None, 0, None, None, 1)
     source, dim, start, _, step = _args(node) + defaults[len(_args(node)) :]
     return {source: axis} if _positive(dim, _rank(node)) != axis or (start in (None, 0) and step == 1) else None
 
 
-def _reduce(node: Node, axis: int) -> _Asked:
-    """A mean or a sum over other axes, behind this one unless they are kept."""
+def _reduce(node: Node, axis: int) -> _InputNeeds:
+    """A mean or a sum over other axes, which come after this one unless they are kept."""
     source, dims, *kept = (*_args(node), None)[:3]
-    if not dims:  # over all of them
+    if not dims:  # over all axes
         return None
     along = [_positive(dim, _rank(source)) for dim in dims]
     stays = axis not in along and (True in kept or min(along) > axis)
     return {source: axis} if stays else None
 
 
-def _reshape(node: Node, axis: int) -> _Asked:
-    """An axis that stays whole, with as much before it as it had."""
+def _reshape(node: Node, axis: int) -> _InputNeeds:
+    """An axis that stays whole, with as many entries before it as it had."""
     shape, source = _shape(node), _shape(_args(node)[0])
     for source_axis, size in enumerate(source):
-        if _known(size, shape[axis]) and _known(math.prod(source[:source_axis]), math.prod(shape[:axis])):
+        same_size = _known_equal(size, shape[axis])
+        if same_size and _known_equal(math.prod(source[:source_axis]), math.prod(shape[:axis])):
             return {_args(node)[0]: source_axis}
     return None
 
 
-def _cat(node: Node, axis: int) -> _Asked:
+def _concatenate(node: Node, axis: int) -> _InputNeeds:
     dim = _args(node)[1] if len(_args(node)) > 1 else 0
     return dict.fromkeys(_args(node)[0], axis) if _positive(dim, _rank(node)) != axis else None
 
 
-def _gather(node: Node, axis: int) -> _Asked:
+def _gather(node: Node, axis: int) -> _InputNeeds:
     source, dim, index = _args(node)[:3]
-    same = _known(_shape(source)[axis], _shape(index)[axis])
-    return {source: axis, index: axis} if same and _positive(dim, _rank(node)) != axis else None
+    same_size = _known_equal(_shape(source)[axis], _shape(index)[axis])
+    return {source: axis, index: axis} if same_size and _positive(dim, _rank(node)) != axis else None
 
 
-def _split(node: Node, axis: int) -> _Asked:
+def _split(node: Node, axis: int) -> _InputNeeds:
     source = _args(node)[0]
     dim = _args(node)[2] if len(_args(node)) > 2 else 0
     return {source: axis} if _positive(dim, _rank(source)) != axis else None
 
 
-def _part(node: Node, axis: int) -> _Asked:
+def _part_of_split(node: Node, axis: int) -> _InputNeeds:
     return {_args(node)[0]: axis}
 
 
-def _resize(node: Node, axis: int) -> None:
-    """Put 1 for a narrowed axis in the arguments of an operation that names its output's sizes, or where it ends."""
-    if node.target in _SIZED:
+def _set_output_size(node: Node, axis: int) -> None:
+    """Put 1 for a narrowed axis into the arguments of an operation that name its output's sizes, or a slice's end."""
+    if node.target in _OPERATIONS_WITH_SIZES:
         sizes = list(_args(node)[1])
         sizes[axis] = 1
         node.args = (_args(node)[0], sizes, *_args(node)[2:])
@@ -219,27 +229,33 @@ def _positive(axis: int, rank: int) -> int:
     return axis % rank
 
 
-def _known(one: Any, other: Any) -> bool:
-    return statically_known_true(one == other)
+def _known_equal(size: Any, other_size: Any) -> bool:
+    """Whether two sizes, which may be symbols, are equal for inputs of every shape."""
+    return statically_known_true(size == other_size)
 
 
-_Rule = Callable[[Node, int], _Asked]
-_SIZED = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default}
+_Rule = Callable[[Node, int], _InputNeeds]
+_OPERATIONS_WITH_SIZES = {
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.expand.default,
+}
 _PRODUCTS = {aten.linear.default, aten.matmul.default, aten.bmm.default}
-_ELEMENTWISE = (  # of those that torch does not tag as such
+_UNTAGGED_ELEMENTWISE = (  # elementwise operations that torch does not tag as pointwise
     aten.dropout.default,
     aten.contiguous.default,
     aten.type_as.default,
     aten._to_copy.default,
 )
 _RULES: dict[Any, _Rule] = {
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    MARK: _mark,
+    **dict.fromkeys(_UNTAGGED_ELEMENTWISE, _elementwise),
+    MARK: _dropout_mark,
     aten.linear.default: _linear,
     aten.matmul.default: _matmul,
     aten.bmm.default: _matmul,
-    aten.layer_norm.default: _beside,
-    aten.softmax.int: _beside,
+    aten.layer_norm.default: _along_other_axes,
+    aten.softmax.int: _along_other_axes,
     aten.transpose.int: _transpose,
     aten.permute.default: _permute,
     aten.unsqueeze.default: _unsqueeze,
@@ -251,9 +267,9 @@ _RULES: dict[Any, _Rule] = {
     aten._unsafe_view.default: _reshape,
     aten.reshape.default: _reshape,
     aten.expand.default: _expand,
-    aten.cat.default: _cat,
+    aten.cat.default: _concatenate,
     aten.gather.default: _gather,
     aten.split.Tensor: _split,
     aten.split_with_sizes.default: _split,
-    getitem: _part,
+    getitem: _part_of_split,
 }

@@ -11,10 +11,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amalgam_edge.building import cascading
 from amalgam_edge.building.cascading import (
-    CARE,
-    FEWER,
+    CAUTION,
     FOLDS,
-    Companion,
+    LEFT_TO_ENCODER,
+    CascadeStudent,
     add_cascade,
     lowest_threshold,
     n_updates,
@@ -58,7 +58,7 @@ def test_a_threshold_by_hand():
 
 @pytest.mark.parametrize("n_texts", [3, 4, 10, 11])
 def test_each_text_is_asked_about_once_by_a_student_that_did_not_see_it(n_texts):
-    parts = list(cascading._parts(n_texts))
+    parts = list(cascading._folds(n_texts))
     assert sorted(row for _, rest in parts for row in rest.tolist()) == list(range(n_texts))
     for part, rest in parts:
         assert len(part)
@@ -97,7 +97,7 @@ def test_it_is_distilled_from_the_encoders_answers_and_asked_about_what_it_did_n
 
     monkeypatch.setattr(cascading, "fit", note)
     student = Student(model, tokenizer)
-    found = cascading.train_companion(
+    found = cascading.train_cascade_student(
         student, texts, ["a", "b", "c"], recipe.cascade, recipe.training, tmp_path / "work", lambda _: None
     )
 
@@ -167,7 +167,7 @@ def static():
 
 def companion(static, texts):
     model, rows = static
-    return Companion(model, [str(number) for number in texts], rows[list(texts)].astype(np.float32))
+    return CascadeStudent(model, [str(number) for number in texts], rows[list(texts)].astype(np.float32))
 
 
 def test_a_cascade_is_accepted_with_what_held_out_texts_say(static, tmp_path):
@@ -200,7 +200,7 @@ def test_where_no_threshold_will_do_there_is_no_cascade(static, tmp_path):
     assert account.static_model is None
     assert account.attempts
     assert not (tmp_path / STATIC_FILE).exists()
-    assert 1 <= len(said) <= len(CARE) + len(FEWER)
+    assert 1 <= len(said) <= len(CAUTION) + len(LEFT_TO_ENCODER)
 
 
 def test_a_cascade_that_answers_nothing_is_none(static, tmp_path):

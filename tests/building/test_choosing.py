@@ -10,13 +10,13 @@ from amalgam_edge.building import candidates as optimizing
 from amalgam_edge.building import students as module
 from amalgam_edge.building.budget import Budget
 from amalgam_edge.building.build_steps import _trim_student
-from amalgam_edge.building.candidates import Workshop, choose_models, try_models
+from amalgam_edge.building.candidates import CandidateFolder, choose_models, measure_models
 from amalgam_edge.building.checks import parse_budget
 from amalgam_edge.building.data import Student, StudentVariant, TrainedStudent
 from amalgam_edge.building.inputs import read_texts, tokenize
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
 from amalgam_edge.progress import SilentProgress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime.bundle import MODEL_FILES
@@ -38,19 +38,19 @@ def students(classifier_folder, tokenizer):
     model = AutoModelForSequenceClassification.from_pretrained(classifier_folder).eval()
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     used = {number for text in TRAINING for number in tokenizer(text)["input_ids"]}
-    return {"": (model, tokenizer), "trimmed": with_tokens(model, tokenizer, kept_tokens(content, used, 0))}
+    return {"": (model, tokenizer), "trimmed": trim_vocabulary(model, tokenizer, kept_tokens(content, used, 0))}
 
 
 @pytest.fixture(scope="module")
 def tried(students, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shops")
-    shops = []
+    folder = tmp_path_factory.mktemp("candidates")
+    folders = []
     for title, (model, tokenizer) in students.items():
         room = folder / (title or "whole")
         tokenizer.save_pretrained(room)
         export_student(model, room / MODEL_FILES["fp32"])
-        shops.append(
-            Workshop(
+        folders.append(
+            CandidateFolder(
                 room,
                 max_length=tokenizer.model_max_length,
                 pad_token_id=tokenizer.pad_token_id,
@@ -66,7 +66,7 @@ def tried(students, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimizing, "peak_megabytes", lambda *paths, **options: 1.0)
         patch.setattr(optimizing, "median_call_times", lambda runs, **options: dict.fromkeys(runs, 1e-3))
-        return try_models(shops, every_precision=True)
+        return measure_models(folders, every_precision=True)
 
 
 def test_a_trimmed_student_is_compared_with_the_one_of_all_tokens(tried, students):
@@ -77,7 +77,7 @@ def test_a_trimmed_student_is_compared_with_the_one_of_all_tokens(tried, student
     assert tried[1].candidates["fp32"].loss_percent == pytest.approx(changed)
     for one in tried:
         for precision, candidate in one.candidates.items():
-            answered = one.shop.open(one.shop.file(precision)).run(HELD_OUT)[0].argmax(axis=1)
+            answered = one.folder.open(one.folder.file(precision)).run(HELD_OUT)[0].argmax(axis=1)
             assert candidate.loss_percent == pytest.approx(100 * np.mean(answered != whole)), candidate.name
 
 
@@ -85,16 +85,16 @@ def test_every_candidate_says_what_it_was_made_of(tried, students):
     assert list(tried[0].candidates) == list(tried[1].candidates)
     for one, (model, _) in zip(tried, students.values(), strict=True):
         for precision, candidate in one.candidates.items():
-            assert candidate.name == f"{one.shop.title} {precision}".strip()
+            assert candidate.name == f"{one.folder.title} {precision}".strip()
             assert (candidate.layers, candidate.agreement) == (2, 0.5)
             assert candidate.n_tokens == model.config.vocab_size
     assert tried[1].candidates["fp32"].megabytes < tried[0].candidates["fp32"].megabytes
 
 
 def test_the_float_model_stays_even_where_trimming_alone_changes_too_much(tried):
-    strict = optimizing.replace(tried[1], shop=optimizing.replace(tried[1].shop, max_disagreement=0.0))
-    assert strict.kept[0] == "fp32"
-    assert all(strict.made[name][1].disagreement == 0 for name in strict.kept[1:])
+    strict = optimizing.replace(tried[1], folder=optimizing.replace(tried[1].folder, max_disagreement=0.0))
+    assert strict.good_enough[0] == "fp32"
+    assert all(strict.models[name].fidelity.disagreement == 0 for name in strict.good_enough[1:])
 
 
 def test_the_pick_is_one_of_all_and_its_account_that_of_its_vocabulary(tried):

@@ -1,3 +1,5 @@
+"""Static students as ONNX, float and int8, against numpy in float64."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from amalgam_edge.exporters.quantization.quantization import quantizable_products
-from amalgam_edge.exporters.static_export import export_quantized, tables_alone
+from amalgam_edge.exporters import static_export
+from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, Int8Settings, quantizable_products
+from amalgam_edge.exporters.static_export import export_int8_static_student, int8_ladder, int8_tables_only
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.models.static_student import StaticConfig, StaticStudent
 
@@ -32,7 +35,7 @@ def files(student, tmp_path_factory):
     """The float and the quantized export. Read only."""
     folder = tmp_path_factory.mktemp("static")
     export_student(student, folder / "float.onnx")
-    export_quantized(student, folder / "int8.onnx")
+    export_int8_static_student(student, folder / "int8.onnx")
     assert {path.name for path in folder.iterdir()} == {"float.onnx", "int8.onnx"}
     return folder / "float.onnx", folder / "int8.onnx"
 
@@ -64,7 +67,7 @@ def test_the_float_model_is_the_weighted_mean(student, files, shape):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (33, 17)])
-def test_the_quantized_model_is_that_of_rounded_rows(student, files, shape):
+def test_the_quantized_model_is_the_mean_of_rounded_rows(student, files, shape):
     ids, mask = batch(*shape, seed=1)
     table = student.table.weight.detach().double().numpy()
     step = np.abs(table).max(axis=1, keepdims=True) / 127
@@ -72,7 +75,7 @@ def test_the_quantized_model_is_that_of_rounded_rows(student, files, shape):
     np.testing.assert_allclose(run(files[1], ids, mask), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
-def test_any_runtime_can_open_them(files):
+def test_the_files_use_nothing_but_onnx_itself(files):
     for path in files:
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
@@ -84,14 +87,31 @@ def test_any_runtime_can_open_them(files):
         assert model.graph.output[0].name == "logits"
 
 
-def test_what_is_multiplied_stays_in_float_and_the_table_does_not(files):
+def test_the_head_stays_in_float_and_the_table_does_not(files):
     tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(files[1]).graph.initializer}
     assert [t.shape for t in tensors.values() if t.dtype == np.int8] == [(N_TOKENS, WIDTH)]
     assert {t.shape for t in tensors.values() if t.dtype == np.float32} >= {(N_TOKENS, 1)}
     assert any(set(t.shape) == {WIDTH, N_LABELS} and t.dtype == np.float32 for t in tensors.values())
     assert not any(node.op_type.endswith("Integer") for node in onnx.load(files[1]).graph.node)
-    assert len(tables_alone(files[0]).float_nodes) == len(quantizable_products(files[0])) == 1
+    assert len(int8_tables_only(files[0]).float_nodes) == len(quantizable_products(files[0])) == 1
 
 
-def test_the_table_is_what_the_file_is_made_of(files):
+def test_the_int8_table_is_nearly_all_of_the_file(files):
     assert files[1].stat().st_size < N_TOKENS * (WIDTH + 8) + N_LABELS * (WIDTH + 1) * 4 + 6000
+
+
+def test_the_gate_tries_int8_tables_on_a_static_student_and_the_ladder_on_others(files):
+    assert int8_ladder(files[0], is_static=False) is INT8_LADDER
+    (only,) = int8_ladder(files[0], is_static=True)
+    assert only == int8_tables_only(files[0])
+    assert only == Int8Settings("int8 token vectors", float_nodes=only.float_nodes)
+
+
+def test_a_failed_export_leaves_no_float_file_behind(student, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("cut off")
+
+    monkeypatch.setattr(static_export, "quantize_to_int8", fail)
+    with pytest.raises(RuntimeError, match="cut off"):
+        export_int8_static_student(student, tmp_path / "int8.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,5 @@
+"""Exported students against torch, on all architectures."""
+
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import amalgam_edge
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters import student_export
 from amalgam_edge.exporters.student_export import export_student
-from amalgam_edge.exporters.tracing.tracing import to_onnx
+from amalgam_edge.exporters.tracing.to_onnx import to_onnx
 from tests.support import tiny
 
 
@@ -48,14 +50,15 @@ def draw(model, texts, tokens, padding, seed=0):
     return ids, mask
 
 
-def test_onnx_answers_as_torch_does(exported):
-    for seed, (texts, tokens, padding) in enumerate(
-        [(1, 2, [0]), (1, 7, [0]), (2, 12, [0, 0]), (3, 13, [0, 6, 12]), (5, 41, [40, 1, 0, 20, 39]), (7, 4, [3] * 7)]
-    ):
-        ids, mask = draw(exported.model, texts, tokens, padding, seed)
-        found = run_onnx(exported.path, ids, mask)
-        assert found.shape == (texts, 3)
-        np.testing.assert_allclose(found, run_torch(exported.model, ids, mask), atol=1e-4)
+@pytest.mark.parametrize(
+    ("texts", "tokens", "padding"),
+    [(1, 2, [0]), (1, 7, [0]), (2, 12, [0, 0]), (3, 13, [0, 6, 12]), (5, 41, [40, 1, 0, 20, 39]), (7, 4, [3] * 7)],
+)
+def test_onnx_answers_as_torch_does(exported, texts, tokens, padding):
+    ids, mask = draw(exported.model, texts, tokens, padding, seed=tokens)
+    found = run_onnx(exported.path, ids, mask)
+    assert found.shape == (texts, 3)
+    np.testing.assert_allclose(found, run_torch(exported.model, ids, mask), atol=1e-4)
 
 
 def test_onnx_runs_at_the_longest_length(exported):
@@ -129,7 +132,7 @@ def test_the_file_is_whole_and_valid(exported):
     assert {path.suffix for path in exported.path.parent.iterdir() if path.is_file()} <= {".onnx", ".txt", ""}
 
 
-def test_the_file_tells_nothing_of_the_builder(exported):
+def test_the_file_names_no_source_and_no_folder_of_the_builder(exported):
     model = onnx.load(exported.path)
     assert not model.graph.value_info
     assert not model.functions
@@ -144,7 +147,7 @@ def test_the_file_tells_nothing_of_the_builder(exported):
         assert word.encode() not in content, word
 
 
-def test_the_difference_told_is_small_and_measured(exported):
+def test_the_returned_difference_is_measured_and_small(exported):
     assert 0.0 < exported.difference <= 1e-4
 
 
@@ -163,10 +166,10 @@ def damaged(bert, monkeypatch):
     return damage
 
 
-@pytest.mark.parametrize("value", [3e-4, -0.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [1.5e-4, -0.5, float("nan"), float("inf")])
 def test_an_export_that_differs_is_refused(bert, damaged, tmp_path, value):
     damaged(value)
-    with pytest.raises(AmalgamError, match="bert differs from torch"):
+    with pytest.raises(AmalgamError, match=r"bert differs from torch by .* \(allowed 0.0001\)"):
         export_student(bert.model, tmp_path / "model.onnx")
 
 

@@ -16,7 +16,7 @@ from amalgam_edge.dropout.sites import LiveDropout
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters import teacher_export
 from amalgam_edge.exporters.teacher_export import export_teacher
-from amalgam_edge.exporters.tracing import tracing
+from amalgam_edge.exporters.tracing import to_onnx
 from amalgam_edge.exporters.tracing.live_dropout import MC_PASS, MC_SEED
 from amalgam_edge.inference.onnx_runner import OnnxRunner
 from tests.support import tiny
@@ -285,14 +285,14 @@ def test_inputs_and_outputs(exported):
 def test_the_file_is_valid_and_needs_nothing_but_onnx(exported):
     model = onnx.load(exported.path)
     onnx.checker.check_model(model, full_check=True)
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", tracing.OPSET)]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
     assert not model.functions
     assert {node.domain for node in model.graph.node} == {""}
     random = ("Dropout", "RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli")
     assert not [node.op_type for node in model.graph.node if node.op_type in (*random, "Multinomial")]
 
 
-def test_the_difference_told_is_small_and_measured(exported):
+def test_the_returned_difference_is_measured_and_small(exported):
     assert 0.0 < exported.difference <= TOLERANCE
 
 
@@ -320,6 +320,30 @@ def test_an_export_that_differs_is_refused(again, tmp_path, off):
     assert "--backend torch" in str(refused.value)
 
 
+def test_a_half_precision_export_may_differ_by_a_twentieth(again, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_export, "TOLERANCE", 10.0)  # so that only the file in half precision is refused
+    with pytest.raises(AmalgamError, match=r"\(allowed 0.05\); use --precision fp32"):
+        again(tmp_path / "model.onnx", 1.0, half=True)
+
+
+def test_an_export_is_compared_without_dropout_and_in_two_rounds(again, tmp_path, monkeypatch):
+    compared = []
+
+    class Recording(OnnxRunner):
+        def run(self, ids, mask, passes):
+            compared.append(list(passes))
+            return super().run(ids, mask, passes)
+
+    monkeypatch.setattr(teacher_export, "OnnxRunner", Recording)
+    again(tmp_path / "model.onnx")
+    assert compared == [[-1, 0, 23]] * 5  # of K = 16, pass 23 is in the second round
+
+
+def test_weights_of_up_to_two_billion_bytes_are_one_file():
+    """Protobuf cannot hold 2 GiB."""
+    assert 2**30 < to_onnx._MAX_FILE_BYTES < 2**31 - 2**20
+
+
 def test_an_export_under_other_masks_is_refused(again, tmp_path, monkeypatch):
     place = teacher_export.place_live_dropout
 
@@ -339,7 +363,7 @@ def test_the_model_is_left_in_evaluation_mode(again, teachers, tmp_path):
 @pytest.fixture
 def split_weights(monkeypatch):
     """Have weights put beside the file as if they were beyond what one file can hold."""
-    monkeypatch.setattr(tracing, "_LARGEST_FILE", 1000)
+    monkeypatch.setattr(to_onnx, "_MAX_FILE_BYTES", 1000)
 
 
 def test_weights_beyond_one_file_go_beside_it(again, teachers, expected, tmp_path, split_weights):

@@ -1,3 +1,5 @@
+"""Static students against numpy in float64, and against the encoder that initializes them."""
+
 from __future__ import annotations
 
 import json
@@ -5,19 +7,20 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.models import static_student
 from amalgam_edge.models.static_student import (
     StaticConfig,
     StaticStudent,
     build_static_student,
-    encoder_of,
+    initial_encoder,
     is_static,
     log_weights,
     token_vectors,
 )
-from amalgam_edge.models.vocabulary import kept_tokens, with_tokens
+from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
 from amalgam_edge.numerics.components import principal_components
 
 LABELS = ("games", "science", "net")
@@ -106,7 +109,7 @@ def test_a_trimmed_student_answers_the_same(student):
     texts = ["a small game about maps", "reads mail aloud"]
     used = {token for ids in tokenizer(texts)["input_ids"] for token in ids}
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    small, small_tokenizer = with_tokens(model, tokenizer, kept_tokens(content, used))
+    small, small_tokenizer = trim_vocabulary(model, tokenizer, kept_tokens(content, used))
     assert small.table.num_embeddings == small.log_weight.num_embeddings == small.config.vocab_size
     assert small.config.vocab_size < model.config.vocab_size
     answers = []
@@ -117,7 +120,7 @@ def test_a_trimmed_student_answers_the_same(student):
     np.testing.assert_allclose(*answers, atol=1e-6)
 
 
-def test_it_is_saved_and_read_without_pickle(student, tmp_path):
+def test_a_static_student_is_saved_and_read_without_pickle(student, tmp_path):
     model, _ = student
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
@@ -138,12 +141,60 @@ def test_it_is_saved_and_read_without_pickle(student, tmp_path):
         ("teacher:first", False, None),
     ],
 )
-def test_what_asks_for_a_static_student(student, static, encoder):
+def test_the_option_that_asks_for_a_static_student(student, static, encoder):
     assert is_static(student) is static
     if static:
-        assert encoder_of(student, "first") == encoder
+        assert initial_encoder(student, "first") == encoder
 
 
 def test_an_unknown_checkpoint_is_named(tmp_path):
     with pytest.raises(AmalgamError, match="nowhere: no such folder"):
         build_static_student(str(tmp_path / "nowhere"), LABELS, width=8)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 400, 512])
+def test_tokens_go_through_the_encoder_in_batches_of_any_size(classifier_folder, tokenizer, monkeypatch, batch):
+    encoder = AutoModel.from_pretrained(classifier_folder).eval()
+    whole = token_vectors(encoder, tokenizer, "cpu")
+    monkeypatch.setattr(static_student, "_ENCODER_BATCH", batch)
+    np.testing.assert_allclose(token_vectors(encoder, tokenizer, "cpu"), whole, atol=1e-5)
+
+
+def test_the_encoder_is_left_in_the_mode_in_which_it_came(classifier_folder, tokenizer):
+    encoder = AutoModel.from_pretrained(classifier_folder).train()
+    in_training = token_vectors(encoder, tokenizer, "cpu")
+    assert encoder.training
+    np.testing.assert_array_equal(token_vectors(encoder.eval(), tokenizer, "cpu"), in_training)  # no dropout in either
+    assert not encoder.training
+
+
+def test_texts_of_hardly_any_weight_are_still_a_mean():
+    """Weights that add up to 1e-8 count as they are; below 1e-9 the text has no tokens."""
+    model = StaticStudent(StaticConfig(vocab_size=2, width=3, num_labels=2)).eval()
+    with torch.no_grad():
+        model.log_weight.weight.copy_(torch.tensor([[np.log(1e-8)], [np.log(1e-11)]]))
+        model.classifier.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+        model.classifier.bias.zero_()
+        model.table.weight.fill_(1.0)
+        light, lightest = model(torch.tensor([[0], [1]]), torch.ones((2, 1), dtype=torch.long)).logits
+    np.testing.assert_allclose(light, [1, 1], rtol=1e-4)
+    np.testing.assert_allclose(lightest, [0.01, 0.01], rtol=1e-3)
+
+
+def test_defaults(classifier_folder, tmp_path, make_classifier):
+    config = StaticConfig(vocab_size=2)
+    assert (config.width, config.classifier_dropout, config.pad_token_id) == (64, 0.1, 0)
+    make_classifier(tmp_path, LABELS, max_position_embeddings=200)
+    model, tokenizer = build_static_student(str(tmp_path), LABELS, width=4)
+    again, _ = build_static_student(str(tmp_path), LABELS, width=4, seed=0)
+    other, _ = build_static_student(str(tmp_path), LABELS, width=4, seed=1)
+    assert tokenizer.model_max_length == 128
+    assert torch.equal(model.classifier.weight, again.classifier.weight)
+    assert not torch.equal(model.classifier.weight, other.classifier.weight)
+    assert model.config.problem_type == "single_label_classification"
+
+
+def test_a_model_that_is_no_encoder_is_refused(classifier_folder, tokenizer):
+    classifier = AutoModelForSequenceClassification.from_pretrained(classifier_folder)
+    with pytest.raises(AmalgamError, match="a bert cannot start a static student"):
+        token_vectors(classifier, tokenizer, "cpu")

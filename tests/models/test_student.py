@@ -1,3 +1,5 @@
+"""Students cut from encoders, against the checkpoints that they are cut from."""
+
 import re
 
 import numpy as np
@@ -145,7 +147,7 @@ def test_a_saved_student_answers_alike(checkpoint, tokenizer, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_the_seed_makes_the_head(bert):
+def test_the_seed_determines_the_head(bert):
     first = build(bert, seed=1)[0].state_dict()
     torch.rand(7)
     again = build(bert, seed=1)[0].state_dict()
@@ -156,7 +158,7 @@ def test_the_seed_makes_the_head(bert):
     assert all(torch.equal(first[name], other[name]) for name in same)
 
 
-def test_the_seed_makes_a_missing_pooler(tmp_path, tokenizer):
+def test_the_seed_determines_a_missing_pooler(tmp_path, tokenizer):
     """A masked language model has no pooler, so the student's is new, and must not depend on what ran before."""
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_attention_heads=2, intermediate_size=64, num_hidden_layers=2
@@ -196,7 +198,7 @@ def test_the_tokenizer_cuts_at_the_longest_input(bert, asked, given):
     assert len(tokenizer("very long " * 300, truncation=True)["input_ids"]) == given
 
 
-def test_roberta_loses_positions_to_padding(checkpoints):
+def test_the_positions_before_robertas_first_are_not_counted(checkpoints):
     student, tokenizer = build(checkpoints("roberta"), max_length=500)
     assert tokenizer.model_max_length == tiny.MAX_POSITIONS - 2
     encoded = tokenizer("very long " * 300, truncation=True, return_tensors="pt", return_token_type_ids=False)
@@ -209,10 +211,11 @@ def test_layers_out_of_range_are_refused(bert, layers):
         build(bert, layers=layers)
 
 
-def test_an_unknown_checkpoint_is_refused(tmp_path):
-    for name in (str(tmp_path / "nowhere"), str(tmp_path), "no-such-owner/no-such-model"):
-        with pytest.raises(AmalgamError, match=re.escape(name)):
-            build(name)
+@pytest.mark.parametrize("name", ["{folder}/nowhere", "{folder}", "no-such-owner/no-such-model"])
+def test_an_unknown_checkpoint_is_refused(tmp_path, name):
+    name = name.format(folder=tmp_path)
+    with pytest.raises(AmalgamError, match=re.escape(name)):
+        build(name)
 
 
 def test_a_checkpoint_without_weights_is_refused(tmp_path, bert):
@@ -241,3 +244,12 @@ def test_a_teacher_can_be_the_student():
     assert resolve_student("owner/encoder", sources) == "owner/encoder"
     with pytest.raises(AmalgamError, match="no teacher 'c'; there are a, b"):
         resolve_student("teacher:c", sources)
+
+
+def test_defaults_are_all_layers_128_tokens_and_seed_zero(tmp_path, make_classifier):
+    make_classifier(tmp_path, TEACHER_LABELS, max_position_embeddings=200, layers=3)
+    student, tokenizer = build(tmp_path)
+    given = build(tmp_path, layers=3, max_length=128, seed=0)[0].state_dict()
+    assert tokenizer.model_max_length == 128
+    assert student.state_dict().keys() == given.keys()
+    assert all(torch.equal(tensor, given[name]) for name, tensor in student.state_dict().items())

@@ -1,3 +1,5 @@
+"""Teachers: which checkpoints are accepted, what a teacher knows of its model, and what is refused in one line."""
+
 import json
 import shutil
 
@@ -294,3 +296,25 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(name, tmp_path, monkeypa
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
     with pytest.raises(AmalgamError, match=f"{name}: no such folder"):
         load_teacher("t", name)
+
+
+def test_texts_are_cut_at_128_tokens_unless_told_otherwise(tmp_path, make_classifier):
+    make_classifier(tmp_path, ["a", "b"], max_position_embeddings=200)
+    assert load_teacher("t", str(tmp_path)).max_length == 128
+    assert load_teachers([f"t={tmp_path}"])[0].max_length == 128
+    assert load_teacher("t", str(tmp_path), max_length=300).max_length == 200
+
+
+@pytest.mark.parametrize("spec", [".", "..", "...=x", "./"])
+def test_a_name_of_dots_is_refused(spec):
+    """It would be the name of a folder, and of another one than it seems."""
+    with pytest.raises(AmalgamError, match="a name has letters or digits"):
+        parse_spec(spec)
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_teachers_pad_on_the_right(copied, padding_side):
+    path = copied / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**settings, "padding_side": padding_side}), "utf-8")
+    assert load_teacher("t", str(copied)).tokenizer.padding_side == "right"

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.models.vocabulary import kept_tokens, token_ids, trim_tokenizer, with_tokens
+from amalgam_edge.models.vocabulary import kept_tokens, token_ids, trim_tokenizer, trim_vocabulary
 from tests.support import tiny
 
 WORDS = [
@@ -85,7 +85,7 @@ def trimmed(tokenizer, texts, first=0):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.sampled_from([*WORDS, "x", "graphnet", "finger"]), min_size=1).map(" ".join), min_size=1))
-def test_texts_whose_tokens_stay_are_read_as_before(original, texts):
+def test_texts_whose_tokens_stay_are_tokenized_as_before(original, texts):
     small, kept = trimmed(original, texts)
     for text in texts:
         before, after = original.encode(text), small.encode(text)
@@ -94,7 +94,7 @@ def test_texts_whose_tokens_stay_are_read_as_before(original, texts):
         assert after.attention_mask == before.attention_mask
 
 
-def test_every_other_text_still_encodes(original):
+def test_other_texts_are_split_into_smaller_pieces(original):
     small, _ = trimmed(original, ["net"])
     unknown = {small.token_to_id("[UNK]"), small.token_to_id("<unk>")} - {None}
     for text in WORDS:
@@ -105,7 +105,7 @@ def test_every_other_text_still_encodes(original):
     assert len(small.encode("graphics penguins").ids) > len(original.encode("graphics penguins").ids)
 
 
-def test_it_is_smaller_and_numbered_without_gaps(original):
+def test_a_trimmed_vocabulary_is_smaller_and_numbered_without_gaps(original):
     small, kept = trimmed(original, ["net fonts"])
     assert small.get_vocab_size() == len(kept) < original.get_vocab_size()
     assert sorted(small.get_vocab().values()) == list(range(len(kept)))
@@ -128,7 +128,7 @@ def test_padding_behind_other_tokens_keeps_its_id():
     assert small.token_to_id("<pad>") == tokenizer.token_to_id("<pad>") == len(kept) - 1
 
 
-def test_the_first_ids_stay_where_wished(original):
+def test_the_first_ids_stay_as_far_as_asked(original):
     every = original.get_vocab_size()
     assert len(kept_tokens(content(original), [], every)) == every
     kept = kept_tokens(content(original), [], every - 20)
@@ -141,7 +141,7 @@ def test_nothing_but_the_ids_changes_where_all_stay(original):
     assert trim_tokenizer(before, kept_tokens(before, [], original.get_vocab_size())) == before
 
 
-def test_what_is_given_is_left_alone(original):
+def test_the_original_is_left_as_it_was(original):
     before = content(original)
     kept = kept_tokens(before, [])
     trim_tokenizer(before, kept)
@@ -179,7 +179,7 @@ def test_texts_whose_tokens_stay_are_answered_as_before(random_classifier, token
     model, texts = random_classifier(architecture=architecture), tiny.TEXTS[:5]
     full = tokenizer
     kept = kept_tokens(content(full.backend_tokenizer), {i for text in texts for i in full(text)["input_ids"]})
-    small_model, small = with_tokens(model, full, kept)
+    small_model, small = trim_vocabulary(model, full, kept)
     expected = logits_of(model, full, texts)
     np.testing.assert_array_equal(logits_of(small_model, small, texts), expected)
     assert small_model.get_input_embeddings().weight.shape[0] == small_model.config.vocab_size == len(kept) < len(full)
@@ -198,5 +198,39 @@ def test_texts_whose_tokens_stay_are_answered_as_before(random_classifier, token
 def test_other_texts_are_answered_too(random_classifier, tokenizer):
     model = random_classifier()
     kept = kept_tokens(content(tokenizer.backend_tokenizer), [])
-    logits = logits_of(*with_tokens(model, tokenizer, kept), ["never seen: Ünïcødé 漢字 🐧"])
+    logits = logits_of(*trim_vocabulary(model, tokenizer, kept), ["never seen: Ünïcødé 漢字 🐧"])
     assert np.isfinite(logits).all()
+
+
+def test_byte_tokens_and_marked_characters_stay():
+    """Unknown characters fall back to them; other tokens that are not in use go."""
+    tokens = ["<unk>", "<0x41>", "<0x4g>", "##a", "##ab", "b", "bc", "c</w>", "cd</w>", "▁"]
+    model = {"type": "BPE", "vocab": {token: k for k, token in enumerate(tokens)}, "unk_token": "<unk>"}
+    model |= {"continuing_subword_prefix": "##", "end_of_word_suffix": "</w>"}
+    kept = kept_tokens({"model": model}, [])
+    assert [tokens[k] for k in kept] == ["<unk>", "<0x41>", "##a", "b", "c</w>", "▁"]
+
+
+@pytest.mark.parametrize("name", ["[PAD]", "<pad>", "<|pad|>", "[pad]"])
+def test_ids_up_to_that_of_padding_stay(name):
+    vocabulary = {"alpha": 0, "beta": 1, name: 2, "gamma": 3}
+    content = {"model": {"vocab": vocabulary}, "added_tokens": [{"id": 2, "content": name}]}
+    assert kept_tokens(content, []).tolist() == [0, 1, 2]
+    assert kept_tokens(content, [3]).tolist() == [0, 1, 2, 3]
+
+
+def test_ids_beyond_the_vocabulary_are_ignored():
+    content = {"model": {"vocab": {"alpha": 0, "beta": 1}}}
+    assert kept_tokens(content, [1, 99], 50).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_ids_of_special_tokens_in_the_config_are_renumbered(random_classifier, tokenizer, architecture):
+    model = random_classifier(architecture=architecture)
+    model.config.sep_token_id, model.config.bos_token_id = len(tokenizer) - 1, len(tokenizer) - 2
+    kept = np.array([*range(260), len(tokenizer) - 1])
+    small, _ = trim_vocabulary(model, tokenizer, kept_tokens(content(tokenizer.backend_tokenizer), kept.tolist()))
+    new = small.config.sep_token_id
+    old_rows, new_rows = model.get_input_embeddings().weight, small.get_input_embeddings().weight
+    assert torch.equal(new_rows[new], old_rows[len(tokenizer) - 1])
+    assert small.config.bos_token_id is None  # the token is gone

@@ -1,3 +1,5 @@
+"""The tiny models are worth testing with: their answers depend on the text."""
+
 import pytest
 import torch
 

@@ -10,7 +10,7 @@ import torch
 
 from amalgam_edge.methods import METHODS, MethodSettings, weighted_divergence
 from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.models.head import hidden_state, last_layer
+from amalgam_edge.models.hidden_state import last_layer
 from amalgam_edge.models.student import build_student
 from amalgam_edge.numerics.linear import PENALTY
 from amalgam_edge.training import head_start
@@ -43,7 +43,7 @@ def with_fitted_head(student, supervision, loss=weighted_divergence, texts=tiny.
 
 def states_of(model, tokenizer):
     states = []
-    with torch.inference_mode(), hidden_state(model.eval()) as latest:
+    with torch.inference_mode(), capture_hidden_state(model.eval()) as latest:
         for text in tiny.TEXTS:
             model(**tokenizer(text, return_tensors="pt", truncation=True, return_token_type_ids=False))
             states.append(latest()[0].double().numpy())

@@ -1,16 +1,21 @@
-"""What is multiplied, on a graph made by hand."""
+"""Statistics of multiplied values, on a graph made by hand, against numpy."""
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from amalgam_edge.exporters.quantization.activations import Activation, add_observers, joined, products
+from amalgam_edge.exporters.quantization.activations import (
+    Activation,
+    add_observers,
+    constant_products,
+    merge_activations,
+)
 from tests.support.two_products import WEIGHTS, X, by_hand, model, run
 
 
-def test_products_and_what_they_multiply():
+def test_products_with_a_constant_matrix_are_found():
     made = model()
-    found = products(made.graph)
+    found = constant_products(made.graph)
     assert [(p.node, p.source, p.weight, p.transposed) for p in found] == [
         ("first", "x", "q", False), ("second", "x", "k", False), ("gemm", "rows", "g", True),
     ]  # fmt: skip
@@ -19,16 +24,16 @@ def test_products_and_what_they_multiply():
         np.testing.assert_allclose(product.matrix(made.graph), expected, rtol=1e-6)
 
 
-def test_weights_that_are_written_are_read_again():
+def test_written_weights_are_read_and_multiplied():
     made = model()
-    product = products(made.graph)[2]
+    product = constant_products(made.graph)[2]
     product.write(made.graph, np.arange(12).reshape(4, 3))
     np.testing.assert_array_equal(product.matrix(made.graph), np.arange(12).reshape(4, 3))
     rows = X @ WEIGHTS["q"] + X @ WEIGHTS["k"]
     np.testing.assert_allclose(run(made)[0], rows.reshape(-1, 4) @ np.arange(12).reshape(4, 3) + 1, rtol=1e-4)
 
 
-def test_what_is_observed_by_hand():
+def test_observed_statistics_by_hand():
     made = model()
     names = add_observers(made.graph)
     wanted = [name for pair in names.values() for name in pair]
@@ -53,13 +58,13 @@ def same(found, expected):
 
 def test_activations_change_as_the_values_do():
     rows = np.random.default_rng(0).normal(size=(9, 4))
-    same(joined([of(rows[:2]), of(rows[2:])]), of(rows))
-    same(of(rows).divided(np.array([1, 2, 4, 0.5])), of(rows / [1, 2, 4, 0.5]))
-    same(of(rows).taken(np.array([0, 3, 3, 1])), of(rows[:, [0, 3, 3, 1]]))
+    same(merge_activations([of(rows[:2]), of(rows[2:])]), of(rows))
+    same(of(rows).divide(np.array([1, 2, 4, 0.5])), of(rows / [1, 2, 4, 0.5]))
+    same(of(rows).select(np.array([0, 3, 3, 1])), of(rows[:, [0, 3, 3, 1]]))
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_graph_made_by_hand_is_what_it_says(shared):
+def test_the_graph_computes_what_its_docstring_says(shared):
     second = np.tanh(X) @ WEIGHTS["q"] if shared else X @ WEIGHTS["k"]
     expected = (X @ WEIGHTS["q"] + second).reshape(-1, 4) @ WEIGHTS["g"].T + 1
     np.testing.assert_allclose(run(model(shared))[0], expected, rtol=1e-4, atol=1e-4)

@@ -1,3 +1,5 @@
+"""int8 rows of embedding tables, on tables made by hand and on real architectures."""
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -113,7 +115,7 @@ def test_look_ups_of_columns_are_left_alone():
     ],
     ids=["integers", "a vector", "three axes", "float64", "single numbers"],
 )
-def test_what_is_no_float_matrix_is_left_alone(table, dtype):
+def test_tables_that_are_no_float_matrix_are_left_alone(table, dtype):
     model = look_up(table, dtype=dtype)
     assert quantize_embeddings(model) == 0
     np.testing.assert_array_equal(run(model, [1, 0])[0], table[[1, 0]])

@@ -1,4 +1,4 @@
-"""Channels cut into several, on a feed-forward made by hand and on real architectures."""
+"""Channels split into several copies, on a feed-forward made by hand and on real architectures."""
 
 import math
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.exporters.quantization.activations import Activation
-from amalgam_edge.exporters.quantization.outlier_splitting import copies_of, hidden_values, split_outliers
+from amalgam_edge.exporters.quantization.outlier_splitting import copies_of_channels, split_outliers, splittable_values
 from amalgam_edge.exporters.quantization.smoothing import smooth
 from tests.support import tiny
 
@@ -75,7 +75,7 @@ def seen(x):
 @pytest.mark.parametrize("gemm", [False, True])
 def test_splitting_changes_no_answer_and_the_largest_shrinks(gemm):
     model, x = feed_forward(gemm), X[0] if gemm else X
-    found = hidden_values(model.graph)
+    found = splittable_values(model.graph)
     assert list(found) == ["hidden"]
     assert found["hidden"].vectors == ("bias",)
     smoothed = smooth(model.graph, seen(x), 0.0)
@@ -94,26 +94,26 @@ def test_splitting_changes_no_answer_and_the_largest_shrinks(gemm):
 
 
 @pytest.mark.parametrize("also", ["hidden", "product", "h", "p"])
-def test_what_something_else_reads_is_not_split(also):
-    assert hidden_values(feed_forward(also=also).graph) == {}
+def test_a_value_that_something_else_reads_is_not_split(also):
+    assert splittable_values(feed_forward(also=also).graph) == {}
 
 
-def test_a_vector_that_is_no_channels_is_not_split():
-    assert hidden_values(feed_forward(half=np.full((5, 1), 0.5)).graph) == {}
+def test_a_constant_without_an_entry_for_each_channel_prevents_splitting():
+    assert splittable_values(feed_forward(half=np.full((5, 1), 0.5)).graph) == {}
 
 
-def test_what_is_not_smoothed_stays():
+def test_a_value_that_was_not_smoothed_stays_as_it_is():
     model = feed_forward()
     before = model.SerializeToString()
-    assert split_outliers(model.graph, hidden_values(model.graph), {}) == {}
+    assert split_outliers(model.graph, splittable_values(model.graph), {}) == {}
     assert model.SerializeToString() == before
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=50))
-def test_no_other_split_makes_the_largest_smaller(sizes):
-    """Of all ways to hand out as many copies: each channel needs at least largest / limit of them."""
+def test_no_other_split_makes_the_largest_copy_smaller(sizes):
+    """To get below a limit, each channel needs more than largest / limit copies."""
     largest = np.array(sizes)
-    copies = copies_of(largest)
+    copies = copies_of_channels(largest)
     assert copies.sum() == len(largest) + 16
     limit = (largest / copies).max()
     needed = np.floor(largest / limit * (1 + 1e-9)).astype(int) + 1  # copies that make every channel smaller still
@@ -127,7 +127,54 @@ GELU_IN_THE_HEAD = {"electra", "deberta-v2"}
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_feed_forwards_of_real_architectures_are_found(exports, architecture):
-    found = hidden_values(onnx.load(exports(architecture).path).graph)
+    found = splittable_values(onnx.load(exports(architecture).path).graph)
     assert len([name for name in found if "gelu" in name]) == (
         2 * (architecture in SPLIT) + (architecture in GELU_IN_THE_HEAD)
     )
+
+
+@pytest.mark.parametrize(("width", "copies"), [(1, 16), (1536, 16), (1537, 32), (3072, 32), (3073, 48)])
+def test_there_are_sixteen_copies_for_each_1536_channels(width, copies):
+    assert copies_of_channels(np.ones(width)).sum() == width + copies
+
+
+def two_products(operation="Tanh", **changes):
+    """Two products whose sum goes through an activation function."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "up"], ["a"], "up"),
+        helper.make_node("MatMul", ["x", changes.get("second", "gate")], ["b"], "gate"),
+        helper.make_node("Mul", ["a", "b"], ["gated"], "gated"),
+        helper.make_node(operation, ["gated" if "gated" in changes else "a"], ["hidden"], "activation"),
+        helper.make_node("MatMul", ["hidden", "down"], ["y"], "down"),
+    ]
+    weights = {"up": (6, WIDTH), "gate": (6, WIDTH), "down": (WIDTH, 3)}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(RNG.normal(size=shape).astype(np.float32), name) for name, shape in weights.items()],
+    )
+    if "gated" not in changes:
+        del graph.node[1:3]
+    return graph
+
+
+def test_one_product_under_an_activation_function_can_be_split():
+    assert list(splittable_values(two_products())) == ["hidden"]
+
+
+def test_a_value_of_two_products_is_not_split():
+    """As in ModernBERT, where a gate is multiplied in: the copies would have to be made of both."""
+    assert splittable_values(two_products(gated=True)) == {}
+
+
+def test_an_operation_across_channels_prevents_splitting():
+    assert splittable_values(two_products("Softmax")) == {}
+
+
+def test_a_value_that_is_a_product_itself_is_not_split():
+    graph = two_products()
+    del graph.node[1]
+    graph.node[1].input[0] = "a"
+    assert splittable_values(graph) == {}

@@ -1,65 +1,75 @@
-"""Half floats and weights by blocks, against the float model and by hand."""
+"""The table of precisions, held together with the files of a bundle."""
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from amalgam_edge.exporters.quantization.precisions import WEIGHT_ONLY, write_fp16, write_q4, write_w8
+from amalgam_edge.exporters.quantization.activations import Activation
+from amalgam_edge.exporters.quantization.int8 import Int8Settings, quantize_to_int8
+from amalgam_edge.exporters.quantization.precisions import PRECISIONS
+from amalgam_edge.runtime.bundle import MODEL_FILES
 
-RNG = np.random.default_rng(0)
-IDS = RNG.integers(5, 390, (8, 12))
-MASK = (np.arange(12) < RNG.integers(1, 13, (8, 1))).astype(np.int64)
-
-
-def run(path):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(["logits"], {"input_ids": IDS, "attention_mask": MASK})[0]
+SETTINGS = Int8Settings("some int8", calibrated=True, gptq_rounding=True)
+ALL = Activation(np.ones(32), np.eye(32))
 
 
-@pytest.mark.parametrize("architecture", ["bert", "distilbert", "deberta-v2", "modernbert"])
-@pytest.mark.parametrize(("name", "correlation"), [("fp16", 0.9999), ("w8", 0.98), ("q4", 0.6)])
-def test_answers_are_near_those_of_the_float_model(exports, tmp_path, architecture, name, correlation):
-    """Random models amplify each rounding; real ones are measured by the gate."""
-    source = exports(architecture).path
-    WEIGHT_ONLY[name][1](source, tmp_path / "m.onnx")
-    expected, found = run(source), run(tmp_path / "m.onnx")
-    assert found.dtype == np.float32
-    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > correlation
-    assert (tmp_path / "m.onnx").stat().st_size < source.stat().st_size
+def test_the_bundle_has_a_file_for_each_precision():
+    assert {name: f"onnx/model{row.file_suffix}.onnx" for name, row in PRECISIONS.items()} == MODEL_FILES
+    assert list(PRECISIONS) == list(MODEL_FILES)
 
 
-def test_half_floats_inside_floats_outside(exports, tmp_path):
-    write_fp16(exports("bert").path, tmp_path / "m.onnx")
-    graph = onnx.load(tmp_path / "m.onnx").graph
-    weights = [tensor for tensor in graph.initializer if len(tensor.dims) == 2]
-    assert {tensor.data_type for tensor in weights} - {TensorProto.INT64} == {TensorProto.FLOAT16}
-    assert {output.type.tensor_type.elem_type for output in graph.output} == {TensorProto.FLOAT}
+def test_file_names_are_those_that_transformers_js_and_optimum_know():
+    """https://huggingface.co/docs/transformers.js/guides/dtypes: fp32, int8 and fp16 are found by these suffixes."""
+    assert [PRECISIONS[name].file_suffix for name in ("fp32", "int8", "fp16")] == ["", "_quantized", "_fp16"]
 
 
-@pytest.mark.parametrize(("write", "bits"), [(write_w8, 8), (write_q4, 4)])
-def test_blocks_of_32_weights_share_a_scale(toy, tmp_path, write, bits):
+def test_a_build_without_a_budget_makes_the_first_two():
+    assert [name for name, row in PRECISIONS.items() if row.write is None] == ["fp32", "int8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "description"),
+    [
+        ("fp16", "half floats"),
+        ("w8", "8-bit weights by blocks of 32"),
+        ("q4", "4-bit weights by blocks of 32"),
+        ("int8-pq", "some int8, tokens by product quantization"),
+    ],
+)
+def test_each_writer_leaves_the_float_model_alone_and_says_what_it_did(toy, tmp_path, name, description):
     source = toy()
-    write(source, tmp_path / "m.onnx")
-    graph = onnx.load(tmp_path / "m.onnx").graph
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    floats = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(source).graph.initializer}
-    products = [node for node in graph.node if node.op_type == "MatMulNBits"]
-    assert [node.name.partition("_")[0] for node in products] == ["w1", "w2", "w3"]
-    for node in products:
-        packed, scales = tensors[node.input[1]], tensors[node.input[2]]
-        weight = floats[node.name.partition("_")[0]]
-        levels = packed.reshape(packed.shape[0], -1)
-        if bits == 4:
-            levels = np.stack([levels & 15, levels >> 4], axis=-1).reshape(levels.shape[0], -1)
-        restored = (levels.astype(float) - 2 ** (bits - 1)) * scales.reshape(levels.shape[0], -1).repeat(32, axis=1)
-        assert np.abs(restored.T[: weight.shape[0]] - weight).max() <= np.abs(scales).max() * 1.01
-
-
-def test_the_source_is_left_as_it_was(exports, tmp_path):
-    source = exports("bert").path
     before = source.read_bytes()
-    for _, write in WEIGHT_ONLY.values():
-        write(source, tmp_path / "m.onnx")
+    assert PRECISIONS[name].write(source, tmp_path / "m.onnx", SETTINGS, {"bag": ALL}) == description
     assert source.read_bytes() == before
+    assert (tmp_path / "m.onnx").read_bytes() != before
+
+
+def large_table(path):
+    """A look-up in a table that is large enough for product quantization, under one product."""
+    rng = np.random.default_rng(0)
+    weights = {"table": rng.normal(size=(1100, 32)), "w": rng.normal(size=(32, 4))}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "ids"], ["bag"], "look_up"),
+            helper.make_node("MatMul", ["bag", "w"], ["logits"], "w"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "t"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", "t", 4])],
+        [numpy_helper.from_array(value.astype(np.float32), key) for key, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def test_int8_pq_is_the_accepted_int8_model_with_other_tables(tmp_path):
+    large_table(tmp_path / "float.onnx")
+    PRECISIONS["int8-pq"].write(tmp_path / "float.onnx", tmp_path / "pq.onnx", SETTINGS, {"bag": ALL})
+    quantize_to_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", SETTINGS, {"bag": ALL})
+    pq, int8 = (
+        {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / f"{name}.onnx").graph.initializer}
+        for name in ("pq", "int8")
+    )
+    assert {"table_codes", "table_codebook_rows"} <= pq.keys()  # the codebook is stored in int8 rows itself
+    assert {"table_rows", "table_scales"} <= int8.keys()
+    np.testing.assert_array_equal(pq["w_quantized"], int8["w_quantized"])

@@ -1,11 +1,12 @@
-"""Product quantization of tables, by hand."""
+"""Product quantization of tables against the tables themselves."""
 
 import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from amalgam_edge.exporters.quantization.embeddings import quantize_by_head
+from amalgam_edge.exporters.quantization import product_quantization
+from amalgam_edge.exporters.quantization.embeddings import quantize_head_matrices
 from amalgam_edge.exporters.quantization.product_quantization import product_quantize, quantize_tables_by_product
 
 RNG = np.random.default_rng(0)
@@ -79,16 +80,16 @@ def test_the_graph_looks_up_what_was_quantized():
     assert "table" not in {tensor.name for tensor in made.graph.initializer}
 
 
-@pytest.mark.parametrize(("n_rows", "width"), [(300, 8), (1100, 6)])
+@pytest.mark.parametrize(("n_rows", "width"), [(300, 8), (1023, 8), (1100, 6)])
 def test_small_tables_and_odd_widths_stay(n_rows, width):
     made, weights = model(n_rows, width)
     assert quantize_tables_by_product(made.graph) == 0
     np.testing.assert_array_equal(run(made, np.array([[3]])), weights["table"][[[3]]])
 
 
-def test_weights_by_head_are_stored_in_int8():
+def test_matrices_multiplied_head_by_head_are_stored_in_int8():
     made, weights = model(20, 8, head=True)
-    assert quantize_by_head(made.graph) == 1
+    assert quantize_head_matrices(made.graph) == 1
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     assert stored["stack_int8"].dtype == np.int8
     restored = stored["stack_int8"] * stored["stack_scales"]
@@ -96,3 +97,34 @@ def test_weights_by_head_are_stored_in_int8():
     ids = np.array([[1, 2, 3]])
     expected = weights["table"][ids].astype(np.float64)[:, None] @ restored.astype(np.float64)
     np.testing.assert_allclose(run(made, ids), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_table_of_1024_rows_is_quantized():
+    """A codebook of 256 · 4 floats then takes no more room than it saves."""
+    made, _ = model(1024, 8)
+    assert quantize_tables_by_product(made.graph) == 1
+
+
+def test_centroids_come_from_ten_rounds_on_at_most_8192_rows(monkeypatch):
+    sizes = []
+    nearest = product_quantization._nearest
+
+    def counted(points, centroids):
+        sizes.append(len(points))
+        return nearest(points, centroids)
+
+    monkeypatch.setattr(product_quantization, "_nearest", counted)
+    product_quantize(RNG.normal(size=(9000, 4)).astype(np.float32))
+    assert sizes == [8192] * 10 + [9000]
+
+
+def test_a_column_of_zeros_by_head_stays_zero():
+    made, _ = model(20, 8, head=True)
+    stack = next(tensor for tensor in made.graph.initializer if tensor.name == "stack")
+    weights = numpy_helper.to_array(stack).copy()
+    weights[:, :, 2] = 0
+    stack.CopyFrom(numpy_helper.from_array(weights, "stack"))
+    quantize_head_matrices(made.graph)
+    answers = run(made, np.array([[1, 2, 3]]))
+    assert np.isfinite(answers).all()
+    assert not answers[..., 2].any()

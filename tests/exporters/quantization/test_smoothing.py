@@ -1,4 +1,4 @@
-"""Smoothing, on a graph made by hand."""
+"""Smoothing, on a graph made by hand, against the formula of SmoothQuant."""
 
 import numpy as np
 import pytest
@@ -36,8 +36,8 @@ def test_channels_become_alike_in_size():
     assert [node.input[0] for node in made.graph.node if node.name in ("first", "second")] == [smoothed.name] * 2
 
 
-def test_by_hand():
-    """s = 4^½ / 1^½ against 1: their geometric mean is √2."""
+def test_factors_by_hand():
+    """Factors of 4^½ / 1^½ = 2 and of 1, divided by their geometric mean."""
     made = model()
     weights = {"q": np.ones((6, 4)), "k": np.ones((6, 4)) / 2}
     for tensor in made.graph.initializer:
@@ -49,23 +49,35 @@ def test_by_hand():
     np.testing.assert_allclose(smoothed.activation.largest, largest / factors, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["q", "x", "neither"])
-def test_only_what_differs_is_smoothed(name):
+@pytest.mark.parametrize(
+    ("name", "size", "smoothed"), [("q", 3.1, True), ("x", 3.1, True), ("q", 2.9, False), ("x", 2.9, False)]
+)
+def test_only_channels_that_differ_threefold_in_size_are_smoothed(name, size, smoothed):
     made = model()
     weights = {"q": np.ones((6, 4)), "k": np.ones((6, 4))}
     largest = np.ones(6)
-    (weights["q"][0] if name == "q" else largest)[:1] = 1.0 if name == "neither" else 3.5
+    (weights["q"][0] if name == "q" else largest)[:1] = size
     for tensor in made.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].astype(np.float32), tensor.name))
     before = made.SerializeToString()
-    assert list(smooth(made.graph, {"x": seen(largest)}, 0.5)) == ([] if name == "neither" else ["x"])
-    assert (made.SerializeToString() == before) == (name == "neither")
+    assert list(smooth(made.graph, {"x": seen(largest)}, 0.5)) == (["x"] if smoothed else [])
+    assert (made.SerializeToString() == before) == (not smoothed)
 
 
-def test_weights_that_layers_share_stay():
+def test_weights_that_layers_share_stay_as_they_are():
     made = model(shared=True)
     before = made.SerializeToString()
     assert smooth(made.graph, {"x": seen(LARGEST), "t": seen([1, 1, 1, 1, 1, 9])}, 0.5) == {}
     assert made.SerializeToString() == before
     assert set(WEIGHTS) > {"q"}
+
+
+def test_a_channel_that_is_always_zero_counts_as_one_of_1e_5():
+    made = model()
+    largest = np.array([4, 4, 1, 1, 1, 0.0])
+    smoothed = smooth(made.graph, {"x": seen(largest)}, 0.5)["x"]
+    divisor = next(numpy_helper.to_array(t) for t in made.graph.initializer if t.name == smoothed.divisor)
+    rows = np.maximum(np.abs(WEIGHTS["q"]), np.abs(WEIGHTS["k"])).max(axis=1)
+    factors = np.maximum(largest, 1e-5) ** 0.5 / rows**0.5
+    np.testing.assert_allclose(divisor, np.exp(np.log(factors).mean()) / factors, rtol=1e-4)

@@ -1,20 +1,16 @@
-import math
-
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from amalgam_edge.exporters.quantization.activations import Activation
-from amalgam_edge.exporters.quantization.quantization import LADDER, Quantization, quantize
+from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, Int8Settings, quantize_to_int8
 from amalgam_edge.exporters.selection import gate
-from amalgam_edge.exporters.selection.fidelity import compare
-from amalgam_edge.exporters.selection.gate import measure_latency, pass_gate
+from amalgam_edge.exporters.selection.fidelity import Fidelity
+from amalgam_edge.exporters.selection.gate import pass_gate
 from amalgam_edge.runtime.text_model import TextModel
 
-WAYS = (Quantization("plain"), Quantization("calibrated", calibrated=True), *LADDER)
+WAYS = (Int8Settings("plain"), Int8Settings("calibrated", calibrated=True), *INT8_LADDER)
 TEXTS = [f"text {k} about {word}" for k in range(20) for word in ("maps", "sound", "ice", "news", "fonts")]
 
 
@@ -37,7 +33,7 @@ def open_model(tokenizer_folder):
 
 
 class Scripted:
-    """Opens models that answer by a script: one-hot logits whose first ``wrong`` labels are off, a run at a time."""
+    """Opens models whose first labels are wrong, as many as a script says for each model after the first."""
 
     def __init__(self, wrong, n_texts=100):
         self.wrong = iter(wrong)
@@ -55,7 +51,7 @@ class Scripted:
 
 
 class Observed:
-    """Activations of the toy: three values that are multiplied, all channels alike."""
+    """A model that puts out statistics of its three multiplied values, all channels alike."""
 
     def outputs(self, texts, names, *, batch_size=32):
         yield [np.ones(32) if name.endswith("_largest") else np.eye(32) for name in names]
@@ -73,14 +69,14 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_least_careful_way_is_taken_where_it_is_good_enough(source, target, open_model, tmp_path):
+def test_the_least_careful_settings_are_taken_where_they_are_good_enough(source, target, open_model, tmp_path):
     said = []
     result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=1.0, say=said.append, ladder=WAYS)
     assert result.accepted == WAYS[0]
     assert result.attempts == ((WAYS[0], result.fidelity),)
     assert said == []
     assert files(tmp_path) == ["model.onnx", "model_quantized.onnx"]
-    quantize(source, tmp_path / "by hand.onnx", WAYS[0])
+    quantize_to_int8(source, tmp_path / "by hand.onnx", WAYS[0])
     reference, found = open_model(source).run(TEXTS)[0], open_model(tmp_path / "by hand.onnx").run(TEXTS)[0]
     np.testing.assert_array_equal(open_model(target).run(TEXTS)[0], found)
     assert result.fidelity.agreement == np.mean(reference.argmax(1) == found.argmax(1))
@@ -104,7 +100,7 @@ def test_the_ladder_is_walked_in_order(source, target, tmp_path):
 
 
 def test_labels_may_be_compared_with_those_of_another_model(source, target):
-    """The float model would be content with the first way; what it was made from is not."""
+    """The int8 model agrees with the float model, but not with the reference that is given instead."""
     others = 5.0 * np.eye(3)[np.roll(np.arange(100) % 3, 1)]
     with pytest.raises(StopIteration):  # no way comes near, and the script ends
         pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.5, reference=others, ladder=WAYS)
@@ -113,16 +109,16 @@ def test_labels_may_be_compared_with_those_of_another_model(source, target):
     assert result.fidelity.agreement == 1.0
 
 
-def test_the_accepted_way_is_what_lies_in_the_target(source, target, tmp_path):
+def test_the_target_holds_the_accepted_model(source, target, tmp_path):
     result = pass_gate(source, target, TEXTS, Scripted([50, 0]), calibration=TEXTS, budget=0.05, ladder=WAYS)
     seen = dict.fromkeys(("bag", "h1", "h2"), Activation(np.ones(32), np.eye(32)))
-    quantize(source, tmp_path / "by hand.onnx", result.accepted, seen)
+    quantize_to_int8(source, tmp_path / "by hand.onnx", result.accepted, seen)
     assert result.accepted == WAYS[1]
     assert target.read_bytes() == (tmp_path / "by hand.onnx").read_bytes()
 
 
 @pytest.mark.parametrize(("wrong", "n_texts", "budget"), [(1, 100, 0.01), (20, 2000, 0.01), (3, 10, 0.3), (0, 7, 0.0)])
-def test_a_miss_as_large_as_the_budget_is_within_it(source, target, wrong, n_texts, budget):
+def test_as_many_changed_labels_as_the_budget_allows_are_accepted(source, target, wrong, n_texts, budget):
     texts = ["x"] * n_texts
     result = pass_gate(
         source,
@@ -137,7 +133,7 @@ def test_a_miss_as_large_as_the_budget_is_within_it(source, target, wrong, n_tex
 
 
 @pytest.mark.parametrize(("wrong", "n_texts", "budget"), [(2, 100, 0.01), (21, 2000, 0.01), (1, 7, 0.0)])
-def test_one_text_beyond_the_budget_is_a_miss(source, target, wrong, n_texts, budget):
+def test_one_changed_label_beyond_the_budget_is_refused(source, target, wrong, n_texts, budget):
     texts = ["x"] * n_texts
     result = pass_gate(
         source, target, texts, Scripted([wrong, 0], n_texts), calibration=texts, budget=budget, ladder=WAYS
@@ -148,7 +144,7 @@ def test_one_text_beyond_the_budget_is_a_miss(source, target, wrong, n_texts, bu
 def test_the_most_harmful_product_is_left_in_float(toy, target, open_model, tmp_path):
     source = toy(outlier=400.0)
     said = []
-    ladder = (Quantization("plain"),)
+    ladder = (Int8Settings("plain"),)
     result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=ladder, say=said.append)
     (first, careless), (second, careful) = result.attempts
     assert first == ladder[0]
@@ -160,9 +156,9 @@ def test_the_most_harmful_product_is_left_in_float(toy, target, open_model, tmp_
     assert files(tmp_path) == ["model.onnx", "model_quantized.onnx"]
 
 
-def test_calibration_makes_up_for_what_never_gets_large(toy, target, open_model):
-    result = pass_gate(toy(outlier=400.0), target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=LADDER)
-    assert result.accepted == LADDER[0]
+def test_calibration_makes_up_for_a_large_weight_of_a_channel_that_is_always_zero(toy, target, open_model):
+    result = pass_gate(toy(outlier=400.0), target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=INT8_LADDER)
+    assert result.accepted == INT8_LADDER[0]
 
 
 def test_without_an_outlier_no_product_needs_float(source, target, open_model):
@@ -170,7 +166,7 @@ def test_without_an_outlier_no_product_needs_float(source, target, open_model):
     assert result.accepted == WAYS[0]
 
 
-def test_careful_ways_start_from_the_one_nearest_to_float(source, target):
+def test_products_return_to_float_from_the_settings_nearest_the_float_model(source, target):
     """By divergence; each of the three products is then tried alone, and half of them may stay in float: one."""
     opened = Scripted([50, 20, 40, *[3, 2, 1], 20])
     result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.0, ladder=WAYS)
@@ -206,9 +202,9 @@ def test_activations_are_those_of_the_calibration_texts(source, target, open_mod
 
     def record(source, target, how, activations):
         seen.update(activations)
-        quantize(source, target, how, activations)
+        quantize_to_int8(source, target, how, activations)
 
-    monkeypatch.setattr(gate, "quantize", record)
+    monkeypatch.setattr(gate, "quantize_to_int8", record)
     pass_gate(source, target, TEXTS[:3], open_model, calibration=TEXTS, budget=1.0, ladder=WAYS[1:])
     weights = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in onnx.load(source).graph.initializer}
     model = open_model(source)
@@ -220,7 +216,7 @@ def test_activations_are_those_of_the_calibration_texts(source, target, open_mod
     assert sorted(seen) == ["bag", "h1", "h2"]
 
 
-def test_no_trial_is_left_behind_by_a_failure(source, target, tmp_path):
+def test_a_failure_leaves_no_trial_model_behind(source, target, tmp_path):
     def failing(path):
         if "trial" in path.name:
             raise RuntimeError("cut off")
@@ -233,54 +229,54 @@ def test_no_trial_is_left_behind_by_a_failure(source, target, tmp_path):
     assert not [name for name in files(tmp_path) if "trial" in name]
 
 
-def test_fidelity_by_hand():
-    # softmax of log-probabilities is those probabilities
-    reference = np.log([[0.5, 0.25, 0.25], [0.2, 0.7, 0.1]])
-    other = np.log([[0.25, 0.5, 0.25], [0.2, 0.7, 0.1]])
-    found = compare(reference, other)
-    assert found.agreement == 0.5
-    assert found.disagreement == 0.5
-    assert found.n_texts == 2
-    by_hand = (0.5 * math.log(2) + 0.25 * math.log(0.5)) / 2
-    assert found.mean_kl == pytest.approx(by_hand, rel=1e-12)
+def test_a_manifest_entry_is_made_of_json_values():
+    row = gate.PrecisionEntry(
+        "onnx/model.onnx", 12, "float", Fidelity(0.5, 0.1, 4), {"p50": 1.0, "p95": 2.0}, {"Gelu": 3}
+    ).as_dict()
+    assert row == {
+        "file": "onnx/model.onnx",
+        "bytes": 12,
+        "quantization": "float",
+        "fidelity": {"agreement": 0.5, "mean_kl": 0.1, "n_texts": 4},
+        "latency_ms": {"p50": 1.0, "p95": 2.0},
+        "kernels": {"Gelu": 3},
+    }
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_a_model_agrees_with_itself(seed):
-    logits = np.random.default_rng(seed).normal(size=(4, 3)) * 5
-    found = compare(logits, logits + 3.0)
-    assert found.agreement == 1.0
-    assert 0.0 <= found.mean_kl < 1e-12
+def test_products_are_ranked_on_the_first_200_texts(source, target, monkeypatch):
+    texts = [str(k) for k in range(230)]
+    seen = {}
+
+    class Recording(Answers):
+        def run(self, texts, *, batch_size=32):
+            seen.setdefault(self.name, []).append(list(texts))
+            return super().run(texts)
+
+    def recorded(path):
+        if path.name.endswith(".observed.onnx"):
+            return Observed()
+        labels = np.arange(230) % 3
+        model = Recording(5.0 * np.eye(3)[labels if path == source else (labels + 1) % 3])
+        model.name = "trial" if path.name.endswith(".trial.onnx") else path.stem
+        return model
+
+    pass_gate(source, target, texts, recorded, calibration=texts, budget=0.0)
+    assert seen["trial"] == [texts[:200]] * 3
+    assert seen[target.stem] == [texts] * 2  # the ladder's one, and one product in float
 
 
-def test_answers_that_are_no_numbers_do_not_pass():
-    reference = np.array([[2.0, 1.0], [3.0, 0.0]])  # all of label 0, which is what argmax makes of nan
-    found = compare(reference, np.full((2, 2), np.nan))
-    assert found.agreement == 0.0
-    assert found.mean_kl != 0.0
+def test_trials_of_single_products_are_rounded_to_the_nearest_level(source, target, monkeypatch):
+    tried = []
 
+    def record(source, target, settings, activations):
+        tried.append(settings)
+        quantize_to_int8(source, target, settings, activations)
 
-class Counted:
-    def __init__(self):
-        self.texts = []
-
-    def run(self, texts, *, batch_size=32):
-        self.texts += texts
-        return np.zeros((len(texts), 2)), np.zeros(len(texts), dtype=bool)
-
-
-def test_each_model_is_timed_on_each_text(monkeypatch):
-    models = {"fp32": Counted(), "int8": Counted()}
-    latency = measure_latency(models, TEXTS[:30])
-    assert list(latency) == ["fp32", "int8"]
-    for name, model in models.items():
-        assert model.texts == TEXTS[:10] + TEXTS[:30]  # a warm-up, then each
-        assert 0 < latency[name].p50 <= latency[name].p95
-
-
-def test_percentiles_are_in_milliseconds(monkeypatch):
-    now = iter(x for k in range(21) for x in (100.0, 100.0 + k / 1000))
-    monkeypatch.setattr(gate, "perf_counter", lambda: next(now))
-    latency = measure_latency({"m": Counted()}, [str(k) for k in range(21)])
-    assert latency["m"].p50 == pytest.approx(10.0)
-    assert latency["m"].p95 == pytest.approx(19.0)
+    monkeypatch.setattr(gate, "quantize_to_int8", record)
+    pass_gate(source, target, TEXTS, Scripted([50, *[3, 2, 1], 0]), calibration=TEXTS, budget=0.0)
+    trials = tried[1:-1]
+    assert [settings.float_nodes for settings in trials] == [("w1",), ("w2",), ("w3",)]
+    assert not any(settings.gptq_rounding for settings in trials)
+    assert all(settings.calibrated for settings in trials)
+    assert tried[0] == INT8_LADDER[0]  # the default
+    assert tried[-1].gptq_rounding

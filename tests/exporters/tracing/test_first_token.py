@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from amalgam_edge.dropout.masks import DropoutPass, site_word, unit_hashes
 from amalgam_edge.dropout.sites import LiveDropout
-from amalgam_edge.exporters.tracing.first_token import first_token_only
-from amalgam_edge.exporters.tracing.marks import MARK, MarkDropout
+from amalgam_edge.exporters.tracing.dropout_marks import MARK, MarkDropout
+from amalgam_edge.exporters.tracing.first_token import narrow_to_first_token
 from tests.support import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning")
@@ -64,7 +64,7 @@ def assert_narrowed(function, products, shapes=SHAPES, unbatched=()):
     """The narrowed module answers as the original does but for the last bits of float64."""
     module = Toy(function)
     traced = trace(module, torch.randn(3, 5, 8, dtype=torch.float64), unbatched=unbatched)
-    narrowed = first_token_only(traced)
+    narrowed = narrow_to_first_token(traced)
     traced.graph.lint()
     generator = torch.Generator().manual_seed(1)
     for shape in shapes:
@@ -286,11 +286,11 @@ def test_an_elementwise_operation_of_two_outputs():
 
 def test_nothing_is_narrowed_twice():
     traced = trace(Toy(lambda m, x: layer(m, x)[:, 0]), torch.randn(3, 5, 8, dtype=torch.float64))
-    assert first_token_only(traced) == 6
+    assert narrow_to_first_token(traced) == 6
     again = trace(traced, torch.randn(3, 5, 8, dtype=torch.float64))
     x = torch.randn(2, 6, 8, dtype=torch.float64)
     before = Interpreter(again).run(x)
-    first_token_only(again)
+    narrow_to_first_token(again)
     torch.testing.assert_close(Interpreter(again).run(x), before, rtol=1e-12, atol=1e-12)
 
 
@@ -349,7 +349,7 @@ def test_a_head_that_averages_tokens_is_left_right(random_classifier, tokenizer)
     for node in list(traced.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             traced.graph.erase_node(node)
-    assert first_token_only(traced) == 0
+    assert narrow_to_first_token(traced) == 0
     inputs = tiny.padded(tokenizer, tiny.TEXTS)
     with torch.no_grad():
         torch.testing.assert_close(traced(*inputs.values()), model(**inputs).logits, rtol=1e-4, atol=1e-4)

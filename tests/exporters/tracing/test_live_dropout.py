@@ -11,8 +11,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.dropout.masks import DROPOUT_OFF, DropoutPass, site_word, unit_hashes
+from amalgam_edge.exporters.tracing.dropout_marks import DOMAIN
 from amalgam_edge.exporters.tracing.live_dropout import MC_PASS, MC_SEED, place_live_dropout
-from amalgam_edge.exporters.tracing.marks import DOMAIN
 from tests.support.exact_openvino import compile_exactly
 
 SEEDS = (0, 1, 12_345, 2**30 + 3, 2**31 - 1)

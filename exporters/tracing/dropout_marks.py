@@ -1,4 +1,7 @@
-"""Marks in place of dropouts while a teacher is traced: one operation each, which tracing keeps and ONNX lacks."""
+"""Mark the dropouts of a teacher while it is traced: each becomes one operation that tracing keeps.
+
+The operation is foreign to ONNX; :mod:`amalgam_edge.exporters.tracing.live_dropout` replaces it by arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from onnxscript import values
 
 from amalgam_edge.dropout.sites import DropoutInterceptor
 
-DOMAIN = "amalgam_edge"
+DOMAIN = "amalgam_edge"  # of the marks' ONNX nodes
 
 _SCHEMA = OpSchema(
     "Mark",
@@ -30,7 +33,13 @@ _ONNX_MARK = values.Op(values.Opset(DOMAIN, 1), _SCHEMA.name, _SCHEMA)
 
 @torch.library.custom_op("amalgam_edge::mark", mutates_args=())
 def mark(tensor: torch.Tensor, site: int, batched: bool) -> torch.Tensor:
-    """A dropout to be; until then it changes nothing."""
+    """Mark where dropout will be applied; the values do not change.
+
+    Args:
+        tensor: The values that the dropout site reads.
+        site: The number of the site.
+        batched: Whether the first axis is the batch.
+    """
     return tensor.clone()
 
 
@@ -43,10 +52,10 @@ MARK = torch.ops.amalgam_edge.mark.default
 
 
 class MarkDropout(DropoutInterceptor):
-    """Leaves a mark in place of each dropout.
+    """While entered, leaves a mark in place of each dropout.
 
     Args:
-        unbatched: numbers of the sites whose first axis is not the batch.
+        unbatched: The numbers of the dropout sites whose first axis is not the batch.
     """
 
     def __init__(self, unbatched: Collection[int]) -> None:
@@ -54,10 +63,10 @@ class MarkDropout(DropoutInterceptor):
         self._unbatched = frozenset(unbatched)
 
     def drop(self, site: int, p: float, values: torch.Tensor) -> torch.Tensor:
-        """Mark the values."""
+        """Mark the values of a site."""
         return MARK(values, site, site not in self._unbatched)
 
 
-def translate(tensor: Any, site: int, batched: bool) -> Any:
-    """A mark as an ONNX node of a domain of its own."""
+def mark_to_onnx(tensor: Any, site: int, batched: bool) -> Any:
+    """Translate a mark to an ONNX node in the project's own domain."""
     return _ONNX_MARK(tensor, site=site, batched=int(batched))

@@ -1,4 +1,10 @@
-"""The end of a student's graph: its temperature, and probabilities beside the logits."""
+"""The outputs of a student's graph: logits divided by the calibration temperature, and probabilities.
+
+Pattern: the node that computes the output ``logits``, usually the Gemm of the last linear layer.
+Replacement: the temperature is divided into that layer's weights and bias, so that it costs nothing at run time; where
+there is no such layer, a Div is appended. A Softmax adds the output ``probabilities``.
+Exact up to the rounding of one division per weight: (x W + b) / T = x (W / T) + b / T.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +16,13 @@ LOGITS, PROBABILITIES = "logits", "probabilities"
 
 
 def divide_logits(graph: onnx.GraphProto, temperature: float) -> None:
-    """Divide the logits by a temperature, in place: in the weights of the last layer where there is one.
+    """Divide the logits by a temperature, in place, within the weights of the last layer where there is one.
 
-    Whoever takes the softmax of the logits, as every runtime's pipeline does, then gets calibrated probabilities.
+    Every runtime's pipeline takes the softmax of the logits, and so gets calibrated probabilities.
 
     Args:
-        graph: of a model with the output ``logits``.
-        temperature: above 0; at 1 nothing changes.
+        graph: A graph with the output ``logits``.
+        temperature: The divisor, above 0; at 1 nothing changes.
     """
     if temperature == 1.0:
         return
@@ -35,7 +41,7 @@ def divide_logits(graph: onnx.GraphProto, temperature: float) -> None:
 
 
 def add_probabilities(graph: onnx.GraphProto) -> None:
-    """Give the graph a second output, ``probabilities``: the softmax of the logits, in place."""
+    """Add a second output, ``probabilities``, the softmax of the logits, in place."""
     node: NodeProto = helper.make_node("Softmax", [LOGITS], [PROBABILITIES], PROBABILITIES, axis=-1)
     graph.node.append(node)
     output = graph.output.add()

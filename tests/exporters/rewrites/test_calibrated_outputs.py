@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from amalgam_edge.exporters.rewrites.head import add_probabilities, divide_logits
+from amalgam_edge.exporters.rewrites.calibrated_outputs import add_probabilities, divide_logits
 
 WEIGHT = np.array([[1.0, -2.0], [0.5, 3.0], [4.0, 0.25]], np.float32)
 BIAS = np.array([0.5, -1.0], np.float32)

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from amalgam_edge.exporters.rewrites.fusible import order_gelu
+from amalgam_edge.exporters.rewrites.kernel_patterns import reorder_gelu
 
 
 def gelu(half=0.5, turned=False, read_twice=False):
@@ -40,7 +40,7 @@ def test_a_gelu_is_one_kernel_afterwards_and_answers_as_before(tmp_path, turned)
     model = gelu(turned=turned)
     x = np.random.default_rng(0).normal(scale=3, size=(50, 4)).astype(np.float32)
     run(model, x, tmp_path / "before.onnx")
-    assert order_gelu(model.graph) == 1
+    assert reorder_gelu(model.graph) == 1
     onnx.checker.check_model(model, full_check=True)
     found = run(model, x, tmp_path / "after.onnx")
     shifted = x.astype(float) + np.arange(4) / 4
@@ -58,5 +58,5 @@ def test_a_gelu_is_one_kernel_afterwards_and_answers_as_before(tmp_path, turned)
 def test_what_is_no_gelu_stays(other):
     model = gelu(**other)
     before = model.SerializeToString()
-    assert order_gelu(model.graph) == 0
+    assert reorder_gelu(model.graph) == 0
     assert model.SerializeToString() == before

@@ -1,4 +1,4 @@
-"""torch → traced program → ONNX, for students and teachers alike."""
+"""Trace a torch classifier and translate it to ONNX; students and teachers take the same way."""
 
 from __future__ import annotations
 
@@ -15,76 +15,85 @@ import torch
 from transformers import PreTrainedModel
 
 from amalgam_edge.errors import AmalgamError, first_line
-from amalgam_edge.exporters.rewrites.constant_rows import fold_constant_rows
-from amalgam_edge.exporters.rewrites.fusible import order_gelu
-from amalgam_edge.exporters.rewrites.plain_mask import make_mask_plain
-from amalgam_edge.exporters.tracing.first_token import first_token_only
-from amalgam_edge.exporters.tracing.marks import MARK, MarkDropout, translate
+from amalgam_edge.exporters.rewrites.constant_embeddings import fold_constant_embeddings
+from amalgam_edge.exporters.rewrites.kernel_patterns import reorder_gelu
+from amalgam_edge.exporters.rewrites.padding_mask import simplify_padding_mask
+from amalgam_edge.exporters.tracing.dropout_marks import MARK, MarkDropout, mark_to_onnx
+from amalgam_edge.exporters.tracing.first_token import narrow_to_first_token
 
 OPSET = 18
-INPUTS = ("input_ids", "attention_mask")
-OUTPUT = "logits"
+INPUT_NAMES = ("input_ids", "attention_mask")
+OUTPUT_NAME = "logits"
 
-_LARGEST_FILE = 2_000_000_000  # bytes; protobuf ends at 2 GiB
+_MAX_FILE_BYTES = 2_000_000_000  # of weights in one file; protobuf ends at 2 GiB
 
 
-class Logits(torch.nn.Module):
-    """A classifier seen as a function of two tensors."""
+class LogitsModule(torch.nn.Module):
+    """A classifier as a function of two tensors, which the exporter can trace."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Logits ``(n_texts, n_labels)`` of token ids and attention mask, both ``(n_texts, n_tokens)``."""
+        """Logits ``(n_texts, n_classes)`` of token ids and attention mask, both ``(n_texts, n_tokens)``."""
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 def to_onnx(model: PreTrainedModel, unbatched_sites: Collection[int] = ()) -> onnx.ModelProto:
-    """Trace a classifier with dynamic batch and sequence, narrow its last layer, and translate it.
+    """Trace a classifier with any batch size and length, narrow its last layer, and translate it to ONNX.
 
-    The result holds weights and graph alone: no source lines and no folder names.
+    The result holds weights and the graph, but no source lines and no names of folders.
 
     Args:
-        model: on the CPU, with eager attention. In training mode each of its dropouts becomes a mark.
-        unbatched_sites: numbers of the dropouts whose first axis is not the batch.
+        model: A classifier on the CPU, with eager attention. In training mode each of its dropouts becomes a mark.
+        unbatched_sites: The numbers of the dropout sites whose first axis is not the batch.
 
     Raises:
-        AmalgamError: the model cannot be exported.
+        AmalgamError: The model cannot be exported.
     """
     example = probe_inputs(model, 2, 12, 5)
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     options: dict[str, Any] = {"args": example, "dynamic_shapes": (dynamic, dynamic), "strict": False}
     try:
-        with quiet(), torch.no_grad():
+        with quiet_exporter(), torch.no_grad():
             with MarkDropout(unbatched_sites):
-                traced = torch.export.export(Logits(model), **options).run_decompositions({})
+                traced = torch.export.export(LogitsModule(model), **options).run_decompositions({})
             _drop_assertions(traced.graph_module)
-            first_token_only(traced.graph_module)
+            narrow_to_first_token(traced.graph_module)
             program = torch.onnx.export(
                 traced,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=list(INPUTS),
-                output_names=[OUTPUT],
-                custom_translation_table={MARK: translate},
+                input_names=list(INPUT_NAMES),
+                output_names=[OUTPUT_NAME],
+                custom_translation_table={MARK: mark_to_onnx},
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         raise AmalgamError(f"a {model.config.model_type} cannot be exported ({first_line(error)})") from error
     assert program is not None  # noqa: S101  (None only without dynamo)
-    proto = _stripped(program.model_proto)
-    order_gelu(proto.graph)
-    fold_constant_rows(proto.graph)
-    make_mask_plain(proto.graph, OPSET)
+    proto = _without_metadata(program.model_proto)
+    reorder_gelu(proto.graph)
+    fold_constant_embeddings(proto.graph)
+    simplify_padding_mask(proto.graph, OPSET)
     return proto
 
 
-def probe_inputs(model: PreTrainedModel, texts: int, tokens: int, padding: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids spread over the vocabulary, the first text padded at its end, and the attention mask."""
+def probe_inputs(
+    model: PreTrainedModel, n_texts: int, n_tokens: int, padding: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids spread over the vocabulary and their attention mask, both ``(n_texts, n_tokens)``.
+
+    Args:
+        model: The model, for the size of its vocabulary and its padding token.
+        n_texts: The number of texts.
+        n_tokens: The number of tokens in each text.
+        padding: How many tokens at the end of the first text are padding.
+    """
     pad = model.config.pad_token_id or 0
     vocabulary = int(model.config.vocab_size)
-    ids = (torch.arange(texts * tokens).reshape(texts, tokens) * 7919 + 11) % vocabulary
+    ids = (torch.arange(n_texts * n_tokens).reshape(n_texts, n_tokens) * 7919 + 11) % vocabulary
     ids[ids == pad] = (pad + 1) % vocabulary
     mask = torch.ones_like(ids)
     if padding:
@@ -93,20 +102,20 @@ def probe_inputs(model: PreTrainedModel, texts: int, tokens: int, padding: int) 
     return ids, mask
 
 
-def save(proto: onnx.ModelProto, path: Path) -> None:
-    """Write a model; weights beyond what one file of the format can hold go beside it, into ``NAME.data``.
+def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a model; if its weights do not fit into one file, they go beside it, into ``NAME.data``.
 
-    They then leave ``proto``.
+    In that case the weights are moved out of ``proto``.
 
     Raises:
-        AmalgamError: there is no room, or no right, to write it.
+        AmalgamError: The file cannot be written, for lack of room or permission.
     """
     beside = path.with_name(f"{path.name}.data")
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)  # onnx would append to it
-        if weights < _LARGEST_FILE:
+        if weights < _MAX_FILE_BYTES:
             onnx.save(proto, path)
         else:
             onnx.save(proto, path, save_as_external_data=True, location=beside.name)
@@ -116,7 +125,7 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
 
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Keep a model on the attention that is made of plain operations."""
+    """Let a model compute attention by plain operations, which can be traced, and restore its way afterwards."""
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -126,13 +135,14 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _drop_assertions(module: torch.fx.GraphModule) -> None:
-    """Remove checks of types that tracing left behind: they read whole tensors."""
+    """Remove the checks of tensor types that tracing leaves behind: they read whole tensors, and hinder narrowing."""
     for node in list(module.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             module.graph.erase_node(node)
 
 
-def _stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _without_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Delete the exporter's notes on source lines and modules, in place."""
     graph = proto.graph
     for holder in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         del holder.metadata_props[:]
@@ -142,8 +152,8 @@ def _stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporter's remarks on its own internals from users; where it fails, it also prints the whole graph."""
+def quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's messages about its own internals from users; where it fails, it also prints the graph."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
