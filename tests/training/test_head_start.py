@@ -10,7 +10,7 @@ import torch
 
 from amalgam_edge.methods import METHODS, MethodSettings, weighted_divergence
 from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.models.hidden_state import last_layer
+from amalgam_edge.models.hidden_state import capture_hidden_state, last_layer
 from amalgam_edge.models.student import build_student
 from amalgam_edge.numerics.linear import PENALTY
 from amalgam_edge.training import head_start
