@@ -51,7 +51,7 @@ def test_there_are_eight_files_a_worker_and_none_of_more_than_16384_texts(
     tmp_path, n_texts, shard_size, workers, n_files
 ):
     corpus = SimpleNamespace(texts=[""] * n_texts)
-    store = ScoreStore(tmp_path, ScoreKey("a", "0" * 64, "0" * 64, n_texts, {}), shard_size=shard_size)
+    store = ScoreStore(tmp_path, ScoreKey("a", "0" * 64, "0" * 64, n_texts, {"passes": 2}), shard_size=shard_size)
     written = write_pending(tmp_path / "pending", corpus, store, range(store.n_shards), workers=workers)
     assert len(written) == n_files
 

@@ -88,7 +88,7 @@ def test_a_process_that_dies_over_no_text_alone_is_told(monkeypatch):
 
 @pytest.mark.parametrize(("failed_attempts", "apart"), [(0, False), (1, False), (2, True), (3, True)])
 def test_after_two_attempts_texts_are_scored_in_processes_that_may_die(tmp_path, monkeypatch, failed_attempts, apart):
-    store = ScoreStore(tmp_path / "scores", ScoreKey("t", "0", "0", 3, {}), shard_size=3)
+    store = ScoreStore(tmp_path / "scores", ScoreKey("t", "0" * 64, "0" * 64, 3, {"passes": 1}), shard_size=3)
     store.open()
     attempts = Attempts(tmp_path / "attempts")
     for _ in range(failed_attempts):
