@@ -34,7 +34,7 @@ A bundle is a folder:
 | `README.md`, `report.html`, `recipe.yaml` | the model card, the report of the build, its recipe |
 | `model.safetensors` | the student in torch, with `--include-torch` |
 
-`amalgam.json` is JSON in UTF-8, at most 32 MiB. Its schema is [amalgam.schema.json](amalgam.schema.json); the reader
+`amalgam.json` is JSON in UTF-8, at most 8 MiB. Its schema is [amalgam.schema.json](amalgam.schema.json); the reader
 checks it whole when a bundle is opened, and each file against its SHA-256 when it is used.
 
 **Versions.** `format_version` is 2. Version 1 is read as well: entries that it had no name for yet (`kind`, `front`,

@@ -41,7 +41,7 @@ FORMAT_VERSION = 2
 BUNDLE_KIND = "bundle"
 TEACHER_KIND = "teacher"
 STATIC = "static"  # the model type of a student without layers, which transformers does not know
-MOST_BYTES = 32 * 2**20
+MOST_BYTES = 8 * 2**20
 
 _VERSION = re.compile(r"[\w.+!-]{1,40}", re.ASCII)
 
@@ -92,7 +92,7 @@ class Manifest:
     recipe: Annotated[Mapping[Name, Json], Items(most=1000)]
     recipe_fingerprint: Digest
     supervision: Digest
-    training: Annotated[tuple[TrainingPoint, ...], Items(most=1_000_000)]
+    training: Annotated[tuple[TrainingPoint, ...], Items(most=100_000)]
     student: StudentFacts
     vocabulary: TrimmedVocabulary | None
     model_type: Name | None

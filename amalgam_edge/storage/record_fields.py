@@ -203,6 +203,6 @@ def optional_of(hint: Any) -> tuple[Any, bool]:
 
 
 def bound(marks: tuple[Any, ...], kind: type[_T]) -> _T:
-    """The bound of a kind among a hint's metadata, or the default."""
-    found: _T = next(mark for mark in (*marks, *_DEFAULTS) if isinstance(mark, kind))
+    """The bound of a kind among a hint's metadata, the outermost one, or the default."""
+    found: _T = next(mark for mark in (*reversed(marks), *_DEFAULTS) if isinstance(mark, kind))
     return found

@@ -1,0 +1,383 @@
+"""The manifest: bundles and exported teachers of this version and of version 1, and hostile manifests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime import Bundle, EdgeClassifier
+from amalgam_edge.runtime.manifest import (
+    MOST_BYTES,
+    Manifest,
+    TeacherManifest,
+    finite,
+    migrate_1,
+    read_manifest,
+    read_teacher_manifest,
+    write_manifest,
+)
+from amalgam_edge.runtime.manifest_models import Cascade, CascadeAttempt, Fidelity, TrimmedVocabulary
+from amalgam_edge.runtime.manifest_origin import TrainingPoint
+from amalgam_edge.runtime.publishing import save_bundle
+from amalgam_edge.storage.records import from_json, to_json
+from tests.support.manifests import (
+    make_calibration,
+    make_candidate,
+    make_evaluation,
+    make_front,
+    make_gate,
+    make_label,
+    make_manifest,
+    make_precision,
+)
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BUNDLE_1 = FIXTURES / "bundle_v1"
+ANSWERS_1 = json.loads((FIXTURES / "bundle_v1_answers.json").read_text("utf-8"))
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "reference" / "amalgam.schema.json").read_text("utf-8"))
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+MODELS_1 = {
+    "fp32": {"precision": "fp32", "cascade": False},
+    "int8": {"precision": "int8", "cascade": False},
+    "cascade": {"cascade": True},
+}
+
+
+def read(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+def full_manifest():
+    """A manifest with every entry that may be null."""
+    return make_manifest(
+        training=(TrainingPoint(1, 0.5, loss=0.9), TrainingPoint(1, 0.5, held_out_loss=0.8)),
+        vocabulary=TrimmedVocabulary(512, 30522, Fidelity(0.99, None, 100)),
+        front=make_front(),
+        calibration=make_calibration(),
+        abstain=0.25,
+        cascade=Cascade(0.99, 200, (CascadeAttempt(0.8, 0.975, 0.7),), None),
+    )
+
+
+@pytest.fixture
+def bundle_1(tmp_path):
+    return shutil.copytree(BUNDLE_1, tmp_path / "student")
+
+
+def test_a_bundle_of_version_1_opens_and_is_whole(bundle_1):
+    bundle = Bundle.open(bundle_1)
+    bundle.verify()
+    assert bundle.labels == ("games", "net", "fonts", "text")
+    assert bundle.precisions == ("fp32", "int8")
+    assert (bundle.default_precision, bundle.abstain, bundle.is_static) == ("int8", 0.2, False)
+    assert bundle.cascade.file == "onnx/model_static.onnx"
+
+
+@pytest.mark.parametrize(("model", "tolerance"), [("fp32", 1e-4), ("int8", 0.15), ("cascade", 1e-4)])
+def test_a_bundle_of_version_1_answers_as_it_did(model, tolerance):
+    """int8 moves with the CPU, so its tolerance is that of int8 against float."""
+    classifier = EdgeClassifier.from_pretrained(BUNDLE_1, **MODELS_1[model])
+    expected = ANSWERS_1["models"][model]
+    np.testing.assert_allclose(classifier.logits(ANSWERS_1["texts"]), expected["logits"], atol=tolerance)
+    assert [answer.label for answer in classifier(ANSWERS_1["texts"])] == expected["labels"]
+
+
+def test_all_that_a_bundle_of_version_1_says_is_said_in_version_2():
+    before, after = read(BUNDLE_1 / "amalgam.json"), to_json(read_manifest(BUNDLE_1))
+    assert after == {**before, "format_version": 2, "kind": "bundle", "front": None}
+    assert [name for name in after if name in before] == list(before)
+
+
+def test_all_that_a_budget_of_version_1_led_to_is_said_in_version_2():
+    before = read(FIXTURES / "manifests_v1" / "budget.json")
+    assert to_json(from_json(Manifest, migrate_1(before))) == {**before, "format_version": 2, "kind": "bundle"}
+
+
+def test_an_exported_teacher_of_version_1_is_read(tmp_path):
+    shutil.copy(FIXTURES / "manifests_v1" / "teacher.json", tmp_path / "amalgam.json")
+    found = read_teacher_manifest(tmp_path)
+    assert (found.name, found.classes, found.round, len(found.dropout_sites)) == ("a", ("games", "net"), 4, 8)
+    assert to_json(found) == {**read(tmp_path / "amalgam.json"), "format_version": 2}
+
+
+def first_of_all(document):
+    """A manifest with only the entries that the very first bundles had."""
+    for name in ("model_type", "student", "vocabulary", "calibration", "abstain", "cascade"):
+        del document[name]
+    for name in ("n_failed", "n_truncated"):
+        del document["corpus"][name]
+    for teacher in document["teachers"]:
+        del teacher["from_hub"]
+    for precision in document["precisions"].values():
+        del precision["kernels"]
+    for row in document["evaluation"]["student"].values():
+        del row["answered"], row["answered_accuracy"]
+    del document["gate"]["compared_with"]
+    return document
+
+
+def test_what_the_first_bundles_did_not_say_is_none_or_not_known(bundle_1):
+    document = first_of_all(read(bundle_1 / "amalgam.json"))
+    (bundle_1 / "amalgam.json").write_text(json.dumps(document), "utf-8")
+    manifest = read_manifest(bundle_1)
+    assert (manifest.calibration, manifest.cascade, manifest.vocabulary, manifest.front) == (None, None, None, None)
+    assert (manifest.abstain, manifest.model_type) == (0.0, None)
+    assert (manifest.corpus.n_failed, manifest.corpus.n_truncated) == (0, None)
+    assert manifest.gate.compared_with == "the float model"
+    assert not any(teacher.from_hub for teacher in manifest.teachers)
+    assert all(precision.kernels == {} for precision in manifest.precisions.values())
+    assert set(vars(manifest.student).values()) == {None}
+    classifier = EdgeClassifier.from_pretrained(bundle_1, precision="fp32")
+    assert classifier(["chess"])[0].label in classifier.labels
+
+
+def test_a_bundle_of_version_1_without_labelled_texts_was_not_evaluated():
+    document = {**read(BUNDLE_1 / "amalgam.json"), "evaluation": {}, "calibration": None}
+    assert from_json(Manifest, migrate_1(document)).evaluation is None
+
+
+def test_early_candidates_have_no_student_and_are_called_by_their_precision():
+    document = read(FIXTURES / "manifests_v1" / "budget.json")
+    for row in document["front"]["candidates"]:
+        for name in ("layers", "n_tokens", "agreement", "precision"):
+            del row[name]
+    row = from_json(Manifest, migrate_1(document)).front.candidates[0]
+    assert (row.layers, row.n_tokens, row.agreement, row.precision) == (None, None, None, row.name)
+
+
+def test_numbers_that_version_1_wrote_of_models_that_overflow_are_not_known():
+    document = read(FIXTURES / "manifests_v1" / "budget.json")
+    document["front"]["candidates"][2]["mean_kl"] = float("nan")
+    document["gate"]["attempts"][0]["mean_kl"] = float("inf")
+    document["precisions"]["fp16"]["fidelity"]["mean_kl"] = float("nan")
+    document["training"][0]["loss"] = float("nan")
+    manifest = from_json(Manifest, migrate_1(document))
+    assert manifest.front.candidates[2].mean_kl is None
+    assert manifest.gate.attempts[0].mean_kl is None
+    assert manifest.precisions["fp16"].fidelity.mean_kl is None
+    assert manifest.training[0].loss is None
+
+
+def test_migrating_leaves_the_document_as_it_was():
+    document = read(FIXTURES / "manifests_v1" / "budget.json")
+    before = json.dumps(document)
+    migrate_1(document)
+    assert json.dumps(document) == before
+
+
+def test_a_copy_of_a_bundle_of_version_1_is_the_same_to_the_byte(bundle_1, tmp_path):
+    save_bundle(Bundle.open(bundle_1), tmp_path / "copy")
+    assert (tmp_path / "copy" / "amalgam.json").read_bytes() == (BUNDLE_1 / "amalgam.json").read_bytes()
+
+
+def test_the_manifest_hashes_each_file(tmp_path):
+    contents = {"README.md": b"card", "onnx/model.onnx": bytes(range(256)) * 9, "onnx/deep/empty": b""}
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    written = write_manifest(tmp_path, make_manifest(labels=(make_label("Straße"),), max_length=7))
+    text = (tmp_path / "amalgam.json").read_text("utf-8")
+    document = json.loads(text)
+    assert document["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    assert document["labels"] == [{"name": "Straße", "sources": []}]
+    assert (document["max_length"], document["format_version"], document["kind"]) == (7, 2, "bundle")
+    assert "Straße" in text
+    assert text.endswith("}\n")
+    assert read_manifest(tmp_path) == written
+    Bundle(tmp_path, written).verify()
+
+
+def test_a_manifest_written_again_does_not_hash_itself(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    for _ in range(2):
+        written = write_manifest(tmp_path, make_manifest())
+    assert list(written.files) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"labels": (make_label("a"), make_label("b"), make_label("a"))}, "labels: two items have the same name"),
+        ({"gate": make_gate(max_disagreement=float("nan"))}, "gate.max_disagreement: is no finite number"),
+        ({"precisions": {"int8": make_precision("../m.onnx")}}, "precisions.int8.file: is no name of a file within"),
+        ({"max_length": np.int64(3)}, "max_length: a whole number is expected, not int64"),
+    ],
+)
+def test_what_would_be_refused_is_not_written(tmp_path, changes, fault):
+    with pytest.raises(AmalgamError, match=f"a damaged manifest, {fault}"):
+        write_manifest(tmp_path, make_manifest(**changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_exported_teacher_is_no_bundle_and_a_bundle_no_teacher(tmp_path):
+    shutil.copy(FIXTURES / "manifests_v1" / "teacher.json", tmp_path / "amalgam.json")
+    with pytest.raises(AmalgamError, match="an exported teacher, no bundle"):
+        read_manifest(tmp_path)
+    with pytest.raises(AmalgamError, match="no exported teacher; make one with amalgam-edge export-teacher"):
+        read_teacher_manifest(BUNDLE_1)
+    with pytest.raises(AmalgamError, match=r"no exported teacher \(amalgam.json is not there\)"):
+        read_teacher_manifest(tmp_path / "nowhere")
+
+
+def test_bundles_and_teachers_fit_the_schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    for document in (
+        to_json(full_manifest()),
+        to_json(make_manifest(evaluation=None)),
+        to_json(read_manifest(BUNDLE_1)),
+        migrate_1(read(FIXTURES / "manifests_v1" / "budget.json")),
+        migrate_1(read(FIXTURES / "manifests_v1" / "teacher.json")),
+    ):
+        jsonschema.validate(document, SCHEMA)
+
+
+WRONG = [{"kind": "teacher"}, {"format_version": 1}, {"labels": None}, {"abstain": 2}, {"files": {"/x": "0" * 64}}]
+
+
+@pytest.mark.parametrize("changes", WRONG)
+def test_the_schema_refuses_what_the_reader_does(changes):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**to_json(make_manifest()), **changes}, SCHEMA)
+
+
+@pytest.mark.parametrize("manifest", [make_manifest(), full_manifest(), make_manifest(evaluation=None)])
+def test_a_manifest_becomes_what_it_was(manifest):
+    assert from_json(Manifest, json.loads(json.dumps(to_json(manifest), allow_nan=False))) == manifest
+
+
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=9)
+shares = st.floats(0, 1)
+amounts = st.floats(0, 1e9)
+
+
+@settings(deadline=None)
+@given(st.builds(
+    make_manifest,
+    max_length=st.integers(1, 2**31 - 1),
+    abstain=shares,
+    default_precision=texts,
+    recipe=st.dictionaries(texts, st.integers(0, 9) | st.none()),
+    training=st.lists(
+        st.builds(TrainingPoint, st.integers(0, 2**53), amounts, st.none() | amounts, st.none() | amounts), max_size=5
+    ).map(tuple),
+    gate=st.builds(make_gate, passed=st.booleans(), max_disagreement=shares),
+    front=st.none() | st.builds(
+        make_front,
+        candidates=st.lists(
+            st.builds(make_candidate, st.text("abc", min_size=1), megabytes=amounts, mean_kl=st.none() | amounts),
+            min_size=1, max_size=3,
+        ).map(tuple),
+    ),
+    evaluation=st.none() | st.builds(make_evaluation, n_texts=st.integers(0, 2**36)),
+))  # fmt: skip
+def test_any_manifest_becomes_what_it_was(manifest):
+    document = json.loads(json.dumps(to_json(manifest), allow_nan=False))
+    assert from_json(Manifest, document) == manifest
+    VALIDATOR.validate(document)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.5, 1.5), (0, 0.0), (float("nan"), None), (float("-inf"), None)])
+def test_only_finite_numbers_stand_in_a_manifest(value, expected):
+    assert finite(value) == expected
+
+
+DEEP = '{"a":' * 10**5 + "1" + "}" * 10**5
+HOSTILE = {
+    "counts beyond any corpus": lambda d: d["corpus"].update(n_texts=10**12),
+    "a size of thousands of digits": lambda d: d["precisions"]["int8"].update(bytes=10**4000),
+    "a negative count": lambda d: d["gate"].update(n_texts=-1),
+    "a share above 1": lambda d: d["teachers"][0].update(picked_share=1.5),
+    "half of a surrogate pair": lambda d: d["labels"][0].update(name="\ud800"),
+    "two labels of one name": lambda d: d["labels"].append(d["labels"][0]),
+    "a label of a million letters": lambda d: d["labels"][0].update(name="x" * 10**6),
+    "a hundred thousand precisions": lambda d: d["precisions"].update(
+        {str(k): d["precisions"]["int8"] for k in range(10**5)}
+    ),
+    "a recipe of many values": lambda d: d["recipe"].update(all=[0] * 200_000),
+    "a list for a teacher": lambda d: d["teachers"].append([]),
+    "null for the corpus": lambda d: d.update(corpus=None),
+    "a number for the files": lambda d: d.update(files=3),
+    "a path to the parent's folder": lambda d: d["files"].update({"onnx/../../.ssh/id": "0" * 64}),
+    "an absolute path": lambda d: d["precisions"]["int8"].update(file="/etc/passwd"),
+    "a path on another drive": lambda d: d["precisions"]["int8"].update(file="C:/Windows/x"),
+    "backslashes": lambda d: d["files"].update({"..\\x": "0" * 64}),
+    "a device of Windows": lambda d: d["files"].update({"onnx/NUL": "0" * 64}),
+    "a NUL": lambda d: d["files"].update({"a\0b": "0" * 64}),
+    "a digest that is none": lambda d: d["files"].update({"a": "0" * 63 + "\n"}),
+    "a kind of its own": lambda d: d.update(kind="ransom"),
+    "a list for the kind": lambda d: d.update(kind=["teacher"]),
+    "an object for a version": lambda d: d.update(format_version={}),
+}
+
+
+# Version 1 had no kind of bundle.
+CASES = [(case, version) for case in HOSTILE for version in (1, 2) if version == 2 or "kind" not in case]
+
+
+@pytest.mark.parametrize(("case", "version"), CASES)
+def test_a_hostile_manifest_is_refused_quickly_in_one_line(bundle_1, case, version):
+    path = bundle_1 / "amalgam.json"
+    document = {**read(path), **({} if version == 1 else to_json(read_manifest(bundle_1)))}
+    HOSTILE[case](document)
+    path.write_text(json.dumps(document), "utf-8")
+    start = time.perf_counter()
+    with pytest.raises(AmalgamError, match=r"amalgam\.json: a damaged manifest, .*; copy the bundle again") as refused:
+        Bundle.open(bundle_1)
+    assert time.perf_counter() - start < 5
+    assert len(str(refused.value).splitlines()) == 1
+    assert len(str(refused.value)) < len(str(path)) + 300
+
+
+@pytest.mark.parametrize("content", [
+    DEEP,
+    DEEP.replace("{", "[").replace('"a":', "").replace("}", "]"),
+    '{"format_version": 2, "format_version": 2}',
+    '{"format_version": 2, "recipe": ' + DEEP + "}",
+    '{"format_version": ' + "9" * 5000 + "}",
+    '{"format_version": 1e999}',
+    '{"format_version": "2"}',
+])  # fmt: skip
+def test_text_that_is_no_manifest_is_refused_quickly(bundle_1, content):
+    (bundle_1 / "amalgam.json").write_text(content, "utf-8")
+    start = time.perf_counter()
+    with pytest.raises(AmalgamError, match=r"amalgam\.json: a damaged manifest, .*; copy the bundle again"):
+        Bundle.open(bundle_1)
+    assert time.perf_counter() - start < 5
+
+
+def test_a_manifest_of_a_hundred_megabytes_is_not_read(bundle_1):
+    with (bundle_1 / "amalgam.json").open("r+b") as file:
+        file.truncate(100 * 2**20)  # a sparse file: no disk is filled
+    with pytest.raises(AmalgamError, match=f"longer than {MOST_BYTES} bytes"):
+        Bundle.open(bundle_1)
+
+
+def test_deep_entries_that_nobody_knows_are_let_be(bundle_1):
+    document = {**read(bundle_1 / "amalgam.json"), "later": json.loads("[" * 50 + "]" * 50)}
+    (bundle_1 / "amalgam.json").write_text(json.dumps(document), "utf-8")
+    assert "later" not in to_json(read_manifest(bundle_1))
+
+
+def test_an_unknown_method_or_writer_is_said_to_be_unknown():
+    manifest = replace(make_manifest(), recipe={}, versions={})
+    assert manifest.method == "of an unknown method"
+    assert manifest.written_with == "of an unknown version"
+
+
+def test_a_teachers_manifest_is_written_by_the_same_writer(tmp_path):
+    document = migrate_1(read(FIXTURES / "manifests_v1" / "teacher.json"))
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    written = write_manifest(tmp_path, from_json(TeacherManifest, document))
+    assert list(written.files) == ["model.onnx"]
+    assert read_teacher_manifest(tmp_path) == written
