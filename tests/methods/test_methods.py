@@ -185,9 +185,17 @@ def test_the_gradient_is_the_weight_times_student_minus_target(batch):
 
 def test_half_precision_logits_are_compared_in_float32(batch):
     logits, target, weight = as_torch(batch)
-    found = weighted_divergence(logits.half(), target, weight)
+    half = logits.half()
+    found = weighted_divergence(half, target, weight)
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(weighted_divergence(logits, target, weight).item(), rel=1e-2)
+    assert found.item() == pytest.approx(weighted_divergence(half.float(), target, weight).item(), rel=1e-6)
+
+
+def test_double_precision_logits_are_compared_in_float64(batch):
+    logits, target, weight = batch
+    expected = (weight * scipy.special.rel_entr(target, scipy.special.softmax(logits, axis=-1)).sum(axis=-1)).mean()
+    found = weighted_divergence(*(torch.tensor(array, dtype=torch.float64) for array in batch))
+    assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_methods_are_registered_under_their_names_in_the_order_of_the_documentation():

@@ -21,6 +21,13 @@ def test_shares_add_up_to_one_in_each_group():
     np.testing.assert_allclose(label_shares(p, GROUPS), [0.5, 0.5, 1 / 6, 4 / 6, 1 / 6])
 
 
+def test_labels_of_a_group_of_little_mass_have_their_shares():
+    p = np.array([[0.5, 0.5 - 4e-6, 3e-6, 1e-6, 0.0]])
+    np.testing.assert_allclose(label_shares(p, GROUPS)[2:], [0.75, 0.25, 0.0], rtol=1e-9)
+    adjusted = adjust_to_shares(p, np.array([0.5, 0.5, 0.5, 0.5, 0.0]), GROUPS)
+    np.testing.assert_allclose(adjusted, [[0.5 - 2e-6, 0.5 - 2e-6, 2e-6, 2e-6, 0.0]], rtol=1e-9)
+
+
 def test_labels_of_a_group_without_mass_have_no_share():
     p = np.array([[0.5, 0.5, 0.0, 0.0, 0.0]])
     assert label_shares(p, GROUPS).tolist() == [0.5, 0.5, 0, 0, 0]
