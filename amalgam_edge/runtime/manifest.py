@@ -285,8 +285,10 @@ def migrate_1(document: Mapping[str, Any]) -> dict[str, Any]:
     if document.get("kind") == TEACHER_KIND:
         return {**document, "format_version": FORMAT_VERSION}
     migrated = {**_LATER, **document, "format_version": FORMAT_VERSION, "kind": BUNDLE_KIND}
-    migrated["abstain"] = migrated["abstain"] or 0.0
-    migrated["evaluation"] = migrated["evaluation"] or None
+    if migrated["abstain"] is None:
+        migrated["abstain"] = 0.0
+    if migrated["evaluation"] == {}:
+        migrated["evaluation"] = None
     for name, later in _LATER_IN.items():
         _change(migrated, name, partial(_completed, later=later))
     for name, later in _LATER_IN_ITEMS.items():
