@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from amalgam_edge.serving.batching import MicroBatcher, ModelOutput, UnavailableError
+from amalgam_edge.serving.batching import MicroBatcher, UnavailableError
 from amalgam_edge.serving.limits import Limits
 
 
@@ -394,16 +394,3 @@ def test_a_text_waits_no_longer_than_it_may():
         assert 0.2 <= time.monotonic() - started < 1.5
 
     run(scenario, wait_ms=200)
-
-
-def test_labels_with_equal_logits_are_ranked_in_their_order():
-    logits = np.tile(np.array([0.0, 1.0], dtype=np.float32), (2, 150))
-    output = ModelOutput.from_logits(logits, np.zeros(2, dtype=bool))
-    assert output.ranking.tolist() == [[*range(1, 300, 2), *range(0, 300, 2)]] * 2
-
-
-def test_labels_are_ranked_by_descending_logits():
-    output = ModelOutput.from_logits(np.array([[1.0, 3.0, 2.0]], dtype=np.float32), np.zeros(1, dtype=bool))
-    assert output.ranking.tolist() == [[1, 2, 0]]
-    exponentials = np.exp([1.0, 3.0, 2.0])
-    np.testing.assert_allclose(output.probabilities, [exponentials / exponentials.sum()], rtol=1e-12)
