@@ -28,14 +28,14 @@ def command(folder: str, as_json: bool) -> None:
       amalgam-edge inspect scores/
       amalgam-edge inspect s3://bucket/scores/ --json
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    if _is_of_scores(folder):
+    if _holds_scores(folder):
         _inspect_scores(folder, as_json)
     else:
         _inspect_bundle(folder, as_json)
 
 
-def _is_of_scores(folder: str) -> bool:
-    """Whether it holds scores, as far as that can be told without what reads them."""
+def _holds_scores(folder: str) -> bool:
+    """Whether a folder holds scores, judged by file names: reading them would need the train extra."""
     path = Path(folder)
     return "://" in folder or any(path.glob("manifest.json")) or any(path.glob("*/manifest.json"))
 

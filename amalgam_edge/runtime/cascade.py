@@ -24,7 +24,7 @@ class CascadeModel:
         encoder: Answers the texts of which the static student is not sure.
         static: Path of the static student's ONNX model, which has the encoder's tokens and labels.
         threshold: Probability of the likeliest label from which on the static student is sure.
-        threads: Threads of the static student; None for one a core.
+        threads: Threads of the static student; None for one per core.
     """
 
     def __init__(self, encoder: TextModel, static: Path, threshold: float, threads: int | None = None) -> None:
@@ -56,7 +56,7 @@ def open_cascade(
         bundle: The bundle; its static student's file is checked by SHA-256.
         encoder: The bundle's encoder, already loaded.
         enabled: Whether to use the cascade; None for whenever the bundle has one.
-        threads: Threads of the static student; None for one a core.
+        threads: Threads of the static student; None for one per core.
 
     Raises:
         AmalgamError: The cascade is enabled but the bundle has none, or its file is damaged.

@@ -45,7 +45,7 @@ class EdgeClassifier:
     Args:
         bundle: The bundle to load. The files that are used are checked by SHA-256.
         precision: One of the bundle's precisions; None for the bundle's own choice.
-        threads: Threads to compute with; None for one a core.
+        threads: Threads to compute with; None for one per core.
         abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's threshold.
         cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
 
@@ -99,7 +99,7 @@ class EdgeClassifier:
         Args:
             source: The bundle's folder, or its name on the Hub. A folder of that name wins over the Hub.
             precision: One of the bundle's precisions; None for the bundle's own choice.
-            threads: Threads to compute with; None for one a core.
+            threads: Threads to compute with; None for one per core.
             abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's
                 threshold.
             cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.

@@ -27,7 +27,7 @@ class ModelRunner:
 
     Args:
         model: Path of an ONNX model.
-        threads: Threads to compute with; None for one a core.
+        threads: Threads to compute with; None for one per core.
     """
 
     def __init__(self, model: Path, threads: int | None = None) -> None:

@@ -21,7 +21,7 @@ def open_session(
 
     Args:
         model: Path of the model, or its content.
-        threads: Threads to compute with on the CPU; None for one a core.
+        threads: Threads to compute with on the CPU; None for one per core.
         device: ``cpu``, ``cuda`` or ``cuda:N``. The session runs there or not at all.
 
     Raises:
@@ -34,7 +34,7 @@ def open_session(
     providers = _providers(device)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
-    except Exception as error:  # onnxruntime raises a class of its own for each status, with no common base
+    except Exception as error:  # onnxruntime raises another class for each status, and they have no common base
         name = "model" if isinstance(model, bytes) else str(model)
         raise AmalgamError(f"{name}: onnxruntime cannot load it ({first_line(error)})") from error
     if device != "cpu" and CUDA_PROVIDER not in session.get_providers():

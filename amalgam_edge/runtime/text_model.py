@@ -26,7 +26,7 @@ class TextModel:
         tokenizer: Path of its tokenizer.json.
         max_length: Tokens to which texts are cut.
         pad_token_id: Token id that fills batches; the attention mask hides it.
-        threads: Threads to compute with; None for one a core.
+        threads: Threads to compute with; None for one per core.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Micro-batching: texts of requests that arrive together run together.
 
-A model runs as many batches at a time as it has threads, one batch a thread: threads that share a batch wait for each
+A model runs as many batches at a time as it has threads, one batch per thread: threads that share a batch wait for each
 other at every operation. While all threads are busy, requests gather. A thread that becomes free takes its share of the
 waiting texts, a few of each request in turn, so that a request of a thousand texts does not hold up one of a single
 text. Threads take texts from the queue themselves: through the event loop, each batch would wait for whatever the loop
@@ -258,7 +258,7 @@ class MicroBatcher:
         batch: list[_BatchPart] = []
         n_tokens_left = self._limits.batch_tokens
         n_texts_left = -(-(self._n_queued + self._n_running) // self._n_threads)
-        while self._requests and n_tokens_left > 0 and n_texts_left > 0:
+        while self._requests and n_texts_left > 0:
             request = self._requests.popleft()
             first = end = request.n_taken
             while end < min(len(request.texts), first + min(_TEXTS_PER_TURN, n_texts_left)) and (

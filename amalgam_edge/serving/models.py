@@ -30,7 +30,7 @@ class LoadOptions:
 
     Attributes:
         precision: One of the bundle's precisions; None for the bundle's own choice.
-        threads: Threads to compute with, each on a batch of its own; None for one a core.
+        threads: Threads to compute with, each on a batch of its own; None for one per core.
         cascade: Whether a bundle's static student answers where it is sure; None for wherever the bundle has one.
     """
 
@@ -48,7 +48,7 @@ class ServedModel:
         version: Version of the bundle: the first digits of its manifest's SHA-256.
         limits: Limits of the server.
         metrics: Counts the batches.
-        n_threads: Batches that run at a time, one a thread.
+        n_threads: Batches that run at a time, one per thread.
     """
 
     def __init__(

@@ -169,6 +169,15 @@ def test_the_default_batch_size_depends_on_the_student(copied, monkeypatch, mode
     assert sizes == [expected, 3]
 
 
+def test_labels_with_equal_scores_stand_in_their_order(bundle_folder, monkeypatch):
+    classifier = EdgeClassifier.from_pretrained(bundle_folder, precision="fp32", threads=1)
+    logits = np.tile(np.array([0.0, 1.0], dtype=np.float32), (1, 150))
+    monkeypatch.setattr(classifier, "labels", tuple(map(str, range(300))))
+    monkeypatch.setattr(classifier, "run", lambda texts, batch_size=None: (logits, np.zeros(1, dtype=bool)))
+    (answer,) = classifier(["chess"], all_scores=True)
+    assert [*map(int, answer.scores)] == [*range(1, 300, 2), *range(0, 300, 2)]
+
+
 def test_texts_may_be_any_sequence(exact):
     assert exact(tuple(tiny.TEXTS)) == exact(list(tiny.TEXTS))
 

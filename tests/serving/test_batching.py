@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from amalgam_edge.serving.batching import MicroBatcher, ModelOutput, UnavailableError
+from amalgam_edge.serving.batching import MicroBatcher, UnavailableError
 from amalgam_edge.serving.limits import Limits
 
 
@@ -180,6 +180,21 @@ def test_a_text_does_not_wait_if_the_last_batch_was_not_shared():
     run(scenario, wait_ms=60_000)
 
 
+def test_no_text_waits_for_others_while_some_are_left_from_a_shared_batch():
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        tasks = [asyncio.create_task(batcher.run(["first"]))]
+        await until(lambda: model.batches)
+        tasks += [asyncio.create_task(batcher.run([text])) for text in "abc"]
+        await until(lambda: batcher.n_queued == 3)
+        model.may_finish.set()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*tasks)
+        assert model.batches == [["first"], ["a", "b"], ["c"]]
+
+    run(scenario, wait_ms=60_000, batch_tokens=5)
+
+
 def test_a_full_queue_refuses_requests_and_says_when_to_retry():
     async def scenario(batcher, model):
         model.may_finish.clear()
@@ -272,6 +287,9 @@ def test_closing_answers_the_texts_that_wait():
 
 def test_idle_threads_share_the_texts_of_one_request():
     async def scenario(batcher, model):
+        for k in range(4):
+            await batcher.run([f"before {k}"])
+        model.batches.clear()
         model.may_finish.clear()
         request = asyncio.create_task(batcher.run([f"text {k}" for k in range(7)]))
         await until(lambda: len(model.batches) == 3)  # all run at the same time
@@ -377,15 +395,3 @@ def test_a_text_waits_no_longer_than_it_may():
         assert 0.2 <= time.monotonic() - started < 1.5
 
     run(scenario, wait_ms=200)
-
-
-def test_labels_with_equal_logits_are_ranked_in_their_order():
-    output = ModelOutput.from_logits(np.zeros((2, 300), dtype=np.float32), np.zeros(2, dtype=bool))
-    assert output.ranking.tolist() == [[*range(300)]] * 2
-
-
-def test_labels_are_ranked_by_descending_logits():
-    output = ModelOutput.from_logits(np.array([[1.0, 3.0, 2.0]], dtype=np.float32), np.zeros(1, dtype=bool))
-    assert output.ranking.tolist() == [[1, 2, 0]]
-    exponentials = np.exp([1.0, 3.0, 2.0])
-    np.testing.assert_allclose(output.probabilities, [exponentials / exponentials.sum()], rtol=1e-12)
