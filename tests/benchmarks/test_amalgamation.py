@@ -17,7 +17,7 @@ from amalgam_edge.recipe.recipe import Recipe
 from benchmarks.amalgamation import architectures, results, run, settings, students, tables
 from benchmarks.common.errors import UnavailableError
 from benchmarks.corpora import hub
-from samples import corpora
+from examples import corpora
 from tests.support import tiny
 
 
@@ -116,7 +116,7 @@ def test_few_texts_are_the_corpus_own_before_they_are_others():
     plan = settings.make_plan("few-100", given)
     assert set(Counter(label for _, label in plan.corpus).values()) == {100}
     assert own <= {text for text, _ in plan.corpus}
-    with pytest.raises(UnavailableError, match=r"x\.a has 16; .* save it as samples/data/x_large\.csv$"):
+    with pytest.raises(UnavailableError, match=r"x\.a has 16; .* save it as examples/data/x_large\.csv$"):
         settings.make_plan("few-100", case())
 
 
@@ -131,10 +131,10 @@ def test_useless_teachers_know_nothing_of_the_corpus():
     assert foreign.teachers[2].labels == ("y.q", "y.s")
     assert foreign.corpus == settings.make_plan("two", case()).corpus
     shuffled = settings.make_plan("useless-shuffled", case()).teachers
-    told, true = dict(shuffled[2].rows), dict(shuffled[1].rows)
+    given_labels, true_labels = dict(shuffled[2].rows), dict(shuffled[1].rows)
     assert shuffled[2].labels == shuffled[1].labels[:2]
-    assert Counter(told.values()) == dict.fromkeys(shuffled[2].labels, 14)
-    assert 0.2 < np.mean([told[text] == true[text] for text in told]) < 0.8
+    assert Counter(given_labels.values()) == dict.fromkeys(shuffled[2].labels, 14)
+    assert 0.2 < np.mean([label == true_labels[text] for text, label in given_labels.items()]) < 0.8
 
 
 def test_languages_are_not_dealt_by_seeds():
@@ -230,14 +230,15 @@ def test_there_may_be_no_results(tmp_path):
 
 @pytest.mark.parametrize(("name", "fields"), students.METHOD_VARIANTS.items())
 def test_every_method_variant_is_a_valid_recipe_with_its_fields(name, fields):
-    recipe = Recipe.model_validate(students.recipe_overrides(name))
-    assert recipe.method == fields.get("method", name)
-    assert recipe.reweight is fields.get("reweight", True)
+    recipe = Recipe(**students.recipe_overrides(name))
+    assert recipe.method.name == fields.get("method", name)
+    assert recipe.method.reweight is fields.get("reweight", True)
 
 
 def test_a_method_may_be_given_with_options_of_the_recipe():
-    recipe = Recipe.model_validate(students.recipe_overrides("muka-soft@score_temperature=0.5,epochs=3"))
-    assert (recipe.method, recipe.score_temperature, recipe.epochs) == ("muka-soft", 0.5, 3)
+    recipe = Recipe(**students.recipe_overrides("muka-soft@score_temperature=0.5,epochs=3"))
+    assert (recipe.method.name, recipe.method.score_temperature) == ("muka-soft", 0.5)
+    assert recipe.training.epochs == 3
     with pytest.raises(UnavailableError, match="no method 'mukka'"):
         students.recipe_overrides("mukka@epochs=3")
 

@@ -93,10 +93,10 @@ def test_a_case_is_measured_on_test_texts_of_its_shares(planted):
     first = np.isin(case.gold, (0, 1, 2))
     assert first.mean() == pytest.approx(0.9, abs=0.01)
     assert [teacher.teacher for teacher in case.inputs.scores] == ["a", "b"]
-    told = refinement.measure(case, variants.VARIANTS["told the labels"])
-    assert told["target_accuracy"] == told["teacher_selection"] == 1
-    assert told["n_texts"] == len(case.gold)
-    assert told["student_accuracy"] > 0.85
+    measured = refinement.measure(case, variants.VARIANTS["told the labels"])
+    assert measured["target_accuracy"] == measured["teacher_selection"] == 1
+    assert measured["n_texts"] == len(case.gold)
+    assert measured["student_accuracy"] > 0.85
     weights = refinement.share_weights(np.isin(planted.test[1], (0, 1, 2)), 0.9)
     assert np.average(np.isin(planted.test[1], (0, 1, 2)), weights=weights) == pytest.approx(0.9)
 
