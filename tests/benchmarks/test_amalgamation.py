@@ -13,6 +13,9 @@ import pytest
 import torch
 
 from amalgam_edge.labels import LabelSpace
+from amalgam_edge.methods import METHODS, MethodInputs
+from amalgam_edge.progress import Silent
+from amalgam_edge.recipe.reading import read_recipe
 from amalgam_edge.recipe.recipe import Recipe
 from benchmarks.amalgamation import architectures, results, run, settings, students, tables
 from benchmarks.common.errors import UnavailableError
@@ -161,6 +164,48 @@ def test_a_teacher_is_selected_by_its_share_of_the_target():
     gold = np.array([0, 0, 2, 2, 1, -1])
     assert students.teacher_selection(target, gold, labels, owners) == pytest.approx(2 / 4)
     assert students.teacher_selection(target[4:], gold[4:], labels, owners) is None
+
+
+def test_teachers_are_measured_on_test_texts_of_their_own_labels(prepared_group, tiny_plan):
+    for teacher, planned in zip(prepared_group.models.teachers, tiny_plan.teachers, strict=True):
+        rows = settings.with_labels(tiny_plan.test, planned.labels)
+        inputs = tiny.padded(teacher.tokenizer, [text for text, _ in rows])
+        with torch.no_grad():
+            predicted = teacher.model(**inputs).logits.argmax(dim=1)
+        right = [planned.labels[k] == label for k, (_, label) in zip(predicted.tolist(), rows, strict=True)]
+        assert prepared_group.teacher_accuracy[teacher.name] == pytest.approx(np.mean(right))
+
+
+@pytest.mark.parametrize("method", ["vanilla-kd", "cfl", "refined", "muka-soft@score_temperature=0.5"])
+def test_a_student_learns_what_its_recipe_says(prepared_group, tiny_plan, tmp_path, method):
+    measured = students.train_and_measure(prepared_group, method, tmp_path, Silent())
+    recipe = read_recipe(tmp_path / method / "recipe.yaml", {})
+    assert recipe == prepared_group.recipe.replace(**students.recipe_overrides(method), output=recipe.output.folder)
+    data = students.training_data(prepared_group, recipe, method, Silent())
+    if method != "refined":  # which reads features too
+        inputs = MethodInputs(prepared_group.data.scores, prepared_group.data.labels)
+        expected = METHODS[recipe.method.name].supervise(inputs, recipe.method)
+        assert measured["supervision"] == data.supervision.digest() == expected.digest()
+    assert bool(data.signals.hidden) is (method == "cfl")
+    assert measured["n_test"] == len(tiny_plan.test) == np.sum(measured["confusion"])
+    assert measured["n_corpus"] == len(tiny_plan.corpus)
+    assert {"teacher_selection", "target_accuracy"} <= measured.keys()
+    assert not (tmp_path / method / "training").exists()
+
+
+def test_the_reference_learns_the_true_labels_of_texts_that_have_one(prepared_group, tiny_plan, tmp_path):
+    measured = students.train_and_measure(prepared_group, students.LABELS, tmp_path, Silent())
+    data = students.training_data(prepared_group, prepared_group.recipe, students.LABELS, Silent())
+    rows = np.concatenate([data.texts.train, data.texts.held_out])
+    label_of = dict(tiny_plan.corpus)
+    learned = {
+        text: data.labels.names[label]
+        for text, label in zip(data.texts.corpus.take(rows), data.supervision.target[rows].argmax(axis=1), strict=True)
+    }
+    assert learned == {text: label for text, label in label_of.items() if label is not None}
+    assert measured["supervision"] == data.supervision.digest()
+    assert "teacher_selection" not in measured
+    assert not (tmp_path / students.LABELS / "recipe.yaml").exists()
 
 
 def result(method: str, accuracy: float, seed: int = 0, corpus: str = "x", setting: str = "two", **more) -> dict:
