@@ -69,7 +69,7 @@ lint: install lint-dependencies
 DEPTRY := $(BIN)/deptry --no-ansi
 lint-dependencies: install
 	$(DEPTRY) amalgam_edge cli exporters models
-	$(DEPTRY) --ignore DEP002,DEP004 tests benchmarks examples samples
+	$(DEPTRY) --ignore DEP002,DEP004 tests benchmarks examples
 	$(DEPTRY) --ignore DEP002 --optional-dependencies-dev-groups train,serve,distributed,benchmark,demo \
 		amalgam_edge/runtime amalgam_edge/metrics
 	$(DEPTRY) --ignore DEP002 --optional-dependencies-dev-groups train,distributed,benchmark,demo \

@@ -1,4 +1,5 @@
-"""Examples that use the product as its users do: ``demo`` is what `make demo` runs.
+"""An example that uses the product as its users do, and the texts and teachers that it shares with the benchmarks.
 
-In: the sample corpora and the encoder of ``samples``. Out: teachers, texts and a bundle below ``runs/``.
+``demo`` is `make demo`; ``corpora`` reads and splits the labelled texts in ``data/``; ``teachers`` fine-tunes on them.
+In: these texts, and the encoder that the extra ``demo`` brings. Out: teachers, texts and a bundle below ``runs/``.
 """

@@ -2,7 +2,7 @@
 
     python -m examples.demo              # or: make demo
 
-1. Fine-tune two teachers on disjoint halves of the labels of ``samples/data/debian_sections.csv``; they stand for your
+1. Fine-tune two teachers on disjoint halves of the labels of ``examples/data/debian_sections.csv``; they stand for your
    own.
 2. Throw the labels of the remaining texts away, and run `amalgam-edge build`, `predict` and `evaluate`.
 3. Train three more students of the same shape, by vanilla distillation, by MUKA as in the paper and on the true labels,
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -23,11 +24,14 @@ from datasets import disable_progress_bars
 from transformers import set_seed
 from transformers.utils import logging
 
-from amalgam_edge.building import stages
+from amalgam_edge.building.inputs import new_student
+from amalgam_edge.building.pipeline import prepare_training_data, resolved_training
+from amalgam_edge.building.students import train
+from amalgam_edge.building.supervising import supervise
 from amalgam_edge.console_progress import ConsoleProgress
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
-from amalgam_edge.methods import TeacherSignals, supervision
+from amalgam_edge.methods import supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.reading import read_recipe
@@ -35,57 +39,48 @@ from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.reports.bundle_tables import precision_table
 from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime.manifest import Manifest, read_manifest
-from samples import corpora
-from samples.teachers import encoder_folder, fine_tune
+from examples import corpora
+from examples.teachers import encoder_folder, fine_tune
 
 CORPUS = "debian_sections"
 OTHER_METHODS = ("vanilla-kd", "muka-soft")
 TEACHERS = corpora.TEACHERS[CORPUS]
 
 
-def compare_supervision(recipe: Recipe, progress: Progress, truth: dict[str, str]) -> dict[str, float]:
+def compare_supervision(recipe: Recipe, progress: Progress, label_of: dict[str, str]) -> dict[str, float]:
     """Accuracy of students that differ from that of the recipe only in their supervision.
 
     Args:
         recipe: The recipe of the build, whose scores are read again.
         progress: Receives a step for each student.
-        truth: The true label of each unlabeled text.
+        label_of: The true label of each unlabeled text.
 
     Returns:
         Accuracy on all labels, by the name of the supervision.
     """
-    texts = stages.read_texts(recipe)
-    assert texts.labelled is not None
-    teachers, labels, (untrained,) = stages.load_models(recipe)
-    stores = stages.cached_stores(recipe, teachers, texts.corpus)  # those of the build
-    tokenized = stages.tokenize(texts.corpus, untrained.tokenizer)
-    scores = [store.read() for store in stores]
-    texts, tokenized, scores = stages.only_scored(recipe, texts, tokenized, scores, progress)
-    gold_of_corpus = labels.encode([truth[text] for text in texts.corpus.texts])
-    supervised = {
-        **{
-            other.method: (other, stages.supervise(other, teachers, texts, labels, scores, progress))
-            for other in (recipe.model_copy(update={"method": name}) for name in OTHER_METHODS)
-        },
-        "true labels": (recipe, supervision.from_labels(gold_of_corpus, len(labels))),
+    methods = {name: recipe.replace(method=name).method for name in OTHER_METHODS}
+    models, data = prepare_training_data(recipe.replace(method=OTHER_METHODS[0]), progress)
+    corpus_gold = data.labels.encode([label_of[text] for text in data.texts.corpus.texts])
+    compared = {
+        **{name: (method, supervise(method, data.labels, data.scores)) for name, method in methods.items()},
+        "true labels": (recipe.method, supervision.from_labels(corpus_gold, len(data.labels))),
     }
-    gold = labels.encode(texts.labelled.labels)
+    training = resolved_training(recipe)
     accuracies = {}
-    training = stages.training_settings(recipe)
-    for name, (how, target) in supervised.items():
-        lesson = stages.Lesson(how, texts, tokenized, labels, scores, target, TeacherSignals())
-        student = stages.new_student(recipe, teachers, labels, recipe.layer_counts[0])
+    progress.begin(len(compared))
+    for name, (method, target) in compared.items():
+        student = new_student(recipe.student, models.teachers, data.labels, recipe.student.layer_counts[0])
         folder = recipe.work_folder / f"comparison-{name.replace(' ', '-')}"
-        with progress.step(f"student by {name}", training.n_updates(len(texts.train)), "updates") as advance:
-            stages.distil(student, lesson, training, folder, advance)
+        with progress.step(f"student by {name}", training.n_updates(len(data.texts.train)), "updates") as advance:
+            train(student, replace(data, supervision=target), method, training, folder, advance)
         shutil.rmtree(folder)
         logits = predict_texts(
             TorchRunner(student.model, sites=()),
             student.tokenizer,
-            list(texts.labelled.texts),
+            list(data.texts.labelled.texts),
             max_length=student.tokenizer.model_max_length,
         )
-        accuracies[name] = accuracy(gold, logits.argmax(axis=1))
+        accuracies[name] = accuracy(models.gold, logits.argmax(axis=1))
     return accuracies
 
 
@@ -151,7 +146,6 @@ def main() -> None:
     run_command(["evaluate", str(student), "--data", str(runs / "labelled.jsonl")])
 
     print("\nThe same student under other supervision, for comparison:", flush=True)
-    progress.begin(1 + len(OTHER_METHODS))
     accuracies = compare_supervision(read_recipe(student / "recipe.yaml", {}), progress, dict(corpus))
     manifest = read_manifest(student)
     print(f"\n{accuracy_table(manifest, accuracies).to_text()}\n\n{precision_table(manifest).to_text()}")

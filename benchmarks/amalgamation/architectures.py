@@ -20,7 +20,7 @@ from transformers import (
 
 from amalgam_edge.models.student import build_student
 from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
-from samples.teachers import Classifier, encoder_folder
+from examples.teachers import Classifier, encoder_folder
 
 ARCHITECTURES = ("bert", "distilbert", "roberta")
 DISTILBERT_LAYERS, ROBERTA_LAYERS = 3, 4

@@ -5,10 +5,10 @@
     python -m benchmarks.amalgamation.run --seeds 0 1 2 --threads 1 --jobs-of 2/2
     python -m benchmarks.amalgamation.run --tables-only
 
-The seed decides which teacher gets which labels (seed 0: as in samples/corpora.py). It is also the seed of the training
-of teachers, of the dropout masks and of the student. Teachers are MiniLM-L6, fine-tuned for 5 epochs; the student is
-MiniLM-L6 cut to 3 layers, and everything else is as in `amalgam-edge build`. Measured is the float student after
-calibration.
+The seed decides which teacher gets which labels (seed 0: as in examples/corpora.py). It is also the seed of the
+training of teachers, of the dropout masks and of the student. Teachers are MiniLM-L6, fine-tuned for 5 epochs; the
+student is MiniLM-L6 cut to 3 layers, and everything else is as in `amalgam-edge build`. Measured is the float student
+after calibration.
 
 Every run has a folder with result.json and, except for true labels, the recipe.yaml from which `amalgam-edge build
 --recipe` makes the same student. A run that has a result is not made again unless its inputs have changed, so a killed
@@ -54,7 +54,7 @@ from benchmarks.amalgamation.students import (
 )
 from benchmarks.amalgamation.tables import write_tables
 from benchmarks.common.errors import UnavailableError
-from samples.teachers import TEACHER_TRAINING
+from examples.teachers import TEACHER_TRAINING
 
 QUICK = {
     "corpora": ["debian_sections"],
@@ -73,7 +73,7 @@ SECOND_CORPUS = {
 
 
 def make_plans(groups: Iterable[Group], study: Study, say: Callable[[str], None]) -> dict[Group, Plan]:
-    """The plan of each group that is possible; ``say`` is told once why another is not."""
+    """The plan of each group that is possible; ``say`` is called once with the reason why another is not."""
     load, plans, left_out = corpus_loader(study), {}, {}
     for group in groups:
         try:
@@ -196,7 +196,7 @@ def job_of(text: str) -> tuple[int, int]:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", nargs="+", default=[*CORPORA], help="of samples/data/, or of the Hub")
+    parser.add_argument("--corpora", nargs="+", default=[*CORPORA], help="of examples/data/, or of the Hub")
     parser.add_argument("--settings", nargs="+", default=[*SETTINGS], choices=[*SETTINGS], metavar="SETTING")
     parser.add_argument(
         "--methods", nargs="+", default=[*METHOD_VARIANTS], metavar="METHOD", help=", ".join(METHOD_VARIANTS)
@@ -205,7 +205,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="one corpus, one seed and four methods: about 10 minutes on 2 cores"
     )
-    parser.add_argument("--epochs", type=int, default=Recipe().epochs, help="epochs of students")
+    parser.add_argument("--epochs", type=int, default=Recipe().training.epochs, help="epochs of students")
     parser.add_argument("--teacher-epochs", type=int, default=TEACHER_TRAINING.epochs, help="epochs of teachers")
     parser.add_argument(
         "--most", type=int, help="texts per label of a corpus, before its split  [default: all, of the Hub: 400]"

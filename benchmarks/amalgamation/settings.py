@@ -14,7 +14,7 @@ from itertools import chain
 from string import ascii_lowercase
 
 from benchmarks.common.errors import UnavailableError
-from samples.corpora import Rows, Split, by_hash
+from examples.corpora import Rows, Split, by_hash
 
 TWO_LANGUAGES = "debian_two_languages"
 UNBALANCED_SHARE = 0.9  # share of the unlabeled texts that have labels of the first teacher
@@ -209,7 +209,7 @@ def few(inputs: PlanInputs, n_texts: int) -> Plan:
         if len(rows) < n_texts:
             raise UnavailableError(
                 f"{n_texts} unlabeled texts per label are needed, but {label} has {len(rows)}; make a larger corpus "
-                f"with --most {round(2.5 * n_texts)} and save it as samples/data/{inputs.source.name}_large.csv"
+                f"with --most {round(2.5 * n_texts)} and save it as examples/data/{inputs.source.name}_large.csv"
             )
         chosen += rows[:n_texts]
     return replace(plan, corpus=sorted(chosen, key=_hash))

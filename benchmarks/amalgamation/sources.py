@@ -1,4 +1,4 @@
-"""Reading the corpora of the amalgamation benchmark, from samples/data/ or from the Hugging Face Hub."""
+"""Reading the corpora of the amalgamation benchmark, from examples/data/ or from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.amalgamation.settings import LabelledCorpus, interleaved
 from benchmarks.amalgamation.students import Study
 from benchmarks.common.errors import UnavailableError
 from benchmarks.corpora import hub
-from samples import corpora
+from examples import corpora
 
 _MOST_FROM_HUB = 400  # texts per label, unless the study says otherwise
 
@@ -40,7 +40,7 @@ def _read_sample(name: str) -> tuple[list[str], list[str]]:
         return corpora.load(name)
     except FileNotFoundError as error:
         raise UnavailableError(
-            f"samples/data/{name}.csv does not exist; benchmarks/README.md says how to make it"
+            f"examples/data/{name}.csv does not exist; benchmarks/README.md says how to make it"
         ) from error
 
 

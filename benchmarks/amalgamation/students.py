@@ -13,7 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from amalgam_edge.building import stages
+from amalgam_edge.building.data import Models, StudentVariant, TrainingData
+from amalgam_edge.building.evaluating import evaluate_teacher
+from amalgam_edge.building.inputs import new_student
+from amalgam_edge.building.pipeline import prepare_training_data, resolved_training
+from amalgam_edge.building.students import calibrated, train
 from amalgam_edge.evaluation.bundle_evaluation import measure_answers
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
@@ -21,19 +25,16 @@ from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import METHODS, TeacherSignals, supervision
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.accuracy import accuracy
-from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Progress
-from amalgam_edge.recipe.reading import read_recipe
 from amalgam_edge.recipe.recipe import Recipe
-from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.storage.fingerprints import sha256_of_mapping
 from amalgam_edge.storage.staging import staged, write_text_atomically
 from benchmarks.amalgamation.architectures import untrained
 from benchmarks.amalgamation.settings import Plan, TeacherPlan
 from benchmarks.common.errors import UnavailableError
 from benchmarks.corpora.hub import folder_name
-from samples.corpora import Rows, write_jsonl
-from samples.teachers import TEACHER_TRAINING, encoder_folder, fine_tune
+from examples.corpora import write_jsonl
+from examples.teachers import TEACHER_TRAINING, encoder_folder, fine_tune
 
 LABELS = "labels"  # the reference method: the student learns from the true labels
 # Methods by their names in results, with the recipe fields that they set beyond that name.
@@ -49,6 +50,7 @@ METHOD_VARIANTS: dict[str, dict[str, Any]] = {
     "refined": {},
     LABELS: {"method": "muka-soft"},  # only for its loss, the cross-entropy to the target
 }
+PREPARING_METHOD = "vanilla-kd"  # prepares a group, whose runs have methods of their own: none is cheaper
 STUDENT_LAYERS = 3
 
 
@@ -93,24 +95,18 @@ class PreparedGroup:
     """What the students of a group are made from.
 
     Attributes:
-        recipe: The recipe of all students, without the method.
+        recipe: The recipe of all students; each run sets its own method.
         plan: The plan of the group.
-        texts: Unlabeled texts and test texts.
-        tokenized: The unlabeled texts as tokens of the student.
-        teachers: The loaded teachers.
-        labels: The union of the teachers' labels.
-        scores: Scores of each teacher on the unlabeled texts.
+        models: The teachers, the union of their labels, and the true labels of the test texts.
+        data: Texts and scores of the group; runs replace the supervision by that of their own method.
         gold: True label of each unlabeled text, ``(n_texts,)``; −1 where no teacher knows the label.
         teacher_accuracy: Accuracy of each teacher on the test texts of its own labels; None where there are none.
     """
 
     recipe: Recipe
     plan: Plan
-    texts: stages.Texts
-    tokenized: stages.Tokenized
-    teachers: Sequence[Teacher]
-    labels: LabelSpace
-    scores: Sequence[TeacherScores]
+    models: Models
+    data: TrainingData
     gold: np.ndarray
     teacher_accuracy: dict[str, float | None]
 
@@ -164,6 +160,7 @@ def read_result(folder: Path, method: str, key: str) -> dict[str, Any] | None:
 def make_teachers(study: Study, group: Group, plan: Plan, progress: Progress) -> list[str]:
     """The teachers of a plan, as the recipe's ``teachers``; a missing one is fine-tuned while other processes wait."""
     specs = []
+    progress.begin(len(plan.teachers))
     for teacher in plan.teachers:
         folder = study.runs / "teachers" / teacher_key(teacher, group.seed, study.teacher_epochs)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -189,104 +186,80 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / "unlabeled.jsonl", ({"text": text} for text, _ in plan.corpus))
     write_jsonl(folder / "labelled.jsonl", ({"text": text, "label": label} for text, label in plan.test))
-    recipe = read_recipe(
-        None,
-        {
-            "teachers": make_teachers(study, group, plan, progress),
-            "corpus": str(folder / "unlabeled.jsonl"),
-            "evaluate": str(folder / "labelled.jsonl"),
-            "student": encoder_folder(),
-            "student_layers": STUDENT_LAYERS,
-            "epochs": study.epochs,
-            "seed": group.seed,
-            "threads": study.threads,
-            "work": str(
-                folder.parents[1] / "work"
-            ),  # shared, since settings may have teachers, texts and scores in common
-        },
+    recipe = Recipe(
+        teachers=make_teachers(study, group, plan, progress),
+        corpus=folder / "unlabeled.jsonl",
+        evaluate=folder / "labelled.jsonl",
+        student=encoder_folder(),
+        student_layers=STUDENT_LAYERS,
+        epochs=study.epochs,
+        seed=group.seed,
+        threads=study.threads,
+        work=folder.parents[1] / "work",  # shared, since settings may have teachers, texts and scores in common
     )
-    texts = stages.read_texts(recipe)
-    teachers, labels, (student,) = stages.load_models(recipe)
-    stores = stages.cached_stores(recipe, teachers, texts.corpus)
-    stages.score(recipe, teachers, stores, texts.corpus, progress)
-    tokenized = stages.tokenize(texts.corpus, student.tokenizer)
-    scores = [store.read() for store in stores]
-    texts, tokenized, scores = stages.only_scored(recipe, texts, tokenized, scores, progress)
+    models, data = prepare_training_data(recipe.replace(method=PREPARING_METHOD), progress)
     label_of = dict(plan.corpus)
-    position = {name: k for k, name in enumerate(labels.names)}
+    position = {name: k for k, name in enumerate(models.labels.names)}
+    test, device = list(data.texts.labelled.texts), recipe.compute.device
     return PreparedGroup(
         recipe=recipe,
         plan=plan,
-        texts=texts,
-        tokenized=tokenized,
-        teachers=teachers,
-        labels=labels,
-        scores=scores,
-        gold=np.array([position.get(label_of[text] or "", -1) for text in texts.corpus.texts]),
-        teacher_accuracy={teacher.name: teacher_accuracy(teacher, plan.test) for teacher in teachers},
+        models=models,
+        data=data,
+        gold=np.array([position.get(label_of[text] or "", -1) for text in data.texts.corpus.texts]),
+        teacher_accuracy={
+            teacher.name: evaluate_teacher(teacher, models.labels, test, models.gold, device)["accuracy"]
+            for teacher in models.teachers
+        },
     )
 
 
-def teacher_accuracy(teacher: Teacher, test: Rows) -> float | None:
-    """Accuracy of a teacher on the texts that have one of its labels; None if there are none."""
-    rows = [(text, teacher.class_names.index(label)) for text, label in test if label in teacher.class_names]
-    if not rows:
-        return None
-    logits = predict_texts(
-        TorchRunner(teacher.model, sites=()),
-        teacher.tokenizer,
-        [text for text, _ in rows],
-        max_length=teacher.max_length,
-    )
-    return accuracy(np.array([gold for _, gold in rows]), logits.argmax(axis=1))
-
-
-def training_data_of(group: PreparedGroup, recipe: Recipe, method: str, progress: Progress) -> stages.Lesson:
+def training_data(group: PreparedGroup, recipe: Recipe, method: str, progress: Progress) -> TrainingData:
     """What a student is trained on: the method's supervision, or the true labels of the texts that have one."""
-    texts, told = group.texts, TeacherSignals()
-    if method.partition("@")[0] == LABELS:
-        known = group.gold >= 0
-        texts = replace(texts, train=texts.train[known[texts.train]], held_out=texts.held_out[known[texts.held_out]])
-        supervised = supervision.from_labels(np.maximum(group.gold, 0), len(group.labels))
-    else:
-        told = stages.tell(recipe, group.teachers, texts.corpus, group.scores, progress)
-        supervised = stages.supervise(recipe, group.teachers, texts, group.labels, group.scores, progress)
-    return stages.Lesson(recipe, texts, group.tokenized, group.labels, group.scores, supervised, told)
+    if method.partition("@")[0] != LABELS:
+        _, data = prepare_training_data(recipe, progress)
+        return data
+    known, texts = group.gold >= 0, group.data.texts
+    return replace(
+        group.data,
+        texts=replace(texts, train=texts.train[known[texts.train]], held_out=texts.held_out[known[texts.held_out]]),
+        supervision=supervision.from_labels(np.maximum(group.gold, 0), len(group.data.labels)),
+        signals=TeacherSignals(),
+    )
 
 
 def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress: Progress) -> dict[str, Any]:
     """Train the student of a method and measure it on the test texts."""
     overrides = {**recipe_overrides(method), "output": str(folder / method / "bundle")}
-    recipe = read_recipe(None, {**group.recipe.model_dump(), **overrides})
+    recipe = group.recipe.replace(**overrides)
     if method.partition("@")[0] != LABELS:
         write_text_atomically(folder / method / "recipe.yaml", recipe.to_yaml())
-    lesson = training_data_of(group, recipe, method, progress)
-    student = stages.new_student(recipe, group.teachers, group.labels, STUDENT_LAYERS)
-    settings = stages.training_settings(recipe)
+    data, settings = training_data(group, recipe, method, progress), resolved_training(recipe)
+    student = new_student(recipe.student, group.models.teachers, data.labels, recipe.student.layer_counts[0])
     scratch = folder / method / "training"
-    with progress.step(f"student by {method}", settings.n_updates(len(lesson.texts.train)), "updates") as advance:
-        stages.distil(student, lesson, settings, scratch, advance)
+    progress.begin(1)
+    with progress.step(f"student by {method}", settings.n_updates(len(data.texts.train)), "updates") as advance:
+        train(student, data, recipe.method, settings, scratch, advance)
     shutil.rmtree(scratch)
-    variant = stages.calibrated(stages.Variant(student), lesson)
+    variant = calibrated(StudentVariant(student), data, recipe.method)
     logits = predict_texts(
         TorchRunner(student.model, sites=()),
         student.tokenizer,
-        [text for text, _ in group.plan.test],
+        list(group.data.texts.labelled.texts),
         max_length=student.tokenizer.model_max_length,
     )
-    gold = group.labels.encode([label for _, label in group.plan.test])
-    domains = {teacher: list(columns) for teacher, columns in group.labels.columns.items()}
-    measured = measure_answers(gold, logits / variant.temperature, domains, abstain=0.0)
+    domains = {teacher: list(columns) for teacher, columns in data.labels.columns.items()}
+    measured = measure_answers(group.models.gold, logits / variant.temperature, domains, abstain=0.0)
     kept = ("accuracy", "macro_f1", "ece", "nll", "aurc", "domains", "confusion")
     return {
         **{name: measured[name] for name in kept},
         "temperature": variant.temperature,
-        **(supervision_quality(lesson.supervision, group) if method.partition("@")[0] != LABELS else {}),
+        **(supervision_quality(data.supervision, group) if method.partition("@")[0] != LABELS else {}),
         "teacher_accuracy": group.teacher_accuracy,
-        "labels": list(group.labels.names),
-        "n_corpus": len(group.texts.corpus),
-        "n_test": len(group.plan.test),
-        "supervision": lesson.supervision.digest(),
+        "labels": list(data.labels.names),
+        "n_corpus": len(data.texts.corpus),
+        "n_test": len(group.models.gold),
+        "supervision": data.supervision.digest(),
     }
 
 
@@ -295,7 +268,7 @@ def supervision_quality(supervised: Supervision, group: PreparedGroup) -> dict[s
     known = group.gold >= 0
     return {
         "target_accuracy": accuracy(group.gold[known], supervised.target[known].argmax(axis=1)),
-        "teacher_selection": teacher_selection(supervised.target, group.gold, group.labels, group.plan.owners()),
+        "teacher_selection": teacher_selection(supervised.target, group.gold, group.data.labels, group.plan.owners()),
     }
 
 

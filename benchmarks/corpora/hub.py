@@ -12,7 +12,7 @@ import datasets
 from amalgam_edge.errors import first_line
 from benchmarks.common.errors import UnavailableError
 from benchmarks.corpora.sampling import choose, write_sample
-from samples.corpora import Rows, by_hash
+from examples.corpora import Rows, by_hash
 
 HUB_PREFIX = "hf://"
 # The corpora of the paper, as OWNER/NAME:TEXT_COLUMN:LABEL_COLUMN:SPLIT; None where no copy on the Hub is known.

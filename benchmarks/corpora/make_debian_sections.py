@@ -1,6 +1,6 @@
 """Make the corpus debian_sections from a Debian package index.
 
-    apt-cache dumpavail | python -m benchmarks.corpora.make_debian_sections > samples/data/debian_sections.csv
+    apt-cache dumpavail | python -m benchmarks.corpora.make_debian_sections > examples/data/debian_sections.csv
 
 The text is a package's one-line description, the label its archive section. Only one package of each source package is
 taken, so that near duplicates (``0ad``, ``0ad-data``) cannot fall into two parts of a split. At most ``--most`` texts
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from benchmarks.corpora.sampling import write_sample
-from samples.corpora import by_hash
+from examples.corpora import by_hash
 
 SECTIONS = ("games", "science", "net", "sound", "admin", "text", "graphics", "fonts")
 _FIELD = re.compile(r"^(Package|Source|Section|Description|Description-(?:md5|en|de)): (.*)$", re.MULTILINE)

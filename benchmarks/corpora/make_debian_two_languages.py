@@ -3,7 +3,7 @@
     curl -O "$MIRROR/dists/bookworm/main/i18n/Translation-de.bz2" && bunzip2 Translation-de.bz2
     apt-cache dumpavail > index
     python -m benchmarks.corpora.make_debian_two_languages Translation-de < index \
-        > samples/data/debian_two_languages.csv
+        > examples/data/debian_two_languages.csv
 
 The text is a package's one-line description, in German for four archive sections and in English for four others; the
 label is the section. Only one package of each source package is taken, and no two texts of nearly the same words. At

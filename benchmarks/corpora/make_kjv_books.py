@@ -2,7 +2,7 @@
 
     apt-get download bible-kjv bible-kjv-text && for file in bible-kjv*.deb; do dpkg-deb -x $file kjv; done
     kjv/usr/bin/bible -f -p kjv/usr/lib Gen1:1-Rev22:21 < /dev/null > verses.txt
-    python -m benchmarks.corpora.make_kjv_books verses.txt > samples/data/kjv_books.csv
+    python -m benchmarks.corpora.make_kjv_books verses.txt > examples/data/kjv_books.csv
 
 The text is a verse, the label the book that it is from. At most ``--most`` verses of each book are taken, chosen by
 hash; no two of them have nearly the same words.

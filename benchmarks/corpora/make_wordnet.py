@@ -1,8 +1,8 @@
 """Make the corpora wordnet_nouns and wordnet_verbs: definitions of WordNet, labelled with their lexicographer file.
 
     apt-get download wordnet-base && dpkg-deb -x wordnet-base_*.deb wordnet
-    python -m benchmarks.corpora.make_wordnet wordnet/usr/share/wordnet/data.noun > samples/data/wordnet_nouns.csv
-    python -m benchmarks.corpora.make_wordnet wordnet/usr/share/wordnet/data.verb > samples/data/wordnet_verbs.csv
+    python -m benchmarks.corpora.make_wordnet wordnet/usr/share/wordnet/data.noun > examples/data/wordnet_nouns.csv
+    python -m benchmarks.corpora.make_wordnet wordnet/usr/share/wordnet/data.verb > examples/data/wordnet_verbs.csv
 
 The text is a synset's gloss without the examples, the label the lexicographer file that the synset is from. At most
 ``--most`` texts of each label are taken, chosen by hash; no two of them have nearly the same words.

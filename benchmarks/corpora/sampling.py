@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
 from typing import TextIO
 
-from samples.corpora import by_hash
+from examples.corpora import by_hash
 
 _WORD = re.compile(r"[^\W\d_]+")
 

@@ -22,11 +22,8 @@ import numpy as np
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
-from amalgam_edge import EdgeClassifier
-from amalgam_edge.building.pipeline import build
-from amalgam_edge.console_progress import ConsoleProgress
+from amalgam_edge import EdgeClassifier, build
 from amalgam_edge.corpus import read_corpus
-from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.reports.bundle_tables import cascade_line
 from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime.bundle import Bundle
@@ -57,7 +54,7 @@ def bundles(options: argparse.Namespace) -> dict[str, Bundle]:
     for name, more in variants.items():
         folder = options.output / name
         if not (folder / MANIFEST).exists():
-            build(Recipe(**common, **more, output=str(folder)), ConsoleProgress())
+            build(**common, **more, output=folder)
     return {name: Bundle.open(options.output / name) for name in variants}
 
 

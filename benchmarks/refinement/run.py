@@ -35,7 +35,7 @@ from datasets import disable_progress_bars
 from filelock import FileLock, Timeout
 from transformers.utils import logging
 
-from amalgam_edge.building import stages
+from amalgam_edge.building.supervising import student_features
 from amalgam_edge.console_progress import ConsoleProgress
 from amalgam_edge.methods import MethodInputs
 from amalgam_edge.methods.supervision import Supervision
@@ -43,13 +43,14 @@ from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.reports.tables import Column, Table
+from amalgam_edge.scoring.run import choose_backend
 from amalgam_edge.storage.staging import write_text_atomically
 from benchmarks.amalgamation.settings import BASE, UNBALANCED_SHARE, Plan, PlanInputs, make_plan
 from benchmarks.amalgamation.sources import corpus_loader
 from benchmarks.amalgamation.students import Group, PreparedGroup, Study, group_key, prepare, teacher_selection
 from benchmarks.refinement.variants import PAPER, VARIANTS, Variant, fit_logistic, predict_logits, root_mean_square_norm
-from samples.corpora import by_hash
-from samples.teachers import TEACHER_TRAINING
+from examples.corpora import by_hash
+from examples.teachers import TEACHER_TRAINING
 
 # Only the corpora that the method was tuned on; the others are for testing it.
 CORPORA = ("debian_sections", "wordnet_nouns", "wordnet_verbs")
@@ -71,7 +72,7 @@ class GroupData:
     """Texts, scores and true labels of a group, or of a selection of its unlabeled texts.
 
     Attributes:
-        evidence: What methods read of the unlabeled texts.
+        inputs: What methods read of the unlabeled texts.
         gold: True labels of the unlabeled texts, ``(n_texts,)``.
         texts: The unlabeled texts.
         owners: For each label, the positions of the teachers that know it.
@@ -86,20 +87,30 @@ class GroupData:
 
     def take(self, rows: np.ndarray) -> GroupData:
         """The same group with a selection of the unlabeled texts."""
-        scores = [teacher.take(rows) for teacher in self.evidence.scores]
-        evidence = MethodInputs(scores, self.evidence.labels, self.evidence.features[rows])
-        return GroupData(evidence, self.gold[rows], [self.texts[row] for row in rows], self.owners, self.test)
+        scores = [teacher.take(rows) for teacher in self.inputs.scores]
+        inputs = MethodInputs(scores, self.inputs.labels, self.inputs.features[rows])
+        return GroupData(inputs, self.gold[rows], [self.texts[row] for row in rows], self.owners, self.test)
 
 
 def group_data(prepared: PreparedGroup, progress: Progress) -> GroupData:
     """The data of a prepared group; features are kept in its work folder, where the product looks for them."""
-    gold = prepared.labels.encode([label for _, label in prepared.plan.test])
-    corpus, test = (
-        stages.student_features(prepared.recipe, prepared.teachers, texts, progress)
-        for texts in (prepared.texts.corpus, prepared.texts.labelled)
+    recipe, data, models = prepared.recipe, prepared.data, prepared.models
+    batch_tokens = recipe.compute.batch_tokens or choose_backend(recipe.compute, recipe.scoring).batch_tokens
+    features = []
+    progress.begin(2)
+    for corpus in (data.texts.corpus, data.texts.labelled):
+        with progress.step("reading the texts with the student's encoder", len(corpus), "texts") as advance:
+            features.append(
+                student_features(recipe.student, models.teachers, corpus, recipe.work_folder, batch_tokens, advance)
+            )
+    of_corpus, of_test = features
+    return GroupData(
+        inputs=MethodInputs(data.scores, data.labels, of_corpus),
+        gold=prepared.gold,
+        texts=[*data.texts.corpus.texts],
+        owners=prepared.plan.owners(),
+        test=(of_test, models.gold),
     )
-    evidence = MethodInputs(prepared.scores, prepared.labels, corpus)
-    return GroupData(evidence, prepared.gold, [*prepared.texts.corpus.texts], prepared.plan.owners(), (test, gold))
 
 
 def with_share(texts: Sequence[str], first: np.ndarray, share: float) -> np.ndarray:
@@ -142,7 +153,7 @@ def case_of(whole: GroupData, name: str) -> GroupData:
 
 def measure(case: GroupData, variant: Variant) -> dict[str, Any]:
     """The measures of a variant in a case."""
-    supervised = variant(case.evidence, case.gold)
+    supervised = variant(case.inputs, case.gold)
     return {
         "n_texts": len(case.gold),
         "teacher_selection": teacher_selection(supervised.target, case.gold, case.inputs.labels, case.owners),
@@ -153,7 +164,7 @@ def measure(case: GroupData, variant: Variant) -> dict[str, Any]:
 
 def student_accuracy(case: GroupData, supervised: Supervision) -> dict[str, float]:
     """Accuracy on test texts of a logistic regression on the features, fitted to the supervision."""
-    seen, (test, gold) = case.evidence.features.astype(np.float64), case.test
+    seen, (test, gold) = case.inputs.features.astype(np.float64), case.test
     centre = seen.mean(axis=0)
     scale = root_mean_square_norm(seen - centre)
     target, weight = supervised.target.astype(np.float64), supervised.weight.astype(np.float64)
@@ -168,7 +179,7 @@ def student_accuracy(case: GroupData, supervised: Supervision) -> dict[str, floa
 
 def of_first(gold: np.ndarray, case: GroupData) -> np.ndarray:
     """Whether labels belong to the first teacher, ``(n_texts,)``."""
-    return np.isin(gold, next(iter(case.evidence.labels.columns.values())))
+    return np.isin(gold, next(iter(case.inputs.labels.columns.values())))
 
 
 def share_weights(first: np.ndarray, share: float) -> np.ndarray:
@@ -204,6 +215,7 @@ def run(group: Group, study: Study, output: Path, progress: Progress) -> None:
     if not left:
         return
     whole = group_data(prepare_group(group, plan, study, progress), progress)
+    progress.begin(len(left))
     for name in left:
         case, path = case_of(whole, name), results_path(output, group, name)
         rows = read_case(path, key)
@@ -312,7 +324,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
-    study = Study(options.runs, (), Recipe().epochs, options.teacher_epochs, None, options.threads)
+    study = Study(options.runs, (), Recipe().training.epochs, options.teacher_epochs, None, options.threads)
     for seed in () if options.tables_only else options.seeds:
         for corpus in options.corpora:
             group = Group(corpus, BASE, seed)

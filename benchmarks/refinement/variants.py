@@ -27,9 +27,8 @@ from amalgam_edge.numerics import linear
 from amalgam_edge.numerics.components import principal_components
 from amalgam_edge.scoring.scores import TeacherScores, certainty
 
-Variant = Callable[
-    [MethodInputs, np.ndarray], Supervision
-]  # from the inputs of methods, and gold labels, which only references read
+# From the inputs of a method and the gold labels, which only references read, to supervision.
+Variant = Callable[[MethodInputs, np.ndarray], Supervision]
 
 TEMPERATURE = MethodSettings().score_temperature
 _STEPS = 25
@@ -65,7 +64,7 @@ def constants(module: ModuleType, **values: Any) -> Iterator[None]:
 
 
 def fit_logistic(
-    inputs: np.ndarray,
+    vectors: np.ndarray,
     target: np.ndarray,
     weight: np.ndarray,
     *,
@@ -76,7 +75,7 @@ def fit_logistic(
     """Fit a logistic regression to soft targets under weights, as the probe does.
 
     Args:
-        inputs: ``(n_texts, width)``, with a mean square norm of about 1.
+        vectors: A vector for each text, ``(n_texts, width)``, with a mean square norm of about 1.
         target: Distributions over labels, ``(n_texts, n_labels)``.
         weight: Weight of each text, ``(n_texts,)``.
         steps: Steps of the optimiser.
@@ -92,12 +91,12 @@ def fit_logistic(
     def loss(logits: torch.Tensor) -> torch.Tensor:
         return -(aim * torch.log_softmax(logits + added, dim=1)).sum() / len(aim)
 
-    return linear.fit_linear(torch.from_numpy(inputs), aim.shape[1], loss, steps=steps, start=start)
+    return linear.fit_linear(torch.from_numpy(vectors), aim.shape[1], loss, steps=steps, start=start)
 
 
-def predict_logits(fitted: torch.Tensor, inputs: np.ndarray) -> np.ndarray:
+def predict_logits(fitted: torch.Tensor, vectors: np.ndarray) -> np.ndarray:
     """The logits of a fitted regression, ``(n_texts, n_labels)``."""
-    return linear.apply_linear(fitted, torch.from_numpy(inputs)).numpy()
+    return linear.apply_linear(fitted, torch.from_numpy(vectors)).numpy()
 
 
 def root_mean_square_norm(vectors: np.ndarray) -> float:
@@ -110,32 +109,32 @@ def normalised_rows(weights: np.ndarray) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def supervision_from_weights(evidence: MethodInputs, weights: np.ndarray, *, reweight: bool = False) -> Supervision:
+def supervision_from_weights(inputs: MethodInputs, weights: np.ndarray, *, reweight: bool = False) -> Supervision:
     """Supervision from weights of teachers, ``(n_texts, n_teachers)``; texts are weighted by margin if ``reweight``."""
-    target = mix_targets(evidence.scores, weights, evidence.labels)
+    target = mix_targets(inputs.scores, weights, inputs.labels)
     weight = margin(target) if reweight else np.ones(len(target))
     return Supervision(target.astype(np.float32), weight.astype(np.float32), weights.argmax(axis=1))
 
 
-def paper_log_evidence(evidence: MethodInputs, smallest: float) -> np.ndarray:
+def paper_log_evidence(inputs: MethodInputs, smallest: float) -> np.ndarray:
     """The paper's certainty as log evidence: log Σ_i exp((s_i − max s) / τ) · pad(p_i), ``(n_texts, n_labels)``."""
-    certainties = certainty(evidence.scores)
+    certainties = certainty(inputs.scores)
     scaled = np.exp((certainties - certainties.max(axis=1, keepdims=True)) / TEMPERATURE)
-    return np.log(np.maximum(mix_targets(evidence.scores, scaled, evidence.labels), smallest))
+    return np.log(np.maximum(mix_targets(inputs.scores, scaled, inputs.labels), smallest))
 
 
 class ProbeWithoutFolds:
     """The probe without cross-fitting: it predicts the texts that it was fitted to."""
 
     def __init__(self, features: np.ndarray) -> None:
-        self._inputs = principal_components(features, probe.WIDTH).astype(np.float64)
-        self._inputs /= root_mean_square_norm(self._inputs)
+        self._vectors = principal_components(features, probe.WIDTH).astype(np.float64)
+        self._vectors /= root_mean_square_norm(self._vectors)
         self._fitted: torch.Tensor | None = None
 
-    def __call__(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    def fit_predict(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Fit the probe and return its predictions for the same texts, ``(n_texts, n_labels)``."""
-        self._fitted = fit_logistic(self._inputs, target, weight, start=self._fitted)
-        return softmax(predict_logits(self._fitted, self._inputs))
+        self._fitted = fit_logistic(self._vectors, target, weight, start=self._fitted)
+        return softmax(predict_logits(self._fitted, self._vectors))
 
 
 @dataclass(frozen=True)
@@ -178,28 +177,28 @@ class Refined:
     margin_probe: bool = True
     margin_student: bool = False
 
-    def __call__(self, evidence: MethodInputs, gold: np.ndarray) -> Supervision:
+    def __call__(self, inputs: MethodInputs, gold: np.ndarray) -> Supervision:
         """Make supervision; gold labels are not read."""
         with (
             constants(annotators, N_BINS=self.bins, LABEL_STRENGTH=self.strength),
             constants(linear, PENALTY=self.penalty),
             constants(probe, WIDTH=self.width),
         ):
-            return supervision_from_weights(evidence, self._weights(evidence), reweight=self.margin_student)
+            return supervision_from_weights(inputs, self._weights(inputs), reweight=self.margin_student)
 
-    def _weights(self, evidence: MethodInputs) -> np.ndarray:
+    def _weights(self, inputs: MethodInputs) -> np.ndarray:
         """The weights of :func:`amalgam_edge.methods.refined.refine`, with the changes that the attributes make."""
-        weights = FIRST[self.first](evidence)
-        groups = KEPT[self.kept](evidence.labels)
-        all_answers = [self._answers(teacher, evidence.labels) for teacher in evidence.scores]
-        knows = evidence.labels.knowledge
-        paper = paper_log_evidence(evidence, np.exp(-4))
-        student = (Probe if self.crossed else ProbeWithoutFolds)(evidence.features)
-        target = posterior = mix_targets(evidence.scores, weights, evidence.labels)
+        weights = FIRST[self.first](inputs)
+        groups = KEPT[self.kept](inputs.labels)
+        all_answers = [self._answers(teacher, inputs.labels) for teacher in inputs.scores]
+        knows = inputs.labels.knowledge
+        paper = paper_log_evidence(inputs, np.exp(-4))
+        fitted_probe = (Probe if self.crossed else ProbeWithoutFolds)(inputs.features)
+        target = posterior = mix_targets(inputs.scores, weights, inputs.labels)
         shares = label_shares(target, groups)
         for _ in range(self.rounds):
             clear = margin(target)
-            p = student.fit_predict(target, clear if self.margin_probe else np.ones(len(clear)))
+            p = fitted_probe.fit_predict(target, clear if self.margin_probe else np.ones(len(clear)))
             p = np.maximum(adjust_to_shares(p, shares, groups), _SMALLEST)
             prior = np.log(np.maximum(p.mean(axis=0), _SMALLEST_PRIOR))
             counted = posterior * (clear / clear.mean())[:, None] if self.margin_counts else posterior
@@ -210,7 +209,7 @@ class Refined:
                 + self.paper_power * paper
             )
             weights = normalised_rows(posterior @ knows)
-            target = mix_targets(evidence.scores, weights, evidence.labels)
+            target = mix_targets(inputs.scores, weights, inputs.labels)
         return weights
 
     def _answers(self, teacher: TeacherScores, labels: LabelSpace) -> TeacherAnswers:
@@ -245,14 +244,15 @@ class CertaintyTimesMass:
     scale: str
     rounds: int = 3
 
-    def __call__(self, evidence: MethodInputs, gold: np.ndarray) -> Supervision:
+    def __call__(self, inputs: MethodInputs, gold: np.ndarray) -> Supervision:
         """Make supervision; gold labels are not read."""
-        first = weights = soft_weights(SCALES[self.scale](certainty(evidence.scores)), TEMPERATURE)
-        student, knows = Probe(evidence.features), evidence.labels.knowledge
+        first = weights = soft_weights(SCALES[self.scale](certainty(inputs.scores)), TEMPERATURE)
+        fitted_probe, knows = Probe(inputs.features), inputs.labels.knowledge
         for _ in range(self.rounds):
-            target = mix_targets(evidence.scores, weights, evidence.labels)
-            weights = normalised_rows(np.maximum(student(target, margin(target)) @ knows, 1e-6) * first)
-        return supervision_from_weights(evidence, weights)
+            target = mix_targets(inputs.scores, weights, inputs.labels)
+            mass = fitted_probe.fit_predict(target, margin(target)) @ knows
+            weights = normalised_rows(np.maximum(mass, 1e-6) * first)
+        return supervision_from_weights(inputs, weights)
 
 
 @dataclass(frozen=True)
@@ -267,21 +267,21 @@ class CoTrained:
     rounds: int = 4
     penalty: float = 10.0
 
-    def __call__(self, evidence: MethodInputs, gold: np.ndarray) -> Supervision:
+    def __call__(self, inputs: MethodInputs, gold: np.ndarray) -> Supervision:
         """Make supervision; gold labels are not read."""
-        paper = paper_log_evidence(evidence, 1e-6)
-        outputs = [np.log(np.maximum(t.probabilities.astype(float), _SMALLEST)) for t in evidence.scores]
-        outputs = np.concatenate([*outputs, 3 * certainty(evidence.scores)], axis=1)
+        paper = paper_log_evidence(inputs, 1e-6)
+        outputs = [np.log(np.maximum(t.probabilities.astype(float), _SMALLEST)) for t in inputs.scores]
+        outputs = np.concatenate([*outputs, 3 * certainty(inputs.scores)], axis=1)
         outputs = (outputs - outputs.mean(axis=0)) / outputs.std()
-        student, posterior = Probe(evidence.features), softmax(paper)
+        fitted_probe, posterior = Probe(inputs.features), softmax(paper)
         for turn in range(self.rounds):
             clear = margin(posterior)
-            log_p = np.log(np.maximum(student.fit_predict(posterior, clear), _SMALLEST))
+            log_p = np.log(np.maximum(fitted_probe.fit_predict(posterior, clear), _SMALLEST))
             prior = np.log(np.maximum(posterior.mean(axis=0), _SMALLEST_PRIOR))
             posterior = softmax(
                 log_p - prior + self._stacked(outputs, paper, posterior, clear) if turn else log_p + paper
             )
-        return supervision_from_weights(evidence, normalised_rows(posterior @ evidence.labels.knowledge))
+        return supervision_from_weights(inputs, normalised_rows(posterior @ inputs.labels.knowledge))
 
     def _stacked(self, outputs: np.ndarray, offset: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Logits of each text, predicted by a stacker that was fitted to the other folds."""
@@ -307,9 +307,9 @@ class ByMethod:
 
     name: str
 
-    def __call__(self, evidence: MethodInputs, gold: np.ndarray) -> Supervision:
+    def __call__(self, inputs: MethodInputs, gold: np.ndarray) -> Supervision:
         """Make supervision; gold labels are not read."""
-        return METHODS[self.name].supervise(evidence, MethodSettings())
+        return METHODS[self.name].supervise(inputs, MethodSettings())
 
 
 @dataclass(frozen=True)
@@ -322,11 +322,11 @@ class GoldReference:
 
     what: str
 
-    def __call__(self, evidence: MethodInputs, gold: np.ndarray) -> Supervision:
+    def __call__(self, inputs: MethodInputs, gold: np.ndarray) -> Supervision:
         """Make supervision from the gold labels."""
         if self.what == "label":
-            return from_labels(gold, len(evidence.labels))
-        return supervision_from_weights(evidence, normalised_rows(evidence.labels.knowledge[gold]))
+            return from_labels(gold, len(inputs.labels))
+        return supervision_from_weights(inputs, normalised_rows(inputs.labels.knowledge[gold]))
 
 
 PAPER, OURS = "muka-soft", "refined"

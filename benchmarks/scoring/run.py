@@ -48,10 +48,11 @@ from amalgam_edge.inference.runner import DropoutRunner
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.metrics.uncertainty import normalised_entropy
 from amalgam_edge.models.teacher import Teacher, load_teacher
+from amalgam_edge.recipe.sections import ScoringSettings
 from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime.session import open_session
 from amalgam_edge.scoring.backends import Backend
-from amalgam_edge.scoring.score import ScoringSettings, score_texts
+from amalgam_edge.scoring.score import score_texts
 from amalgam_edge.scoring.scores import TeacherScores
 
 PAPER_PASSES, PAPER_LENGTH, PAPER_BATCH = 16, 128, 32
@@ -122,7 +123,7 @@ def ours(
     teachers: Sequence[Teacher],
     open_runner: Callable[[int, int], DropoutRunner],
     passes: int | str,
-    batch_tokens: int = ScoringSettings.batch_tokens,
+    batch_tokens: int,
 ) -> Way:
     """A way to score with the product's own scorer; ``open_runner`` takes a teacher's position and a seed."""
 

@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from amalgam_edge.labels import LabelSpace
+from amalgam_edge.methods import METHODS, MethodInputs
+from amalgam_edge.progress import SilentProgress
+from amalgam_edge.recipe.reading import read_recipe
 from amalgam_edge.recipe.recipe import Recipe
 from benchmarks.amalgamation import architectures, results, run, settings, students, tables
 from benchmarks.common.errors import UnavailableError
 from benchmarks.corpora import hub
-from samples import corpora
+from examples import corpora
 from tests.support import tiny
 
 
@@ -116,7 +119,7 @@ def test_few_texts_are_the_corpus_own_before_they_are_others():
     plan = settings.make_plan("few-100", given)
     assert set(Counter(label for _, label in plan.corpus).values()) == {100}
     assert own <= {text for text, _ in plan.corpus}
-    with pytest.raises(UnavailableError, match=r"x\.a has 16; .* save it as samples/data/x_large\.csv$"):
+    with pytest.raises(UnavailableError, match=r"x\.a has 16; .* save it as examples/data/x_large\.csv$"):
         settings.make_plan("few-100", case())
 
 
@@ -131,10 +134,10 @@ def test_useless_teachers_know_nothing_of_the_corpus():
     assert foreign.teachers[2].labels == ("y.q", "y.s")
     assert foreign.corpus == settings.make_plan("two", case()).corpus
     shuffled = settings.make_plan("useless-shuffled", case()).teachers
-    told, true = dict(shuffled[2].rows), dict(shuffled[1].rows)
+    given_labels, true_labels = dict(shuffled[2].rows), dict(shuffled[1].rows)
     assert shuffled[2].labels == shuffled[1].labels[:2]
-    assert Counter(told.values()) == dict.fromkeys(shuffled[2].labels, 14)
-    assert 0.2 < np.mean([told[text] == true[text] for text in told]) < 0.8
+    assert Counter(given_labels.values()) == dict.fromkeys(shuffled[2].labels, 14)
+    assert 0.2 < np.mean([label == true_labels[text] for text, label in given_labels.items()]) < 0.8
 
 
 def test_languages_are_not_dealt_by_seeds():
@@ -161,6 +164,48 @@ def test_a_teacher_is_selected_by_its_share_of_the_target():
     gold = np.array([0, 0, 2, 2, 1, -1])
     assert students.teacher_selection(target, gold, labels, owners) == pytest.approx(2 / 4)
     assert students.teacher_selection(target[4:], gold[4:], labels, owners) is None
+
+
+def test_teachers_are_measured_on_test_texts_of_their_own_labels(prepared_group, tiny_plan):
+    for teacher, planned in zip(prepared_group.models.teachers, tiny_plan.teachers, strict=True):
+        rows = settings.with_labels(tiny_plan.test, planned.labels)
+        inputs = tiny.padded(teacher.tokenizer, [text for text, _ in rows])
+        with torch.no_grad():
+            predicted = teacher.model(**inputs).logits.argmax(dim=1)
+        right = [planned.labels[k] == label for k, (_, label) in zip(predicted.tolist(), rows, strict=True)]
+        assert prepared_group.teacher_accuracy[teacher.name] == pytest.approx(np.mean(right))
+
+
+@pytest.mark.parametrize("method", ["vanilla-kd", "cfl", "refined", "muka-soft@score_temperature=0.5"])
+def test_a_student_learns_what_its_recipe_says(prepared_group, tiny_plan, tmp_path, method):
+    measured = students.train_and_measure(prepared_group, method, tmp_path, SilentProgress())
+    recipe = read_recipe(tmp_path / method / "recipe.yaml", {})
+    assert recipe == prepared_group.recipe.replace(**students.recipe_overrides(method), output=recipe.output.folder)
+    data = students.training_data(prepared_group, recipe, method, SilentProgress())
+    if method != "refined":  # which reads features too
+        inputs = MethodInputs(prepared_group.data.scores, prepared_group.data.labels)
+        expected = METHODS[recipe.method.name].supervise(inputs, recipe.method)
+        assert measured["supervision"] == data.supervision.digest() == expected.digest()
+    assert bool(data.signals.hidden) is (method == "cfl")
+    assert measured["n_test"] == len(tiny_plan.test) == np.sum(measured["confusion"])
+    assert measured["n_corpus"] == len(tiny_plan.corpus)
+    assert {"teacher_selection", "target_accuracy"} <= measured.keys()
+    assert not (tmp_path / method / "training").exists()
+
+
+def test_the_reference_learns_the_true_labels_of_texts_that_have_one(prepared_group, tiny_plan, tmp_path):
+    measured = students.train_and_measure(prepared_group, students.LABELS, tmp_path, SilentProgress())
+    data = students.training_data(prepared_group, prepared_group.recipe, students.LABELS, SilentProgress())
+    rows = np.concatenate([data.texts.train, data.texts.held_out])
+    label_of = dict(tiny_plan.corpus)
+    learned = {
+        text: data.labels.names[label]
+        for text, label in zip(data.texts.corpus.take(rows), data.supervision.target[rows].argmax(axis=1), strict=True)
+    }
+    assert learned == {text: label for text, label in label_of.items() if label is not None}
+    assert measured["supervision"] == data.supervision.digest()
+    assert "teacher_selection" not in measured
+    assert not (tmp_path / students.LABELS / "recipe.yaml").exists()
 
 
 def result(method: str, accuracy: float, seed: int = 0, corpus: str = "x", setting: str = "two", **more) -> dict:
@@ -230,14 +275,15 @@ def test_there_may_be_no_results(tmp_path):
 
 @pytest.mark.parametrize(("name", "fields"), students.METHOD_VARIANTS.items())
 def test_every_method_variant_is_a_valid_recipe_with_its_fields(name, fields):
-    recipe = Recipe.model_validate(students.recipe_overrides(name))
-    assert recipe.method == fields.get("method", name)
-    assert recipe.reweight is fields.get("reweight", True)
+    recipe = Recipe(**students.recipe_overrides(name))
+    assert recipe.method.name == fields.get("method", name)
+    assert recipe.method.reweight is fields.get("reweight", True)
 
 
 def test_a_method_may_be_given_with_options_of_the_recipe():
-    recipe = Recipe.model_validate(students.recipe_overrides("muka-soft@score_temperature=0.5,epochs=3"))
-    assert (recipe.method, recipe.score_temperature, recipe.epochs) == ("muka-soft", 0.5, 3)
+    recipe = Recipe(**students.recipe_overrides("muka-soft@score_temperature=0.5,epochs=3"))
+    assert (recipe.method.name, recipe.method.score_temperature) == ("muka-soft", 0.5)
+    assert recipe.training.epochs == 3
     with pytest.raises(UnavailableError, match="no method 'mukka'"):
         students.recipe_overrides("mukka@epochs=3")
 

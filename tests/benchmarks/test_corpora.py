@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.corpora import make_debian_two_languages, make_kjv_books, make_wordnet, sampling
 from benchmarks.corpora.make_debian_sections import packages
-from samples import corpora
+from examples import corpora
 
 SENTENCES = st.lists(
     st.lists(st.sampled_from(["a", "Bee", "see", "the", "sea", "12"]), min_size=1, max_size=6).map(" ".join),

@@ -10,6 +10,7 @@ from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import METHODS, MethodInputs, MethodSettings
 from amalgam_edge.methods.refinement import annotators, probe
 from amalgam_edge.numerics import linear
+from amalgam_edge.progress import SilentProgress
 from amalgam_edge.scoring.scores import TeacherScores
 from benchmarks.refinement import run as refinement
 from benchmarks.refinement import variants
@@ -36,6 +37,18 @@ def planted():
     return refinement.GroupData(
         MethodInputs(scores, labels, features[0]), gold, TEXTS[:200], owners, (features[1], test)
     )
+
+
+def test_a_prepared_group_gives_the_features_of_its_texts_and_test_texts(prepared_group, tiny_plan):
+    whole = refinement.group_data(prepared_group, SilentProgress())
+    assert whole.texts == [text for text, _ in tiny_plan.corpus]
+    test_features, test_gold = whole.test
+    assert [whole.inputs.labels.names[label] for label in test_gold] == [label for _, label in tiny_plan.test]
+    assert whole.inputs.features.shape == (len(tiny_plan.corpus), 32)
+    assert test_features.shape == (len(tiny_plan.test), 32)
+    again = refinement.group_data(prepared_group, SilentProgress())
+    np.testing.assert_array_equal(again.inputs.features, whole.inputs.features)
+    np.testing.assert_array_equal(whole.take(np.array([3, 1])).inputs.features, whole.inputs.features[[3, 1]])
 
 
 def test_the_product_s_variant_is_the_product(planted):
@@ -93,10 +106,10 @@ def test_a_case_is_measured_on_test_texts_of_its_shares(planted):
     first = np.isin(case.gold, (0, 1, 2))
     assert first.mean() == pytest.approx(0.9, abs=0.01)
     assert [teacher.teacher for teacher in case.inputs.scores] == ["a", "b"]
-    told = refinement.measure(case, variants.VARIANTS["told the labels"])
-    assert told["target_accuracy"] == told["teacher_selection"] == 1
-    assert told["n_texts"] == len(case.gold)
-    assert told["student_accuracy"] > 0.85
+    measured = refinement.measure(case, variants.VARIANTS["told the labels"])
+    assert measured["target_accuracy"] == measured["teacher_selection"] == 1
+    assert measured["n_texts"] == len(case.gold)
+    assert measured["student_accuracy"] > 0.85
     weights = refinement.share_weights(np.isin(planted.test[1], (0, 1, 2)), 0.9)
     assert np.average(np.isin(planted.test[1], (0, 1, 2)), weights=weights) == pytest.approx(0.9)
 

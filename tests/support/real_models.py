@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-SAMPLE = Path(__file__).parents[2] / "samples" / "data" / "debian_sections.csv"
+SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "debian_sections.csv"
 LABELS = {"a": ("games", "sound"), "b": ("fonts", "net")}
 PER_LABEL = {"teacher": 140, "corpus": 140, "test": 60}
 

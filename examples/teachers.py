@@ -18,7 +18,7 @@ from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.sections import TrainingSettings
 from amalgam_edge.training.fitting import fit
 from amalgam_edge.training.supervised_texts import SupervisedTexts
-from samples.corpora import Rows
+from examples.corpora import Rows
 
 Classifier = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 # Makes a classifier before any fine-tuning from its labels, the texts that it will be trained on, and a seed.
