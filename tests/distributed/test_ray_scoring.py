@@ -280,7 +280,10 @@ def drive(folder, specs, address):
 def test_a_driver_that_is_killed_goes_on_where_it_was(tmp_path, specs, cluster):
     corpus = corpus_of(tmp_path, texts(40))
     stores = stores_of(tmp_path, specs, corpus)
-    code = "import sys; from tests.distributed.test_ray_scoring import drive; drive(sys.argv[1], sys.argv[3:], sys.argv[2])"
+    code = (
+        "import sys; from tests.distributed import test_ray_scoring as driver; "
+        "driver.drive(sys.argv[1], sys.argv[3:], sys.argv[2])"
+    )
     repository = Path(__file__).parents[2]
     driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), cluster.address, *specs], cwd=repository)
     until = time.monotonic() + 120
