@@ -25,22 +25,22 @@ from tests.support import tiny
 
 
 def source(name: str, labels: str, per_label: int = 40, larger: int = 0) -> settings.LabelledCorpus:
-    """A corpus whose texts say what they are of."""
+    """A corpus whose texts name their corpus and label."""
     rows = [(f"{name} {label} {k}", f"{name}.{label}") for label in labels for k in range(per_label)]
     split = corpora.split([text for text, _ in rows], [label for _, label in rows])
     more = [(f"{name} {label} more {k}", f"{name}.{label}") for label in labels for k in range(larger)]
     return settings.LabelledCorpus(name, split, tuple(f"{name}.{label}" for label in labels), more)
 
 
-def case(labels: str = "abcdefgh", seed: int = 0, **options) -> settings.PlanInputs:
+def plan_inputs(labels: str = "abcdefgh", seed: int = 0, **options) -> settings.PlanInputs:
     return settings.PlanInputs(source("x", labels, **options), source("y", "pqrs"), seed)
 
 
-def known(plan: settings.Plan) -> set[str]:
+def known_labels(plan: settings.Plan) -> set[str]:
     return {label for teacher in plan.teachers for label in teacher.labels}
 
 
-def test_seed_0_deals_what_corpora_has_and_others_deal_the_same_labels_otherwise():
+def test_seed_0_gives_teachers_the_labels_in_samples_and_other_seeds_deal_the_same_labels_differently():
     hands = corpora.TEACHERS["wordnet_nouns"].values()
     order = settings.interleaved(hands)
     assert settings.deal_labels(order, 2, 0) == [*hands]
@@ -51,21 +51,21 @@ def test_seed_0_deals_what_corpora_has_and_others_deal_the_same_labels_otherwise
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(2, [4, 4]), (3, [3, 3, 2]), (4, [2, 2, 2, 2])])
-def test_labels_are_dealt_round(n, sizes):
+def test_labels_are_dealt_out_in_turn(n, sizes):
     assert [len(hand) for hand in settings.deal_labels("abcdefgh", n, 3)] == sizes
 
 
 def test_no_teacher_has_a_single_label():
     with pytest.raises(UnavailableError, match="5 teachers need 10 labels, there are 8"):
-        settings.make_plan("five", case())
+        settings.make_plan("five", plan_inputs())
 
 
 @pytest.mark.parametrize("name", [name for name in settings.SETTINGS if name not in ("languages", "five")])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_what_is_true_of_every_setting(name, seed):
-    given = case(seed=seed, larger=1200)
-    plan = settings.make_plan(name, given)
-    assert plan == settings.make_plan(name, given)
+def test_every_setting_has_distinct_texts_and_teachers_that_never_see_them(name, seed):
+    inputs = plan_inputs(seed=seed, larger=1200)
+    plan = settings.make_plan(name, inputs)
+    assert plan == settings.make_plan(name, inputs)
     texts = [text for text, _ in plan.corpus]
     useful = {label for teacher in plan.teachers if teacher.useful for label in teacher.labels}
     assert len(set(texts)) == len(texts)
@@ -78,7 +78,7 @@ def test_what_is_true_of_every_setting(name, seed):
 
 
 def test_nine_in_ten_texts_are_the_first_teachers():
-    plan = settings.make_plan("unbalanced", case(per_label=100))  # 160 unlabeled texts a teacher
+    plan = settings.make_plan("unbalanced", plan_inputs(per_label=100))  # 160 unlabeled texts a teacher
     count, test = (Counter(label for _, label in rows) for rows in (plan.corpus, plan.test))
     of_each, tested = ([sum(one[label] for label in t.labels) for t in plan.teachers] for one in (count, test))
     assert of_each == [160, 18]
@@ -88,21 +88,21 @@ def test_nine_in_ten_texts_are_the_first_teachers():
 
 @pytest.mark.parametrize(("name", "n_labels"), [("out-of-domain", 6), ("out-of-domain-far", 8)])
 def test_a_fifth_of_the_texts_are_of_no_teacher(name, n_labels):
-    given = case()  # 16 unlabeled texts a label
-    plan = settings.make_plan(name, given)
+    inputs = plan_inputs()  # 16 unlabeled texts a label
+    plan = settings.make_plan(name, inputs)
     strangers = [text for text, label in plan.corpus if label is None]
-    assert len(known(plan)) == n_labels
+    assert len(known_labels(plan)) == n_labels
     assert len(plan.corpus) == 16 * n_labels + len(strangers)
     assert len(strangers) == 4 * n_labels
     if name == "out-of-domain":
-        held_back = set(given.source.order) - known(plan)
+        held_back = set(inputs.source.order) - known_labels(plan)
         assert {f"x.{text.split()[1]}" for text in strangers} == held_back
     else:
         assert {text.split()[0] for text in strangers} == {"y"}
 
 
 def test_shared_labels_are_learned_from_different_texts():
-    plan = settings.make_plan("overlap", case())
+    plan = settings.make_plan("overlap", plan_inputs())
     first, second = plan.teachers
     shared = set(first.labels) & set(second.labels)
     assert len(shared) == 2
@@ -113,39 +113,39 @@ def test_shared_labels_are_learned_from_different_texts():
         assert {count[label] for label in set(teacher.labels) - shared} == {14}
 
 
-def test_few_texts_are_the_corpus_own_before_they_are_others():
-    given = case(larger=1000)
-    own = {text for text, _ in given.source.split.corpus}
-    plan = settings.make_plan("few-100", given)
+def test_few_texts_are_taken_from_the_corpus_first_and_then_from_the_larger_one():
+    inputs = plan_inputs(larger=1000)
+    own_texts = {text for text, _ in inputs.source.split.corpus}
+    plan = settings.make_plan("few-100", inputs)
     assert set(Counter(label for _, label in plan.corpus).values()) == {100}
-    assert own <= {text for text, _ in plan.corpus}
+    assert own_texts <= {text for text, _ in plan.corpus}
     with pytest.raises(UnavailableError, match=r"x\.a has 16; .* save it as examples/data/x_large\.csv$"):
-        settings.make_plan("few-100", case())
+        settings.make_plan("few-100", plan_inputs())
 
 
 def test_teachers_of_two_datasets():
-    plan = settings.make_plan("datasets", case())
+    plan = settings.make_plan("datasets", plan_inputs())
     assert plan.teachers[0].labels == ("x.a", "x.c", "x.e", "x.g")
     assert plan.teachers[1].labels == ("y.q", "y.s")
 
 
 def test_useless_teachers_know_nothing_of_the_corpus():
-    foreign = settings.make_plan("useless-foreign", case())
+    foreign = settings.make_plan("useless-foreign", plan_inputs())
     assert foreign.teachers[2].labels == ("y.q", "y.s")
-    assert foreign.corpus == settings.make_plan("two", case()).corpus
-    shuffled = settings.make_plan("useless-shuffled", case()).teachers
+    assert foreign.corpus == settings.make_plan("two", plan_inputs()).corpus
+    shuffled = settings.make_plan("useless-shuffled", plan_inputs()).teachers
     given_labels, true_labels = dict(shuffled[2].rows), dict(shuffled[1].rows)
     assert shuffled[2].labels == shuffled[1].labels[:2]
     assert Counter(given_labels.values()) == dict.fromkeys(shuffled[2].labels, 14)
     assert 0.2 < np.mean([label == true_labels[text] for text, label in given_labels.items()]) < 0.8
 
 
-def test_languages_are_not_dealt_by_seeds():
-    given = case(seed=5)
-    given = replace(given, source=replace(given.source, name=settings.TWO_LANGUAGES))
-    assert settings.make_plan("languages", given) == settings.make_plan("languages", replace(given, seed=0))
+def test_the_labels_of_languages_do_not_depend_on_the_seed():
+    inputs = plan_inputs(seed=5)
+    inputs = replace(inputs, source=replace(inputs.source, name=settings.TWO_LANGUAGES))
+    assert settings.make_plan("languages", inputs) == settings.make_plan("languages", replace(inputs, seed=0))
     with pytest.raises(UnavailableError, match="needs the corpus debian_two_languages, which has no other setting"):
-        settings.make_plan("two", given)
+        settings.make_plan("two", inputs)
 
 
 def test_a_teacher_is_selected_by_its_share_of_the_target():
@@ -244,7 +244,7 @@ def test_cells_are_mean_and_standard_deviation_of_a_sample():
     assert tables.mean_sd([]) == "–"
 
 
-def test_tables_say_what_results_do(tmp_path):
+def test_tables_show_the_results(tmp_path):
     for row in RESULTS:
         folder = tmp_path / row["corpus"] / row["setting"] / f"seed-{row['seed']}" / row["method"]
         folder.mkdir(parents=True)
@@ -268,7 +268,7 @@ def test_tables_say_what_results_do(tmp_path):
         ET.fromstring((tmp_path / "tables" / f"{name}.svg").read_text())
 
 
-def test_there_may_be_no_results(tmp_path):
+def test_without_results_there_are_no_tables(tmp_path):
     assert tables.write_tables(tmp_path, tmp_path / "tables", ()) == f"{tmp_path}: no results yet"
     assert results.read_results(tmp_path) == []
 
@@ -288,10 +288,10 @@ def test_a_method_may_be_given_with_options_of_the_recipe():
         students.recipe_overrides("mukka@epochs=3")
 
 
-def test_a_result_counts_as_long_as_it_is_of_the_same(tmp_path):
+def test_a_result_counts_while_the_inputs_of_its_run_are_the_same(tmp_path):
     study = students.Study(tmp_path, ["muka-soft", "labels"], 5, 5, None, None)
     group = students.Group("x", "two", 0)
-    plan = settings.make_plan("two", case())
+    plan = settings.make_plan("two", plan_inputs())
     work = run.Work({group: plan}, study)
     folder = group.folder(tmp_path) / "labels"
     folder.mkdir(parents=True)
@@ -340,9 +340,9 @@ def test_a_distilbert_reads_as_the_bert_that_it_is_made_of(random_classifier, to
         expected = bert.base_model(**inputs).last_hidden_state
         found = distilbert.eval().base_model(**inputs).last_hidden_state
         torch.testing.assert_close(found[seen], expected[seen], rtol=1e-4, atol=1e-4)
-        small, own = architectures.without_unused_tokens(distilbert, tokenizer, tiny.TEXTS[:3])
-        assert len(own) < len(tokenizer)
-        spelled = tiny.padded(own, tiny.TEXTS[:3])
+        small, small_tokenizer = architectures.without_unused_tokens(distilbert, tokenizer, tiny.TEXTS[:3])
+        assert len(small_tokenizer) < len(tokenizer)
+        spelled = tiny.padded(small_tokenizer, tiny.TEXTS[:3])
         found = small.eval().base_model(**spelled).last_hidden_state
         for row, mask in enumerate(spelled["attention_mask"].bool()):
             torch.testing.assert_close(found[row][mask], expected[row][seen[row]], rtol=1e-4, atol=1e-4)
@@ -350,13 +350,13 @@ def test_a_distilbert_reads_as_the_bert_that_it_is_made_of(random_classifier, to
 
 def test_a_roberta_starts_from_the_pieces_of_its_tokens(random_classifier, tokenizer):
     bert = random_classifier().eval()
-    roberta, own = architectures.as_roberta(bert, tokenizer, tiny.TEXTS)
-    assert own.tokenize("chess")[0].startswith("Ġ")
+    roberta, bpe = architectures.as_roberta(bert, tokenizer, tiny.TEXTS)
+    assert bpe.tokenize("chess")[0].startswith("Ġ")
     rows, table = roberta.get_input_embeddings().weight, bert.get_input_embeddings().weight
-    word = max(own.get_vocab(), key=len)
-    pieces = tokenizer(own.decode([own.get_vocab()[word]]), add_special_tokens=False)["input_ids"]
-    torch.testing.assert_close(rows[own.get_vocab()[word]], table[pieces].mean(dim=0))
-    torch.testing.assert_close(rows[own.cls_token_id], table[tokenizer.cls_token_id])
+    word = max(bpe.get_vocab(), key=len)
+    pieces = tokenizer(bpe.decode([bpe.get_vocab()[word]]), add_special_tokens=False)["input_ids"]
+    torch.testing.assert_close(rows[bpe.get_vocab()[word]], table[pieces].mean(dim=0))
+    torch.testing.assert_close(rows[bpe.cls_token_id], table[tokenizer.cls_token_id])
     positions, old = (model.base_model.embeddings.position_embeddings.weight for model in (roberta, bert))
     segment = bert.base_model.embeddings.token_type_embeddings.weight[0]
     torch.testing.assert_close(positions[2:], old + segment)

@@ -18,8 +18,8 @@ from benchmarks.refinement import variants
 TEXTS = [f"text {k}" for k in range(400)]
 
 
-def a_teacher(name, own, gold, scale, rng):
-    """It is right on most texts of its labels, and less sure on others, by a scale of its own."""
+def teacher_scores(name, own, gold, scale, rng):
+    """Scores of a teacher that is right on most texts of its own labels and less sure on others."""
     named = np.where(np.isin(gold, own) & (rng.random(len(gold)) < 0.9), gold - own[0], rng.integers(0, 3, len(gold)))
     logits = np.eye(3)[named] * (scale + np.isin(gold, own) + rng.normal(size=len(gold)) * 0.5)[:, None]
     logits += rng.normal(size=logits.shape) * 0.3
@@ -30,7 +30,7 @@ def a_teacher(name, own, gold, scale, rng):
 def planted():
     rng = np.random.default_rng(6)
     gold, test = rng.integers(0, 6, 200), rng.integers(0, 6, 90)
-    scores = [a_teacher("a", (0, 1, 2), gold, 1.5, rng), a_teacher("b", (3, 4, 5), gold, 3.0, rng)]
+    scores = [teacher_scores("a", (0, 1, 2), gold, 1.5, rng), teacher_scores("b", (3, 4, 5), gold, 3.0, rng)]
     labels = LabelSpace.union({"a": "uvw", "b": "xyz"})
     features = [np.eye(20)[own] * 3 + rng.normal(size=(len(own), 20)) * 0.7 for own in (gold, test)]
     owners = {name: [0 if name in "uvw" else 1] for name in labels.names}
@@ -114,7 +114,7 @@ def test_a_case_is_measured_on_test_texts_of_its_shares(planted):
     assert np.average(np.isin(planted.test[1], (0, 1, 2)), weights=weights) == pytest.approx(0.9)
 
 
-def test_tables_say_what_results_do(tmp_path):
+def test_tables_show_the_results(tmp_path):
     ours = {"options": repr(variants.VARIANTS["refined"]), "n_texts": 9, "target_accuracy": 0.5}
     paper = {**ours, "options": repr(variants.VARIANTS["muka-soft"])}
     for seed, case, values in [(0, "as it is", (0.8, 0.7)), (1, "as it is", (0.6, 0.65)), (0, "few", (0.5, 0.3))]:
@@ -143,5 +143,5 @@ def test_tables_say_what_results_do(tmp_path):
     assert lines[0].startswith("corpus,seed,case,n_texts,variant,target_accuracy,student_accuracy")
 
 
-def test_there_may_be_no_results(tmp_path):
+def test_without_results_there_are_no_tables(tmp_path):
     assert refinement.write_tables(tmp_path).endswith("no results yet")

@@ -281,12 +281,12 @@ def drive(folder, specs, address):
 def test_a_driver_that_is_killed_goes_on_where_it_was(tmp_path, specs, cluster):
     corpus = corpus_of(tmp_path, texts(40))
     stores = stores_of(tmp_path, specs, corpus)
-    here = str(Path(__file__).parent)
     code = (
-        f"import sys; sys.path.insert(0, {here!r}); import test_ray_scoring as own; "
-        "own.drive(sys.argv[1], sys.argv[3:], sys.argv[2])"
+        "import sys; from tests.distributed import test_ray_scoring as driver; "
+        "driver.drive(sys.argv[1], sys.argv[3:], sys.argv[2])"
     )
-    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), cluster.address, *specs])
+    repository = Path(__file__).parents[2]
+    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), cluster.address, *specs], cwd=repository)
     until = time.monotonic() + 120
     while len([*stores[-1].folder.glob("shard-*")]) < 2:
         assert time.monotonic() < until and driver.poll() is None
