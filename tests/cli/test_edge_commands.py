@@ -139,7 +139,9 @@ def test_inspect_shows_labels_precisions_and_teachers(invoke, built):
     shown = invoke("inspect", built.bundle).output
     for word in ("games", "a:games", "b:fonts", "int8", "fp32", "refined", "all as they were built"):
         assert word in shown
-    assert json.loads(invoke("inspect", built.bundle, "--json").output)["format_version"] == 1
+    written = json.loads((built.bundle / "amalgam.json").read_text("utf-8"))
+    assert json.loads(invoke("inspect", built.bundle, "--json").output) == written
+    assert written["format_version"] == 2
 
 
 def test_evaluate_measures_both_precisions(invoke, mistake, built, inputs, tmp_path):
