@@ -370,3 +370,8 @@ def test_examples_are_joined_with_one_tensor_per_teacher():
     assert batch["weight"].tolist() == [0, 1]
     assert [part.tolist() for part in batch["teacher_logits"]] == [[[0, 0], [1, 1]], [[10] * 3, [11] * 3]]
     assert batch["teacher_hidden"] == []
+
+
+def test_fitting_prints_nothing(new_model, train, capsys):
+    train(new_model(), supervised(*toy_texts(4)))
+    assert capsys.readouterr().out == ""
