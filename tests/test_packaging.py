@@ -14,7 +14,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 TOP_FOLDERS = ("cli", "exporters", "models")  # installed as amalgam_edge.cli and so on
-# Tests that are fast and read from all over the repository: code, samples and benchmarks.
+# Tests that are fast and read from all over the repository: code, examples and benchmarks.
 FAST_TESTS = ("tests/metrics/test_accuracy.py", "tests/test_labels.py", "tests/benchmarks/test_corpora.py")
 
 
