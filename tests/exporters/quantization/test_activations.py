@@ -68,3 +68,11 @@ def test_the_graph_computes_what_its_docstring_says(shared):
     second = np.tanh(X) @ WEIGHTS["q"] if shared else X @ WEIGHTS["k"]
     expected = (X @ WEIGHTS["q"] + second).reshape(-1, 4) @ WEIGHTS["g"].T + 1
     np.testing.assert_allclose(run(model(shared))[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_gemm_says_whether_its_matrix_is_transposed(transposed):
+    made = model()
+    gemm = next(node for node in made.graph.node if node.op_type == "Gemm")
+    gemm.attribute[0].i = transposed
+    assert constant_products(made.graph)[-1].transposed is transposed

@@ -178,3 +178,10 @@ def test_a_value_that_is_a_product_itself_is_not_split():
     del graph.node[1]
     graph.node[1].input[0] = "a"
     assert splittable_values(graph) == {}
+
+
+def test_a_product_whose_weights_another_one_shares_is_not_split():
+    """As in ALBERT: the other product would get more outputs too."""
+    graph = two_products()
+    graph.node.append(helper.make_node("MatMul", ["x", "up"], ["again"], "again"))
+    assert splittable_values(graph) == {}

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from amalgam_edge.exporters.quantization.activations import Activation
 from amalgam_edge.exporters.quantization.int8 import Int8Settings, quantize_to_int8
 from amalgam_edge.exporters.quantization.precisions import PRECISIONS
+from amalgam_edge.exporters.quantization.weight_only import write_fp16, write_q4, write_w8
 from amalgam_edge.runtime.bundle import MODEL_FILES
 
 SETTINGS = Int8Settings("some int8", calibrated=True, gptq_rounding=True)
@@ -43,6 +44,14 @@ def test_each_writer_leaves_the_float_model_alone_and_says_what_it_did(toy, tmp_
     assert PRECISIONS[name].write(source, tmp_path / "m.onnx", SETTINGS, {"bag": ALL}) == description
     assert source.read_bytes() == before
     assert (tmp_path / "m.onnx").read_bytes() != before
+
+
+@pytest.mark.parametrize(("name", "write"), [("fp16", write_fp16), ("w8", write_w8), ("q4", write_q4)])
+def test_precisions_without_calibration_are_what_their_name_says(toy, tmp_path, name, write):
+    source = toy()
+    PRECISIONS[name].write(source, tmp_path / "table.onnx", SETTINGS, {})
+    write(source, tmp_path / "direct.onnx")
+    assert (tmp_path / "table.onnx").read_bytes() == (tmp_path / "direct.onnx").read_bytes()
 
 
 def large_table(path):

@@ -41,7 +41,7 @@ def test_each_part_gets_its_nearest_code():
 
 def test_the_same_table_gives_the_same_codes():
     table = RNG.normal(size=(1200, 4)).astype(np.float32)
-    for one, other in zip(product_quantize(table), product_quantize(table), strict=True):
+    for one, other in zip(product_quantize(table), product_quantize(table, seed=0), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -92,6 +92,8 @@ def test_matrices_multiplied_head_by_head_are_stored_in_int8():
     assert quantize_head_matrices(made.graph) == 1
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     assert stored["stack_int8"].dtype == np.int8
+    expected_scales = np.abs(weights["stack"]).max(axis=1) / 127  # one for each head and output
+    np.testing.assert_allclose(stored["stack_scales"], expected_scales[:, None], rtol=1e-6)
     restored = stored["stack_int8"] * stored["stack_scales"]
     assert (np.abs(restored - weights["stack"]) <= stored["stack_scales"] * 0.501).all()
     ids = np.array([[1, 2, 3]])
@@ -124,7 +126,22 @@ def test_a_column_of_zeros_by_head_stays_zero():
     weights = numpy_helper.to_array(stack).copy()
     weights[:, :, 2] = 0
     stack.CopyFrom(numpy_helper.from_array(weights, "stack"))
-    quantize_head_matrices(made.graph)
+    with np.errstate(all="raise"):
+        quantize_head_matrices(made.graph)
     answers = run(made, np.array([[1, 2, 3]]))
     assert np.isfinite(answers).all()
     assert not answers[..., 2].any()
+
+
+def test_a_table_that_something_else_reads_stays():
+    made, _ = model(1100, 8)
+    made.graph.node.append(helper.make_node("Neg", ["table"], ["negative"], "negative"))
+    assert quantize_tables_by_product(made.graph) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 6), (2, 8, 1)])
+def test_constants_with_an_axis_of_one_entry_are_no_stack_of_matrices(shape):
+    made, _ = model(20, 8, head=True)
+    stack = next(tensor for tensor in made.graph.initializer if tensor.name == "stack")
+    stack.CopyFrom(numpy_helper.from_array(np.ones(shape, np.float32), "stack"))
+    assert quantize_head_matrices(made.graph) == 0

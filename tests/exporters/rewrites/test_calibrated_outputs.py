@@ -1,4 +1,4 @@
-"""The end of a student's graph, on graphs made by hand."""
+"""Temperature and probabilities at the end of graphs made by hand, against numpy."""
 
 import numpy as np
 import onnxruntime
@@ -51,7 +51,7 @@ def test_logits_are_divided(make, nodes, temperature):
     assert len(made.graph.node) == (nodes if temperature != 1.0 else len(make().graph.node))
 
 
-def test_weights_that_others_read_are_left_alone():
+def test_weights_that_something_else_reads_are_not_divided():
     made = tied()
     made.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
     divide_logits(made.graph, 2.0)

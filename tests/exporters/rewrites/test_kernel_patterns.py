@@ -1,3 +1,5 @@
+"""Patterns that ONNX Runtime fuses, and those that it should not, on graphs made by hand."""
+
 import math
 
 import numpy as np
@@ -6,7 +8,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from amalgam_edge.exporters.rewrites.kernel_patterns import reorder_gelu
+from amalgam_edge.exporters.rewrites.kernel_patterns import prevent_skip_layer_norm_fusion, reorder_gelu
+from tests.support.graphs import make_graph, run_graph, value_info
 
 
 def gelu(half=0.5, turned=False, read_twice=False):
@@ -55,8 +58,32 @@ def test_a_gelu_is_one_kernel_afterwards_and_answers_as_before(tmp_path, turned)
 
 
 @pytest.mark.parametrize("other", [{"half": 0.25}, {"read_twice": True}])
-def test_what_is_no_gelu_stays(other):
+def test_operations_that_are_no_gelu_stay_as_they_are(other):
     model = gelu(**other)
     before = model.SerializeToString()
     assert reorder_gelu(model.graph) == 0
     assert model.SerializeToString() == before
+
+
+def residual(normalized="sum"):
+    """A LayerNormalization behind a residual addition."""
+    nodes = [
+        helper.make_node("Add", ["x", "y"], ["sum"]),
+        helper.make_node("Add", ["sum", "y"], ["more"]),
+        helper.make_node("LayerNormalization", [normalized, "gamma"], ["out"]),
+    ]
+    values = [value_info(name, TensorProto.FLOAT, "n", 4) for name in ("x", "y", "out", "more")]
+    return make_graph(nodes, values[:2], values[2:], gamma=np.ones(4, np.float32))
+
+
+def test_only_additions_that_are_normalized_become_sums():
+    graph = residual()
+    x, y = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    before = run_graph(graph, x=x, y=y)
+    assert prevent_skip_layer_norm_fusion(graph) == 1
+    assert [node.op_type for node in graph.node] == ["Sum", "Add", "LayerNormalization"]
+    np.testing.assert_array_equal(run_graph(graph, x=x, y=y), before)
+
+
+def test_a_normalization_of_an_input_stays_as_it_is():
+    assert prevent_skip_layer_norm_fusion(residual("x")) == 0
