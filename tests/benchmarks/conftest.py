@@ -6,8 +6,6 @@ The benchmark is imported where it is used, so that tests which do not need it s
 import pytest
 
 from amalgam_edge.progress import SilentProgress
-from benchmarks.amalgamation import students
-from tests.support import tiny
 
 LABELS = ("maps", "games", "sound", "fonts")
 
@@ -16,6 +14,7 @@ LABELS = ("maps", "games", "sound", "fonts")
 def tiny_plan():
     """Two teachers of two labels each, and unlabeled texts of which one has a label that no teacher knows."""
     from benchmarks.amalgamation.settings import Plan, teacher_plan
+    from tests.support import tiny
 
     rows = [(f"{text} {k}", LABELS[k % 4]) for k, text in enumerate(5 * tiny.TEXTS)]
     teachers = tuple(teacher_plan(k, LABELS[2 * k : 2 * k + 2], rows[:32]) for k in range(2))
@@ -25,6 +24,7 @@ def tiny_plan():
 @pytest.fixture(scope="session")
 def prepared_group(tiny_plan, tokenizer, make_classifier, random_classifier, tmp_path_factory):
     """The group of the plan: its teachers are fine-tuned for one epoch, its texts scored."""
+    from benchmarks.amalgamation import students
 
     encoder = make_classifier(tmp_path_factory.mktemp("encoder"), LABELS, layers=3)
     study = students.Study(tmp_path_factory.mktemp("runs"), [], epochs=1, teacher_epochs=1, most=None, threads=1)
