@@ -48,17 +48,16 @@ from amalgam_edge.inference.runner import DropoutRunner
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.metrics.uncertainty import normalised_entropy
 from amalgam_edge.models.teacher import Teacher, load_teacher
-from amalgam_edge.recipe.sections import ScoringSettings
-from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime.session import open_session
 from amalgam_edge.scoring.backends import Backend
+from amalgam_edge.recipe.sections import ScoringSettings
 from amalgam_edge.scoring.score import score_texts
 from amalgam_edge.scoring.scores import TeacherScores
+from benchmarks.scoring.tables import PARTS, tables
 
 PAPER_PASSES, PAPER_LENGTH, PAPER_BATCH = 16, 128, 32
 OVERHEAD_SHAPES = ((8, 16), (8, 128), (32, 64), (64, 12))
 BATCHES, GPU_BATCHES = (32, 64, 128), (128, 512, 1024)  # batch sizes that the tuned loop is chosen from
-PARTS = ("ways", "masks", "growth")
 
 
 class TorchLoop:
@@ -310,50 +309,6 @@ def measure_command(command: Sequence[str]) -> None:
     spent, _ = seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(json.dumps({"seconds": spent, "peak_mb": peak}))
-
-
-def tables(found: dict) -> str:
-    """Tables of all parts that have results, as Markdown."""
-    shown = {"ways": ways_table, "masks": masks_table, "growth": growth_table}
-    return "\n\n".join(shown[part](found[part]) for part in PARTS if part in found)
-
-
-def ways_table(found: dict) -> str:
-    """Speed and error of each way."""
-    rows = found["rows"]
-    columns = ("way", "passes", "texts/s", "over a", "over b", "RMSE of u", "other pick")
-    table = Table(
-        tuple(Column(name, numeric=name != "way") for name in columns),
-        tuple(
-            (
-                row["way"],
-                f"{row['passes']:.1f}",
-                f"{row['texts_per_second']:.1f}",
-                *(f"{row['texts_per_second'] / rows[k]['texts_per_second']:.1f}×" for k in (0, 1)),
-                f"{row['rmse_u']:.4f}",
-                f"{row['other_pick']:.1%}",
-            )
-            for row in rows
-        ),
-    )
-    about = (
-        f"{found['texts']} texts of {found['mean_tokens']:.1f} tokens on average, {found['teachers']} teachers, "
-        f"{found['repeats']} rounds, medians."
-    )
-    return f"{about}\n\n{table.to_markdown()}"
-
-
-def masks_table(rows: list[dict]) -> str:
-    """How much masks slow a pass down."""
-    cells = tuple((f"{row['texts']} × {row['tokens']}", f"{row['ratio']:.2f}") for row in rows)
-    columns = (Column("texts × tokens", numeric=False), Column("masked pass over plain pass"))
-    return Table(columns, cells).to_markdown()
-
-
-def growth_table(rows: list[dict]) -> str:
-    """Seconds and memory by number of texts."""
-    cells = tuple((str(row["texts"]), f"{row['seconds']:.0f}", f"{row['peak_mb']:.0f}") for row in rows)
-    return Table((Column("texts"), Column("seconds"), Column("peak MB")), cells).to_markdown()
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from amalgam_edge.errors import MissingExtraError, needs_extra
 
 def test_a_missing_package_names_the_extra_to_install():
     with pytest.raises(MissingExtraError) as refused, needs_extra("serve", "serving"):
-        import no_such_package  # noqa: F401
+        import no_such_package  # noqa: F401  # deptry: ignore[DEP001]
     assert str(refused.value) == 'serving needs no_such_package: pip install "amalgam-edge[serve]"'
 
 
