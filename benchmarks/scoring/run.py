@@ -48,9 +48,9 @@ from amalgam_edge.inference.runner import DropoutRunner
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.metrics.uncertainty import normalised_entropy
 from amalgam_edge.models.teacher import Teacher, load_teacher
+from amalgam_edge.recipe.sections import ScoringSettings
 from amalgam_edge.runtime.session import open_session
 from amalgam_edge.scoring.backends import Backend
-from amalgam_edge.recipe.sections import ScoringSettings
 from amalgam_edge.scoring.score import score_texts
 from amalgam_edge.scoring.scores import TeacherScores
 from benchmarks.scoring.tables import PARTS, tables
