@@ -1,4 +1,4 @@
-"""Exports of tiny students and teachers, each made once a test session, whatever the number of workers."""
+"""ONNX files of tiny students and teachers, each exported once a test session, whatever the number of workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from amalgam_edge.models.teacher import Teacher, load_teacher
 
 @dataclass(frozen=True)
 class Exported:
-    """A tiny student in torch, and the ONNX file that was made of it."""
+    """A tiny student in torch, its ONNX file, and the difference that exporting it returned."""
 
     model: Any
     path: Path
@@ -35,7 +35,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class ExportedTeacher:
-    """A tiny teacher in torch, and the ONNX file that was made of it."""
+    """A tiny teacher in torch, its ONNX file, and the difference that exporting it returned."""
 
     teacher: Teacher
     path: Path
@@ -44,14 +44,14 @@ class ExportedTeacher:
     difference: float
 
     def in_torch(self, seed: int = 0, *, double: bool = False) -> TorchRunner:
-        """The teacher in torch; in float64, what is seen of it is free of rounding."""
+        """The teacher in torch, on request in float64, where its logits are free of float32's rounding."""
         model = copy.deepcopy(self.teacher.model).double() if double else self.teacher.model
         return TorchRunner(model, self.teacher.sites, seed=seed, passes=self.passes, masks=self.masks, device="cpu")
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-    """A folder that is common to all workers of xdist."""
+    """A folder that all workers of xdist share."""
     folder = tmp_path_factory.getbasetemp()
     return folder.parent if folder.name.startswith("popen-") else folder
 
@@ -62,29 +62,30 @@ def teachers(shared, make_classifier):
 
     Teachers that differ in passes, masks and rates of dropout alone are traced once: their weights are the same.
     """
-    made = {}
+    known = {}
 
     def exported(architecture, *, passes=16, masks="systematic", **config):
         name = "-".join([architecture, *(f"{key}={value}" for key, value in config.items())])
         key = (name, passes, masks)
-        if key in made:
-            return made[key]
+        if key in known:
+            return known[key]
         folder = shared / "teachers" / name
         folder.mkdir(parents=True, exist_ok=True)
-        path, said = (folder / f"{passes}-{masks}{end}" for end in (".onnx", ".txt"))
+        path, difference_file = (folder / f"{passes}-{masks}{end}" for end in (".onnx", ".txt"))
         with FileLock(folder / "lock"):
             if not (folder / "torch").exists():
                 make_classifier(folder / "torch", ["a", "b", "c"], architecture=architecture, **config)
             teacher = load_teacher(architecture, str(folder / "torch"))
-            if not said.exists():
+            if not difference_file.exists():
                 rates = {key: value > 0 if "drop" in key else value for key, value in config.items()}
                 live = "-".join(
                     [architecture, *(f"{key}={value}" for key, value in rates.items() if value is not True)]
                 )
                 difference = _export_traced_once(teacher, shared / "traced" / live, path, passes, masks)
-                said.write_text(repr(difference), "utf-8")
-        made[key] = ExportedTeacher(teacher, path, passes, masks, float(said.read_text("utf-8")))
-        return made[key]
+                difference_file.write_text(repr(difference), "utf-8")
+        difference = float(difference_file.read_text("utf-8"))
+        known[key] = ExportedTeacher(teacher, path, passes, masks, difference)
+        return known[key]
 
     return exported
 
@@ -107,22 +108,21 @@ def _export_traced_once(teacher: Teacher, folder: Path, path: Path, passes: int,
 @pytest.fixture(scope="session")
 def exports(shared, make_classifier):
     """``exports(architecture)`` → :class:`Exported`. Read only."""
-    made = {}
+    known = {}
 
     def exported(architecture):
-        if architecture in made:
-            return made[architecture]
+        if architecture in known:
+            return known[architecture]
         folder = shared / "exports" / architecture
         folder.mkdir(parents=True, exist_ok=True)
-        path, said = folder / "model.onnx", folder / "difference.txt"
+        path, difference_file = folder / "model.onnx", folder / "difference.txt"
         with FileLock(folder / "lock"):
-            if not said.exists():
+            if not difference_file.exists():
                 make_classifier(folder / "torch", ["a", "b", "c"], architecture=architecture)
-                said.write_text(repr(export_student(_load(folder), path)), "utf-8")
-        made[architecture] = Exported(
-            _load(folder), path, folder / "torch" / "tokenizer.json", float(said.read_text("utf-8"))
-        )
-        return made[architecture]
+                difference_file.write_text(repr(export_student(_load(folder), path)), "utf-8")
+        difference = float(difference_file.read_text("utf-8"))
+        known[architecture] = Exported(_load(folder), path, folder / "torch" / "tokenizer.json", difference)
+        return known[architecture]
 
     return exported
 
@@ -133,9 +133,9 @@ def _load(folder: Path) -> Any:
 
 @pytest.fixture
 def toy(tmp_path, tokenizer):
-    """``toy(outlier)`` → path of a bag of words under three products w1, w2, w3 without biases.
+    """``toy(outlier)`` → the path of a bag of words under three products w1, w2, w3 without biases.
 
-    With an outlier, w2 has a row so large that no other weight has resolution; what it multiplies is always zero.
+    With an outlier, w2 has a row so large that no other weight keeps any resolution; the row is multiplied by zeros.
     """
 
     def make(outlier: float = 0.0, name: str = "model.onnx") -> Path:

@@ -201,3 +201,20 @@ def test_a_socket_listens_on_a_free_port_and_a_taken_one_is_refused():
 
 def test_an_ipv6_address_stands_in_brackets():
     assert url_of(SimpleNamespace(getsockname=lambda: ("::1", 80, 0, 0))) == "http://[::1]:80"
+
+
+def test_the_open_inference_protocol_answers_with_three_tensors():
+    tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["x", "a longer text"]}
+    (response,), _ = ask(post(json.dumps({"id": "7", "inputs": [tensor]}), "/v2/models/tiny/infer"))
+    likelier = 1 / (1 + np.exp(-2))  # of logits 0 and 2
+    label, score, probabilities = response.json().pop("outputs")
+    assert label == {"name": "label", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}
+    assert score.pop("data") == pytest.approx([0.5, likelier], abs=1e-6)
+    assert score == {"name": "score", "datatype": "FP32", "shape": [2]}
+    assert probabilities.pop("data") == pytest.approx([0.5, 0.5, 1 - likelier, likelier], abs=1e-6)
+    assert probabilities == {"name": "probabilities", "datatype": "FP32", "shape": [2, 2]}
+    assert {name: response.json()[name] for name in ("id", "model_name", "model_version")} == {
+        "id": "7",
+        "model_name": "tiny",
+        "model_version": "v1",
+    }

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, made on the spot: everything that the tests need of a model hub."""
+"""Tiny models with random weights and a tiny tokenizer, in place of models from a hub."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def make_classifier(
     tokenizer: PreTrainedTokenizerFast | None = None,
     **config: Any,
 ) -> Path:
-    """Save a random classifier with its tokenizer as safetensors and return its folder."""
+    """Save a random classifier as safetensors, with its tokenizer; returns the folder."""
     tokenizer = tokenizer or make_tokenizer()
     model = random_classifier(
         labels, architecture=architecture, seed=seed, dropout=dropout, layers=layers, tokenizer=tokenizer, **config
@@ -130,6 +130,17 @@ def random_classifier(
     tokenizer: PreTrainedTokenizerFast,
     **config: Any,
 ) -> PreTrainedModel:
+    """A classifier with random weights whose most likely class differs from text to text, in evaluation mode.
+
+    Args:
+        labels: The names of its classes.
+        architecture: One of :data:`ARCHITECTURES`.
+        seed: The seed of its weights.
+        dropout: The probability of every dropout.
+        layers: The number of layers.
+        tokenizer: The tokenizer, for the size of the vocabulary and the special tokens.
+        config: Other entries of the config.
+    """
     settings = AutoConfig.for_model(
         architecture,
         **{
@@ -182,7 +193,7 @@ def centre_logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> No
 def padded(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Tensors of some texts, padded on the right to the longest or to ``length``."""
+    """Token ids and attention mask of some texts, padded on the right to the longest one or to ``length``."""
     padding = "longest" if length is None else "max_length"
     encoded = tokenizer(
         list(texts), padding=padding, truncation=True, max_length=length or 48, return_tensors="pt",

@@ -74,5 +74,5 @@ def test_the_graph_computes_what_its_docstring_says(shared):
 def test_a_gemm_says_whether_its_matrix_is_transposed(transposed):
     made = model()
     gemm = next(node for node in made.graph.node if node.op_type == "Gemm")
-    gemm.attribute[0].i = transposed
+    gemm.attribute[0].i = int(transposed)
     assert constant_products(made.graph)[-1].transposed is transposed
