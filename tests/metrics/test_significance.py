@@ -71,7 +71,7 @@ def test_the_interval_depends_on_the_seed_alone():
     assert bootstrap_interval(9_999, 3_001, 2_003, seed=3) != bootstrap_interval(9_999, 3_001, 2_003, seed=4)
 
 
-@pytest.mark.parametrize("options", [{}, {"seed": 0}, {"seed": 5}])
+@pytest.mark.parametrize("options", [{}, {"seed": 0}, {"seed": 4}])
 def test_the_interval_is_of_ten_thousand_resamples_and_seed_0_by_default(options):
     """Quantiles of the documented multinomial draw, to the bit."""
     n, b, c = 9_999, 3_001, 2_003
