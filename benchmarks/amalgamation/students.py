@@ -208,7 +208,7 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
         data=data,
         gold=np.array([position.get(label_of[text] or "", -1) for text in data.texts.corpus.texts]),
         teacher_accuracy={
-            teacher.name: evaluate_teacher(teacher, models.labels, test, models.gold, device)["accuracy"]
+            teacher.name: evaluate_teacher(teacher, models.labels, test, models.gold, device).accuracy
             for teacher in models.teachers
         },
     )

@@ -6,7 +6,6 @@ from onnx import numpy_helper
 from amalgam_edge.exporters.quantization.activations import Activation
 from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, Int8Settings, quantize_to_int8
 from amalgam_edge.exporters.selection import gate
-from amalgam_edge.exporters.selection.fidelity import Fidelity
 from amalgam_edge.exporters.selection.gate import pass_gate
 from amalgam_edge.runtime.text_model import TextModel
 
@@ -227,20 +226,6 @@ def test_a_failure_leaves_no_trial_model_behind(source, target, tmp_path):
     with pytest.raises(RuntimeError, match="cut off"):
         pass_gate(source, target, TEXTS, failing, calibration=TEXTS, budget=0.0, ladder=WAYS)
     assert not [name for name in files(tmp_path) if "trial" in name]
-
-
-def test_a_manifest_entry_is_made_of_json_values():
-    row = gate.PrecisionEntry(
-        "onnx/model.onnx", 12, "float", Fidelity(0.5, 0.1, 4), {"p50": 1.0, "p95": 2.0}, {"Gelu": 3}
-    ).as_dict()
-    assert row == {
-        "file": "onnx/model.onnx",
-        "bytes": 12,
-        "quantization": "float",
-        "fidelity": {"agreement": 0.5, "mean_kl": 0.1, "n_texts": 4},
-        "latency_ms": {"p50": 1.0, "p95": 2.0},
-        "kernels": {"Gelu": 3},
-    }
 
 
 def test_products_are_ranked_on_the_first_200_texts(source, target, monkeypatch):

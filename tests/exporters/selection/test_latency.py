@@ -25,7 +25,7 @@ def test_each_model_is_warmed_up_and_then_timed_on_each_text(given, timed):
     assert list(measured) == ["fp32", "int8"]
     for name, model in models.items():
         assert model.texts == TEXTS[:10] + TEXTS[:timed]
-        assert 0 < measured[name]["p50"] <= measured[name]["p95"]
+        assert 0 < measured[name].p50 <= measured[name].p95
 
 
 def test_models_take_turns_at_each_text():
@@ -46,5 +46,5 @@ def test_percentiles_are_in_milliseconds(monkeypatch):
     now = iter(x for k in range(21) for x in (100.0, 100.0 + k / 1000))
     monkeypatch.setattr(latency, "perf_counter", lambda: next(now))
     measured = measure_latency({"m": CountingModel()}, TEXTS[:21])
-    assert measured["m"]["p50"] == pytest.approx(10.0)
-    assert measured["m"]["p95"] == pytest.approx(19.0)
+    assert measured["m"].p50 == pytest.approx(10.0)
+    assert measured["m"].p95 == pytest.approx(19.0)
