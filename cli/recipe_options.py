@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -50,7 +51,7 @@ class RecipeCommand(click.Command):
                 records.setdefault(section, []).append(record)
         for section in ("", *SECTIONS):
             if section in records:
-                title = (SECTIONS[section].__doc__ or "").partition(":")[0].rstrip(".") if section else "Options"
+                title = re.split("[:.]", SECTIONS[section].__doc__ or "")[0] if section else "Options"
                 with formatter.section(title):
                     formatter.write_dl(records[section])
 

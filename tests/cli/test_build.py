@@ -252,7 +252,7 @@ def test_a_teacher_can_be_the_student_and_torch_weights_can_ship(invoke, inputs,
 
 def test_a_miss_of_the_gate_ships_float_only_and_exits_3(invoke, build_options, inputs, tmp_path, monkeypatch):
     worst = Fidelity(agreement=0.5, mean_kl=1.0, n_texts=8)
-    monkeypatch.setattr(gate, "compare", lambda *_: worst)
+    monkeypatch.setattr(gate, "measure_fidelity", lambda *_: worst)
     bundle = tmp_path / "student"
     result = invoke("build", *build_options, "--output", bundle)
     assert result.exit_code == 3, result.output
