@@ -44,7 +44,7 @@ def test_inspect_writes_the_manifest_as_this_version_would(invoke, bundle):
 
 def test_optimize_makes_a_bundle_of_this_version_of_it(invoke, bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(candidates, "peak_megabytes", lambda *paths, **options: 100.0)
-    monkeypatch.setattr(candidates, "side_by_side", lambda runs, **options: dict.fromkeys(runs, 1e-3))
+    monkeypatch.setattr(candidates, "median_call_times", lambda runs, **options: dict.fromkeys(runs, 1e-3))
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(f"mail server {k} chess" for k in range(20)), "utf-8")
     result = invoke("optimize", bundle, "--budget", "loss<=100%", "--calibration", texts, "--output", tmp_path / "new")

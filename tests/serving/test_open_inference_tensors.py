@@ -166,3 +166,9 @@ def test_the_reference_client_reads_a_response(as_binary):
     np.testing.assert_array_equal(result.as_numpy("score"), scores)
     np.testing.assert_array_equal(result.as_numpy("probabilities"), probabilities)
     assert (header_length is None) == (not as_binary)
+
+
+def test_a_request_may_have_as_many_texts_as_the_limit():
+    assert read(request(["a", "b"]), max_texts=2).texts == ["a", "b"]
+    with pytest.raises(BadTensorsError, match="2 texts in a request, the limit is 1"):
+        read(request(["a", "b"]), max_texts=1)
