@@ -205,7 +205,7 @@ def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, 
 def test_optimize_leaves_out_a_cascade_that_does_not_keep_its_agreement(cascaded, invoke, tmp_path, monkeypatch, quick):
     from amalgam_edge.building import cascading
 
-    monkeypatch.setattr(cascading, "agreement", lambda reference, other: -1.0)
+    monkeypatch.setattr(cascading, "is_sure", lambda logits, threshold: np.zeros(len(logits), dtype=bool))
     small = tmp_path / "small"
     result = invoke("optimize", cascaded.bundle, "--budget", "loss<=100%", "--output", small)
     assert result.exit_code == 0, result.output

@@ -23,6 +23,7 @@ from amalgam_edge.corpus import read_corpus  # noqa: E402
 from amalgam_edge.errors import AmalgamError  # noqa: E402
 from amalgam_edge.inference.torch_runner import TorchRunner  # noqa: E402
 from amalgam_edge.models.teacher import load_teachers  # noqa: E402
+from amalgam_edge.scoring.adaptive_passes import balanced_over  # noqa: E402
 from amalgam_edge.scoring.ray.cluster import Cluster, score_on_ray  # noqa: E402
 from amalgam_edge.scoring.score import (  # noqa: E402
     ReadyTeachers,
@@ -88,7 +89,7 @@ class TroubledRunner:
 
 
 def on_torch(teacher):
-    options = {"seed": SETTINGS.seed, "passes": SETTINGS.balanced_over, "masks": SETTINGS.masks, "device": "cpu"}
+    options = {"seed": SETTINGS.seed, "passes": balanced_over(SETTINGS), "masks": SETTINGS.masks, "device": "cpu"}
     return TorchRunner(teacher.model, teacher.sites, **options)
 
 

@@ -55,8 +55,8 @@ def test_predict_works_without_torch(edge_python, real):
 def test_commands_that_train_say_what_is_missing(edge_python, real):
     script = edge_python.with_name("amalgam-edge")
     for command in (
-        ["build"],
-        ["score"],
+        ["build", "--teacher", real.folder / "a"],
+        ["score", "--teacher", real.folder / "a"],
         ["export-teacher", real.folder / "a", "--output", real.folder / "exported"],
         ["evaluate", real.bundle, "--data", real.labelled],
     ):

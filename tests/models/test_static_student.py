@@ -11,17 +11,17 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.models import static_student
+from amalgam_edge.models.checkpoints import encoder_of
 from amalgam_edge.models.static_student import (
     StaticConfig,
     StaticStudent,
     build_static_student,
-    initial_encoder,
-    is_static,
     log_weights,
     token_vectors,
 )
 from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
 from amalgam_edge.numerics.components import principal_components
+from amalgam_edge.recipe.recipe import Recipe
 
 LABELS = ("games", "science", "net")
 
@@ -142,9 +142,9 @@ def test_a_static_student_is_saved_and_read_without_pickle(student, tmp_path):
     ],
 )
 def test_the_option_that_asks_for_a_static_student(student, static, encoder):
-    assert is_static(student) is static
+    assert Recipe(student=student).student.is_static is static
     if static:
-        assert initial_encoder(student, "first") == encoder
+        assert encoder_of(student, "first") == encoder
 
 
 def test_an_unknown_checkpoint_is_named(tmp_path):

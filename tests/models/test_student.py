@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, FNetConfig
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.models.student import build_student, kept_layers, resolve_student
+from amalgam_edge.models.checkpoints import resolve_student
+from amalgam_edge.models.student import build_student, kept_layers
 from tests.support import tiny
 
 LABELS = ["games", "science", "net", "text"]

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.models.teacher import load_teacher, load_teachers, parse_spec
+from amalgam_edge.models.checkpoints import parse_teacher
+from amalgam_edge.models.teacher import load_teacher, load_teachers
 from tests.support import tiny
 
 LEARNT_POSITIONS = ("bert", "distilbert", "roberta", "xlm-roberta", "mpnet", "electra", "albert", "camembert")
@@ -53,14 +54,14 @@ def refusal(*specs, **options):
     ],
 )
 def test_a_spec_gives_name_and_source(spec, name, source):
-    assert parse_spec(spec) == (name, source)
+    assert parse_teacher(spec) == (name, source)
 
 
 def test_a_folder_that_is_there_is_no_name_and_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert parse_spec("lr=0.1") == ("lr", "0.1")
+    assert parse_teacher("lr=0.1") == ("lr", "0.1")
     (tmp_path / "lr=0.1").mkdir()
-    assert parse_spec("lr=0.1") == ("lr-0.1", "lr=0.1")
+    assert parse_teacher("lr=0.1") == ("lr-0.1", "lr=0.1")
 
 
 def test_teachers_keep_order_and_names(classifier_folder, other_classifier_folder):
@@ -309,7 +310,7 @@ def test_texts_are_cut_at_128_tokens_unless_told_otherwise(tmp_path, make_classi
 def test_a_name_of_dots_is_refused(spec):
     """It would be the name of a folder, and of another one than it seems."""
     with pytest.raises(AmalgamError, match="a name has letters or digits"):
-        parse_spec(spec)
+        parse_teacher(spec)
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])

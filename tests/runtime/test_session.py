@@ -59,7 +59,7 @@ def test_without_a_runtime_the_extra_is_named():
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from amalgam_edge.errors import AmalgamError\n"
-        "try:\n    import amalgam_edge.runtime\n"
+        "try:\n    from amalgam_edge.runtime import EdgeClassifier\n"
         "except AmalgamError as error:\n    print(error)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,6 +16,8 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.scoring.adaptive_passes import balanced_over
+from amalgam_edge.scoring.backends import Backend
 from amalgam_edge.scoring.features import text_features
 from amalgam_edge.scoring.hidden_states import hidden_states
 from amalgam_edge.scoring.run import cached_stores, named_stores
@@ -48,7 +50,7 @@ def on_torch(teacher, settings=SETTINGS):
         teacher.model,
         teacher.sites,
         seed=settings.seed,
-        passes=settings.balanced_over,
+        passes=balanced_over(settings),
         masks=settings.masks,
         device="cpu",
     )
@@ -77,7 +79,7 @@ def test_settings_are_those_of_the_documentation_unless_told_otherwise():
         "masks": "systematic",
         "dropout": None,
         "precision": "fp32",
-        "batch_tokens": 1024,
+        "batch_tokens": None,
     }
 
 
@@ -86,12 +88,14 @@ def test_settings_are_those_of_the_documentation_unless_told_otherwise():
 )
 def test_masks_are_balanced_over_all_passes_up_to_ten(passes, max_passes, most, balanced):
     settings = ScoringSettings(passes=passes, max_passes=max_passes)
-    assert (settings.most_passes, settings.balanced_over) == (most, balanced)
+    assert (settings.most_passes, balanced_over(settings)) == (most, balanced)
 
 
 @pytest.mark.parametrize("function", [predict_texts, hidden_states, text_features])
 def test_batches_hold_1024_tokens_unless_told_otherwise(function):
-    assert inspect.signature(function).parameters["batch_tokens"].default == ScoringSettings.batch_tokens == 1024
+    assert (
+        inspect.signature(function).parameters["batch_tokens"].default == Backend("torch", "cpu").batch_tokens == 1024
+    )
 
 
 def test_dropout_is_proven_alive_on_the_first_four_texts_together(teacher, corpus, store, runs):

@@ -62,7 +62,7 @@ def test_a_manifest_of_an_earlier_version_is_written_as_it_was(folder):
 def test_the_key_that_earlier_versions_named_folders_by_is_the_same():
     """A build looks for scores in a folder that is named by the key's fingerprint."""
     key = read_manifest(SCORES / "a").key
-    assert key.fingerprint == ScoreStore.found(SCORES / "a").read_shard(0).lineage["key_fingerprint"]
+    assert key.fingerprint == ScoreStore.from_folder(SCORES / "a").read_shard(0).lineage["key_fingerprint"]
 
 
 def test_who_wrote_may_not_be_known(folder):
@@ -119,7 +119,7 @@ def test_a_hostile_manifest_is_refused_quickly_in_one_line(folder, case):
     (folder / "manifest.json").write_text(json.dumps(document))
     start = time.perf_counter()
     with pytest.raises(AmalgamError) as refused:
-        ScoreStore.found(folder)
+        ScoreStore.from_folder(folder)
     assert str(refused.value).startswith(f"{folder / 'manifest.json'}: damaged, {fault}")
     assert len(str(refused.value).splitlines()) == 1
     assert time.perf_counter() - start < 5
@@ -131,14 +131,14 @@ def test_a_hostile_manifest_is_refused_quickly_in_one_line(folder, case):
 def test_text_that_is_no_manifest_is_refused(folder, content):
     (folder / "manifest.json").write_text(content)
     with pytest.raises(AmalgamError, match=r"manifest\.json: damaged, .*; restore it"):
-        ScoreStore.found(folder)
+        ScoreStore.from_folder(folder)
 
 
 def test_a_manifest_of_a_hundred_megabytes_is_not_read(folder):
     with (folder / "manifest.json").open("r+b") as file:
         file.truncate(100 * 2**20)  # a sparse file: no disk is filled
     with pytest.raises(AmalgamError, match=f"longer than {MOST_BYTES} bytes"):
-        ScoreStore.found(folder)
+        ScoreStore.from_folder(folder)
 
 
 def test_no_more_of_a_manifest_elsewhere_is_read_than_is_allowed(memory):

@@ -269,13 +269,16 @@ def test_defaults_are_the_documented_ones():
     assert asdict(TrainingSettings()) == {
         "epochs": 5,
         "batch_size": 32,
-        "learning_rate": 1e-4,
+        "learning_rate": None,
         "warmup_ratio": 0.1,
         "weight_decay": 0.01,
         "seed": 0,
         "device": "auto",
+        "threads": None,
         "report_to": "none",
+        "processes": 1,
     }
+    assert TrainingSettings().peak_learning_rate() == 1e-4
 
 
 def test_the_curve_has_about_fifty_training_losses(new_model, train):
