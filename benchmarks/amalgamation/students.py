@@ -28,6 +28,7 @@ from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.storage.fingerprints import sha256_of_mapping
+from amalgam_edge.storage.records import to_json
 from amalgam_edge.storage.staging import staged, write_text_atomically
 from benchmarks.amalgamation.architectures import untrained
 from benchmarks.amalgamation.settings import Plan, TeacherPlan
@@ -249,7 +250,7 @@ def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress:
         max_length=student.tokenizer.model_max_length,
     )
     domains = {teacher: list(columns) for teacher, columns in data.labels.columns.items()}
-    measured = measure_answers(group.models.gold, logits / variant.temperature, domains, abstain=0.0)
+    measured = to_json(measure_answers(group.models.gold, logits / variant.temperature, domains, abstain=0.0))
     kept = ("accuracy", "macro_f1", "ece", "nll", "aurc", "domains", "confusion")
     return {
         **{name: measured[name] for name in kept},
