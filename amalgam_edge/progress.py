@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[int], None]  # is called with the number of units that were finished since the last call
+Say = Callable[[str], None]  # is called with a line to show
 
 
 class Progress(Protocol):

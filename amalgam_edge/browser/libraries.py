@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -22,6 +21,7 @@ from urllib.request import urlopen
 from platformdirs import user_cache_path
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.progress import Say
 from amalgam_edge.storage.staging import staged
 
 FOLDER_VARIABLE = "AMALGAM_WEB_LIBRARIES"
@@ -69,7 +69,7 @@ def find_libraries() -> Path | None:
     return folder if all((folder / name).is_file() for name in LIBRARY_FILES) else None
 
 
-def get_libraries(notify: Callable[[str], None] = lambda line: None) -> Path:
+def get_libraries(notify: Say = lambda line: None) -> Path:
     """The folder of the libraries, downloaded if need be.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tokenizers import Tokenizer
 
 from amalgam_edge.browser.libraries import LIBRARY_FILES, get_libraries
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.progress import Say
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle, version_of
 from amalgam_edge.runtime.tokens import special_tokens
 from amalgam_edge.storage.staging import staged
@@ -81,9 +81,7 @@ def describe_model(name: str, bundle: Bundle, version: str) -> dict[str, Any]:
     }
 
 
-def export_site(
-    bundle: Bundle, output: Path, *, overwrite: bool = False, notify: Callable[[str], None] = lambda line: None
-) -> int:
+def export_site(bundle: Bundle, output: Path, *, overwrite: bool = False, notify: Say = lambda line: None) -> int:
     """Write the page with a bundle, as files that any web host can serve.
 
     Args:

@@ -6,7 +6,7 @@ settings of a recipe are values too, a section each, so that the list shows whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ from amalgam_edge.building.processes import ProcessGroup
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.methods import Method
 from amalgam_edge.models.teacher import Teacher
-from amalgam_edge.progress import Advance
+from amalgam_edge.progress import Advance, Say
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.recipe.sections import (
     CascadeSettings,
@@ -49,8 +49,6 @@ from amalgam_edge.scoring.run import cached_stores, scoring_steps
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.steps import Step
 from amalgam_edge.storage.staging import staged
-
-Say = Callable[[str], None]
 
 
 def build_steps(recipe: Recipe, backend: Backend) -> list[Step]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from amalgam_edge.building.data import Models, TrainingData
 from amalgam_edge.building.evaluating import EvaluatedBuild, open_model
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.models.teacher import Teacher
+from amalgam_edge.progress import Say
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.recipe.sections import CascadeSettings
 from amalgam_edge.reports.build_report import ReportData, render_report
@@ -33,8 +34,6 @@ from amalgam_edge.runtime.manifest_origin import (
 )
 from amalgam_edge.scoring.scores import certainty
 from amalgam_edge.storage.records import from_json
-
-Say = Callable[[str], None]
 
 
 def set_cascade_threshold(

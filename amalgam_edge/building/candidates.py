@@ -16,13 +16,12 @@ from amalgam_edge.exporters.selection.fidelity import Fidelity, measure_fidelity
 from amalgam_edge.exporters.selection.fused_kernels import fused_kernels
 from amalgam_edge.exporters.selection.latency import measure_latency
 from amalgam_edge.metrics.timing import median_call_times
+from amalgam_edge.progress import Say
 from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
 from amalgam_edge.runtime.manifest import finite
 from amalgam_edge.runtime.manifest_models import Front, FrontCandidate, Gate, GateAttempt, Latency, Precision
 from amalgam_edge.runtime.peak_memory import peak_megabytes
 from amalgam_edge.runtime.text_model import TextModel
-
-Say = Callable[[str], None]
 
 CALIBRATION_TEXTS = 500  # training texts on which activations are observed
 _TIMED_BATCH = 32  # texts in the batch that is timed under a budget

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from amalgam_edge.methods.supervision import from_targets
 from amalgam_edge.metrics.accuracy import agreement
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.models.static_student import StaticStudent, static_student_from
-from amalgam_edge.progress import Advance
+from amalgam_edge.progress import Advance, Say
 from amalgam_edge.recipe.sections import STATIC_LEARNING_RATE, CascadeSettings, TrainingSettings
 from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, confidence, is_sure
@@ -46,8 +46,6 @@ CAUTION = (1.0, 0.5, 0.25, 0.0)
 # Then, of the texts answered under the last of these thresholds, the shares that are left to the encoder.
 LEFT_TO_ENCODER = (0.5, 0.75)
 _MAX_THRESHOLD_TEXTS = 10_000  # texts from which a threshold is set
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

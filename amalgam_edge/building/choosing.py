@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,9 @@ from amalgam_edge.building.candidates import (
 from amalgam_edge.building.data import BuildTexts, Student, StudentVariant, TrainedStudent
 from amalgam_edge.exporters.static_export import int8_ladder
 from amalgam_edge.exporters.student_export import export_student
+from amalgam_edge.progress import Say
 from amalgam_edge.runtime.bundle import MODEL_FILES
 from amalgam_edge.runtime.manifest import STATIC
-
-Say = Callable[[str], None]
 
 _CANDIDATES = "candidates"  # folder inside the bundle's; gone when the choice is made
 

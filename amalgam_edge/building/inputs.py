@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,12 @@ from amalgam_edge.models.checkpoints import encoder_of, resolve_student
 from amalgam_edge.models.static_student import build_static_student
 from amalgam_edge.models.student import build_student, n_layers
 from amalgam_edge.models.teacher import Teacher, load_teachers
+from amalgam_edge.progress import Say
 from amalgam_edge.recipe.reading import read_renames
 from amalgam_edge.recipe.sections import CorpusSettings, EvaluationSettings, StudentSettings, TeacherSettings
 from amalgam_edge.runtime.manifest import STATIC
 from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.scoring.summary import scored_by_all
-
-Say = Callable[[str], None]
 
 
 def read_texts(corpus_settings: CorpusSettings, evaluation_settings: EvaluationSettings) -> BuildTexts:

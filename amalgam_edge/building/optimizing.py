@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from amalgam_edge.building.cascading import renew_cascade
 from amalgam_edge.corpus import LABEL, Corpus, read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.static_export import int8_ladder
-from amalgam_edge.progress import Progress
+from amalgam_edge.progress import Progress, Say
 from amalgam_edge.reports.build_report import render_front
 from amalgam_edge.reports.model_card import render_model_card
 from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, REPORT, Bundle
@@ -31,8 +31,6 @@ from amalgam_edge.steps import Step, run_steps
 from amalgam_edge.storage.staging import staged
 
 _LABELS_SHOWN = 3  # in a warning
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def build_bundle(
 
     Args:
         recipe: What to build.
-        progress: TeacherSignals of each step.
+        progress: Told of each step.
         overwrite: Replace a bundle that is in the output folder.
         resume: Go on with a build that was interrupted; if it had finished, there is nothing to do.
         processes: The processes that train the student; None for as many as the recipe says.
@@ -75,7 +75,7 @@ def prepare_training_data(recipe: Recipe, progress: Progress) -> tuple[Models, T
 
     Args:
         recipe: What to build; it has passed :func:`~amalgam_edge.building.checks.check_build`.
-        progress: TeacherSignals of each step.
+        progress: Told of each step.
     """
     backend = choose_backend(recipe.compute, recipe.scoring)
     steps = build_steps(recipe, backend)

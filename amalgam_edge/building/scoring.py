@@ -25,7 +25,7 @@ def score_texts(recipe: Recipe, progress: Progress, *, resume: bool = False) -> 
 
     Args:
         recipe: What to score; what it says of students is ignored.
-        progress: TeacherSignals of each step.
+        progress: Told of each step.
         resume: Go on with a run that was interrupted.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,15 +21,13 @@ from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.metrics.calibration import Calibration, calibrate
 from amalgam_edge.models.hidden_state import last_layer
-from amalgam_edge.progress import Advance
+from amalgam_edge.progress import Advance, Say
 from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
 from amalgam_edge.runtime.manifest_models import TrimmedVocabulary
 from amalgam_edge.training.fitting import History, fit
 from amalgam_edge.training.head_start import start_head
 from amalgam_edge.training.supervised_texts import SupervisedTexts
 from amalgam_edge.training.trainers import LossFunction
-
-Say = Callable[[str], None]
 
 
 def train(

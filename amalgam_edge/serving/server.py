@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.progress import Say
 from amalgam_edge.serving.admission import AccessControl
 from amalgam_edge.serving.app import create_app
 from amalgam_edge.serving.limits import Limits
@@ -21,8 +21,6 @@ from amalgam_edge.serving.models import LoadOptions, ModelRegistry
 
 _WATCH_SECONDS = 1.0
 _BACKLOG = 2048
-
-Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,13 @@ class ServerSettings:
     browser_libraries: Path | None = None
 
 
-def run_server(folders: dict[str, str], settings: ServerSettings, notify: Notify = lambda line: None) -> None:
+def run_server(folders: dict[str, str], settings: ServerSettings, notify: Say = lambda line: None) -> None:
     """:func:`serve` on the fastest event loop that is installed."""
     with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
         runner.run(serve(folders, settings, notify))
 
 
-async def serve(folders: dict[str, str], settings: ServerSettings, notify: Notify = lambda line: None) -> None:
+async def serve(folders: dict[str, str], settings: ServerSettings, notify: Say = lambda line: None) -> None:
     """Serve bundles until SIGTERM or SIGINT, then finish the requests that are running.
 
     SIGHUP looks for new versions of the bundles.
@@ -125,7 +123,7 @@ def url_of(listening_socket: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-async def _reload_on_request(models: ModelRegistry, notify: Notify, *, watch: bool) -> None:
+async def _reload_on_request(models: ModelRegistry, notify: Say, *, watch: bool) -> None:
     """Look for new versions of the bundles on SIGHUP, and every second if ``watch``."""
     requested = asyncio.Event()
     if hasattr(signal, "SIGHUP"):

@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from transformers.utils import logging
 
 from amalgam_edge.console_progress import ConsoleProgress
-from amalgam_edge.progress import Progress
+from amalgam_edge.progress import Progress, Say
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.storage.staging import write_text_atomically
 from benchmarks.amalgamation.settings import BASE, SETTINGS, TWO_LANGUAGES, Plan, PlanInputs, make_plan
@@ -72,7 +72,7 @@ SECOND_CORPUS = {
 }
 
 
-def make_plans(groups: Iterable[Group], study: Study, say: Callable[[str], None]) -> dict[Group, Plan]:
+def make_plans(groups: Iterable[Group], study: Study, say: Say) -> dict[Group, Plan]:
     """The plan of each group that is possible; ``say`` is called once with the reason why another is not."""
     load, plans, left_out = corpus_loader(study), {}, {}
     for group in groups:

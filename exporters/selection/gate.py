@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,10 +19,9 @@ from amalgam_edge.exporters.quantization.int8 import (
 from amalgam_edge.exporters.selection.calibration import OpenModel, observe_activations, scratch_model
 from amalgam_edge.exporters.selection.fidelity import Fidelity, measure_fidelity
 from amalgam_edge.metrics.accuracy import mean_divergence
+from amalgam_edge.progress import Say
 
 _RANKING_TEXTS = 200  # on how many texts products are ranked by the harm that quantizing them does
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

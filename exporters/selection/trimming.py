@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from amalgam_edge.exporters.selection.fidelity import Fidelity, measure_fidelity
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
+from amalgam_edge.progress import Say
 
 # How many of the vocabulary's first tokens are kept although no text uses them, the fewest first. Vocabularies begin
 # with the most common tokens, which other texts are most likely to need.
@@ -45,7 +46,7 @@ def trim_through_gate(
     texts: Sequence[str],
     *,
     budget: float,
-    say: Callable[[str], None] = lambda message: None,
+    say: Say = lambda message: None,
 ) -> TrimmedStudent | None:
     """Leave out the tokens that are not in use, as far as the labels of held-out texts allow.
 
