@@ -25,19 +25,19 @@ class Candidate:
     """A model that could ship, as it was measured.
 
     Attributes:
-        name: of its precision, after what tells its student and vocabulary from others that it is weighed against.
-        made_by: how it was quantized.
-        megabytes: of its file, 10⁶ bytes each.
-        latency_ms: median of one text at a time, tokenizing included.
-        p95_ms: its 95th percentile.
-        batch_ms: median of 32 texts of mixed lengths.
-        memory_megabytes: the most that a process which runs it takes; None where the system does not tell.
-        loss_percent: texts whose label is not that of its student's float model with all tokens.
-        mean_kl: mean KL(float ‖ model) in nats.
-        layers: of its student; None where it has none. Students differ in it.
-        n_tokens: that it knows; None where that is not known.
-        agreement: share of held-out texts on which its student, float and with all tokens, names the likeliest label of
-            the supervision; None where that was not measured.
+        name: The precision, after what tells its student and vocabulary from those of other candidates.
+        made_by: How it was quantized.
+        megabytes: Size of its file, in 10⁶ bytes.
+        latency_ms: Median time of one text alone, tokenizing included.
+        p95_ms: 95th percentile of that time.
+        batch_ms: Median time of 32 texts of mixed lengths.
+        memory_megabytes: Peak memory of a process that runs it; None where the system does not tell.
+        loss_percent: Share of texts whose label differs from that of the float model with all tokens.
+        mean_kl: Mean KL(float ‖ model) in nats.
+        layers: Number of layers of its student; None for a static student.
+        n_tokens: Number of tokens in its vocabulary; None where that is not known.
+        agreement: Share of held-out texts on which its student, float and with all tokens, answers with the likeliest
+            label of the supervision; None where that was not measured.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Budget:
     """Limits, each in its field's unit.
 
     Attributes:
-        limits: wish → the most that it may be.
+        limits: Wish → the most that it may be.
     """
 
     limits: dict[str, float]
@@ -102,9 +102,9 @@ class Pick:
     """What was taken, and why.
 
     Attributes:
-        name: of the candidate.
-        within_budget: whether it meets every wish.
-        reason: in words.
+        name: Name of the candidate.
+        within_budget: Whether it meets every wish.
+        reason: Why it was taken, in words.
     """
 
     name: str
