@@ -91,6 +91,11 @@ class Budget:
         """The same with a limit on ``loss``, if it has none."""
         return Budget({"loss": percent, **self.limits})
 
+    @property
+    def max_disagreement(self) -> float:
+        """Largest share of texts whose label may change; for a budget with a limit on ``loss``."""
+        return self.limits["loss"] / 100
+
     def excess(self, candidate: Candidate) -> dict[str, float | None]:
         """The wishes that a candidate does not meet, and what it costs; None is not known, which meets nothing."""
         costs = {wish: getattr(candidate, _WISHES[wish][0]) for wish in self.limits}

@@ -220,10 +220,16 @@ def _trim_student(
     trained: TrainedStudent, data: TrainingData, budget: Budget | None, export_settings: ExportSettings, say: Say
 ) -> TrainedStudent:
     """Trim the vocabulary. Under a budget half of the labels that may change are left for quantization to change."""
-    allowed = export_settings.max_disagreement if budget is None else budget.limits["loss"] / 100 / 2
+    allowed = _max_disagreement(budget, export_settings)
+    if budget is not None:
+        allowed /= 2
     student = trained.variants[0].student
     variants = students.trimmed_variants(student, data, allowed, say, keep_whole=budget is not None)
     return replace(trained, variants=variants)
+
+
+def _max_disagreement(budget: Budget | None, export_settings: ExportSettings) -> float:
+    return export_settings.max_disagreement if budget is None else budget.max_disagreement
 
 
 def _calibrate_student(trained: TrainedStudent, data: TrainingData, method_settings: MethodSettings) -> TrainedStudent:
@@ -266,7 +272,7 @@ def _export_variants(
     *,
     several: bool = False,
 ) -> list[choosing.ExportedVariant]:
-    allowed = export_settings.max_disagreement if budget is None else budget.limits["loss"] / 100
+    allowed = _max_disagreement(budget, export_settings)
     return choosing.export_variants(trained, data.texts, allowed, folder, say, several=several)
 
 

@@ -163,7 +163,7 @@ def _candidate_folder(
         pad_token_id=manifest.pad_token_id,
         texts=texts.held_out,
         calibration=texts.calibration,
-        max_disagreement=limits.limits["loss"] / 100,
+        max_disagreement=limits.max_disagreement,
         ladder=int8_ladder(folder / MODEL_FILES["fp32"], bundle.is_static),
         layers=manifest.student.layers,
         n_tokens=manifest.student.n_tokens,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amalgam_edge.errors import AmalgamError, MissingExtraError
-from amalgam_edge.labels import Renames
 from amalgam_edge.recipe.recipe import InvalidSettingError, Recipe
+
+if TYPE_CHECKING:
+    from amalgam_edge.labels import Renames
 
 
 def read_recipe(path: str | Path | None, overrides: Mapping[str, Any]) -> Recipe:
