@@ -61,6 +61,17 @@ async def until(condition):
             await asyncio.sleep(0.001)
 
 
+async def run_behind_first(batcher, model, requests):
+    """Let requests queue while a batch of one text runs, and wait until all are answered."""
+    model.may_finish.clear()
+    tasks = [asyncio.create_task(batcher.run(["first"]))]
+    await until(lambda: model.batches)
+    tasks += [asyncio.create_task(batcher.run(texts)) for texts in requests]
+    await until(lambda: batcher.n_queued == sum(map(len, requests)))
+    model.may_finish.set()
+    await asyncio.gather(*tasks)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_request_gets_the_output_for_its_own_texts(seed, n_threads):
@@ -85,13 +96,7 @@ def test_every_request_gets_the_output_for_its_own_texts(seed, n_threads):
 
 def test_texts_that_arrive_while_a_batch_runs_share_the_next_one():
     async def scenario(batcher, model):
-        model.may_finish.clear()
-        first = asyncio.create_task(batcher.run(["first"]))
-        await until(lambda: model.batches)
-        rest = [asyncio.create_task(batcher.run([f"text {k}"])) for k in range(10)]
-        await until(lambda: batcher.n_queued == 10)
-        model.may_finish.set()
-        await asyncio.gather(first, *rest)
+        await run_behind_first(batcher, model, [[f"text {k}"] for k in range(10)])
         assert [len(batch) for batch in model.batches] == [1, 10]
 
     run(scenario)
@@ -154,13 +159,7 @@ def test_a_text_above_the_token_limit_runs_alone():
 
 def test_a_text_waits_for_others_if_the_last_batch_was_shared():
     async def scenario(batcher, model):
-        model.may_finish.clear()
-        tasks = [asyncio.create_task(batcher.run(["first"]))]
-        await until(lambda: model.batches)
-        tasks += [asyncio.create_task(batcher.run([f"{k}"])) for k in range(4)]
-        await until(lambda: batcher.n_queued == 4)
-        model.may_finish.set()
-        await asyncio.gather(*tasks)
+        await run_behind_first(batcher, model, [[f"{k}"] for k in range(4)])
         n_before = len(model.batches)
         one = asyncio.create_task(batcher.run(["one"]))
         await asyncio.sleep(0.02)
@@ -182,14 +181,8 @@ def test_a_text_does_not_wait_if_the_last_batch_was_not_shared():
 
 def test_no_text_waits_for_others_while_some_are_left_from_a_shared_batch():
     async def scenario(batcher, model):
-        model.may_finish.clear()
-        tasks = [asyncio.create_task(batcher.run(["first"]))]
-        await until(lambda: model.batches)
-        tasks += [asyncio.create_task(batcher.run([text])) for text in "abc"]
-        await until(lambda: batcher.n_queued == 3)
-        model.may_finish.set()
         async with asyncio.timeout(5):
-            await asyncio.gather(*tasks)
+            await run_behind_first(batcher, model, [[text] for text in "abc"])
         assert model.batches == [["first"], ["a", "b"], ["c"]]
 
     run(scenario, wait_ms=60_000, batch_tokens=5)
@@ -302,14 +295,8 @@ def test_idle_threads_share_the_texts_of_one_request():
 
 def test_a_batch_takes_eight_texts_of_each_request_in_turn():
     async def scenario(batcher, model):
-        model.may_finish.clear()
-        tasks = [asyncio.create_task(batcher.run(["first"]))]
-        await until(lambda: model.batches)
-        tasks += [asyncio.create_task(batcher.run([f"{name}{k}" for k in range(20)])) for name in "ab"]
-        await until(lambda: batcher.n_queued == 40)
-        model.may_finish.set()
-        await asyncio.gather(*tasks)
         a, b = ([f"{name}{k}" for k in range(20)] for name in "ab")
+        await run_behind_first(batcher, model, [a, b])
         assert model.batches[1] == [*a[:8], *b[:8], *a[8:16], *b[8:16], *a[16:], *b[16:]]
 
     run(scenario)
@@ -338,13 +325,7 @@ def test_tokens_are_estimated_from_characters(text, n_tokens):
 
 def test_a_request_whose_next_text_does_not_fit_comes_first_in_the_next_batch():
     async def scenario(batcher, model):
-        model.may_finish.clear()
-        tasks = [asyncio.create_task(batcher.run(["first"]))]
-        await until(lambda: model.batches)
-        tasks += [asyncio.create_task(batcher.run([text])) for text in ("a", "é" * 30, "b", "c")]
-        await until(lambda: batcher.n_queued == 4)
-        model.may_finish.set()
-        await asyncio.gather(*tasks)
+        await run_behind_first(batcher, model, [["a"], ["é" * 30], ["b"], ["c"]])
         assert model.batches[1:] == [["a"], ["é" * 30], ["b", "c"]]
 
     run(scenario, batch_tokens=33)
@@ -383,13 +364,7 @@ def test_several_threads_make_the_time_to_retry_shorter(monkeypatch):
 
 def test_a_text_waits_no_longer_than_it_may():
     async def scenario(batcher, model):
-        model.may_finish.clear()
-        tasks = [asyncio.create_task(batcher.run(["first"]))]
-        await until(lambda: model.batches)
-        tasks += [asyncio.create_task(batcher.run([f"{k}"])) for k in range(2)]
-        await until(lambda: batcher.n_queued == 2)
-        model.may_finish.set()
-        await asyncio.gather(*tasks)  # the last batch was shared
+        await run_behind_first(batcher, model, [[f"{k}"] for k in range(2)])  # the last batch was shared
         started = time.monotonic()
         await batcher.run(["alone"])
         assert 0.2 <= time.monotonic() - started < 1.5
