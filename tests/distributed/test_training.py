@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file
 
+from amalgam_edge.building import launched_process
 from amalgam_edge.building.data import BuildTexts, Student, TokenizedCorpus, TrainingData
 from amalgam_edge.building.training_job import TRAIN, read_texts, write_job
 from amalgam_edge.cli.main import cli
@@ -164,10 +165,10 @@ def test_what_a_process_reads_is_mapped_and_not_in_its_memory(tmp_path, random_c
     student = Student(random_classifier(("a", "b", "c"), layers=1), tokenizer)
     write_job(tmp_path / "job", student, data, Recipe().method, Recipe().training)
     texts = read_texts(tmp_path / "job", TRAIN)
-    told = [*texts.told.logits, *(part.source.shards[0] for part in texts.told.hidden)]
-    for array in (texts.supervision.target, texts.supervision.weight, *told):
+    signals = [*texts.signals.logits, *(part.source.shards[0] for part in texts.signals.hidden)]
+    for array in (texts.supervision.target, texts.supervision.weight, *signals):
         assert isinstance(array, np.memmap)
-    assert [Path(part.source.shards[0].filename) for part in texts.told.hidden] == [hidden]  # where it was
+    assert [Path(part.source.shards[0].filename) for part in texts.signals.hidden] == [hidden]  # where it was
     assert datasets.load_from_disk(str(tmp_path / "job" / TRAIN / "tokens")).cache_files
     for k, row in enumerate(data.texts.train):
         assert texts[k]["input_ids"] == data.tokenized.dataset[int(row)]["input_ids"]
@@ -183,7 +184,7 @@ def process_of(parent, rank):
     return next(
         child
         for child in psutil.Process(parent).children(recursive=True)
-        if child.environ().get("RANK") == str(rank) and "--job" in child.cmdline()
+        if child.environ().get("RANK") == str(rank) and launched_process.__name__ in child.cmdline()
     )
 
 
