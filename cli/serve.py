@@ -8,6 +8,9 @@ from pathlib import Path
 import click
 
 from amalgam_edge.errors import AmalgamError, needs_extra
+from amalgam_edge.serving.limits import Limits
+
+DEFAULTS = Limits()
 
 
 @click.command("serve")
@@ -21,27 +24,47 @@ from amalgam_edge.errors import AmalgamError, needs_extra
 @click.option(
     "--max-wait-ms",
     type=click.FloatRange(0, 1000),
-    default=2.0,
+    default=DEFAULTS.wait_ms,
     show_default=True,
     help="Longest time that a text waits to share a batch.",
 )
-@click.option("--batch-tokens", type=click.IntRange(1), default=2048, show_default=True, help="Most tokens in a batch.")
+@click.option(
+    "--batch-tokens",
+    type=click.IntRange(1),
+    default=DEFAULTS.batch_tokens,
+    show_default=True,
+    help="Most tokens in a batch.",
+)
 @click.option(
     "--max-queue",
     type=click.IntRange(1),
-    default=4096,
+    default=DEFAULTS.queue,
     show_default=True,
     help="Most texts that wait; requests beyond that get status 503.",
 )
-@click.option("--max-texts", type=click.IntRange(1), default=1024, show_default=True, help="Most texts in a request.")
 @click.option(
-    "--max-characters", type=click.IntRange(1), default=100_000, show_default=True, help="Most characters in a text."
+    "--max-texts", type=click.IntRange(1), default=DEFAULTS.texts, show_default=True, help="Most texts in a request."
 )
 @click.option(
-    "--max-body-mb", type=click.FloatRange(0.001), default=4.0, show_default=True, help="Largest size of a request."
+    "--max-characters",
+    type=click.IntRange(1),
+    default=DEFAULTS.characters,
+    show_default=True,
+    help="Most characters in a text.",
 )
 @click.option(
-    "--deadline", type=click.FloatRange(0.01), default=10.0, show_default=True, help="Most seconds for a request."
+    "--max-body-mb",
+    type=click.FloatRange(0.001),
+    default=DEFAULTS.body_bytes / 1e6,
+    show_default=True,
+    help="Largest size of a request.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0.01),
+    default=DEFAULTS.seconds,
+    show_default=True,
+    help="Most seconds for a request.",
 )
 @click.option("--precision", help="One of the bundle's precisions.  [default: the bundle's choice]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one per core]")
@@ -85,7 +108,6 @@ def command(
     with needs_extra("serve", "serving"):
         from amalgam_edge.browser.libraries import get_libraries
         from amalgam_edge.serving.admission import AccessControl
-        from amalgam_edge.serving.limits import Limits
         from amalgam_edge.serving.models import LoadOptions
         from amalgam_edge.serving.server import ServerSettings, run_server
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")

@@ -19,7 +19,7 @@ class Limits:
         batch_tokens: Most tokens in a batch, estimated from the number of characters.
     """
 
-    body_bytes: int = 4 * 1024 * 1024
+    body_bytes: int = 4_000_000
     texts: int = 1024
     characters: int = 100_000
     queue: int = 4096

@@ -27,7 +27,7 @@ def serve(monkeypatch):
 def test_the_default_settings(serve):
     folders, settings = serve("runs/student")
     assert folders == {"student": "runs/student"}
-    assert settings == ServerSettings(limits=Limits(body_bytes=4_000_000))
+    assert settings == ServerSettings(limits=Limits())
 
 
 def test_every_option_reaches_the_settings(serve, tmp_path):

@@ -64,15 +64,6 @@ def test_loss_and_gradient_match_the_equations(columns, widths, student_width):
     gradients.assert_matches_equations(objective, batch, equations(constants, len(columns), parameters))
 
 
-def test_without_the_weights_it_is_vanilla_distillation():
-    columns, widths, student_width = gradients.CASES["widths differ"]
-    parameters = MethodSettings(feature_weight=0.0, reconstruction_weight=0.0)
-    batch = gradients.random_batch(columns, widths, student_width)
-    loss = CFL.objective(Shapes(columns, widths, student_width), parameters)(batch)
-    vanilla_kd = METHODS["vanilla-kd"].loss(batch.logits, batch.target, batch.weight, parameters)
-    assert loss.item() == pytest.approx(vanilla_kd.item(), rel=1e-6)
-
-
 def test_a_batch_of_one_text_has_a_finite_loss():
     columns, widths, student_width = gradients.CASES["widths differ"]
     batch = gradients.random_batch(columns, widths, student_width, n_texts=1)

@@ -49,15 +49,6 @@ def test_the_encoder_is_not_trained_to_match_the_student():
     assert all(parameter.grad.abs().max() == 0 for parameter in objective.parameters())
 
 
-def test_without_the_weights_it_is_vanilla_distillation():
-    columns, widths, student_width = gradients.CASES["widths differ"]
-    parameters = MethodSettings(feature_weight=0.0, reconstruction_weight=0.0)
-    batch = gradients.random_batch(columns, widths, student_width)
-    loss = DFA.objective(Shapes(columns, widths, student_width), parameters)(batch)
-    vanilla_kd = METHODS["vanilla-kd"].loss(batch.logits, batch.target, batch.weight, parameters)
-    assert loss.item() == pytest.approx(vanilla_kd.item(), rel=1e-6)
-
-
 def test_a_student_as_wide_as_all_teachers_together_allows_exact_reconstruction():
     torch.manual_seed(0)
     shapes = Shapes(((0, 1), (0, 1)), (2, 2), 4)

@@ -294,3 +294,13 @@ def test_teacher_signals_are_selected_by_rows_once_and_again(rows, rows_of_selec
     selected_twice = signals.take(again).hidden[0]
     expected = table[np.array(rows, dtype=int)[again]] + 200
     assert [selected_twice[k].tolist() for k in range(len(again))] == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["cfl", "dfa"])
+def test_without_the_weights_of_features_it_is_vanilla_distillation(name):
+    columns, widths, student_width = gradients.CASES["widths differ"]
+    parameters = MethodSettings(feature_weight=0.0, reconstruction_weight=0.0)
+    batch = gradients.random_batch(columns, widths, student_width)
+    loss = METHODS[name].objective(Shapes(columns, widths, student_width), parameters)(batch)
+    vanilla_kd = METHODS["vanilla-kd"].loss(batch.logits, batch.target, batch.weight, parameters)
+    assert loss.item() == pytest.approx(vanilla_kd.item(), rel=1e-6)

@@ -76,7 +76,7 @@ async def in_chunks(content, size=7):
 
 def test_the_default_limits_are_the_documented_ones():
     assert Limits() == Limits(
-        body_bytes=4_194_304,
+        body_bytes=4_000_000,
         texts=1024,
         characters=100_000,
         queue=4096,
