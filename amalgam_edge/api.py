@@ -162,7 +162,8 @@ def optimize(
         bundle: A bundle, or its folder.
         budget: Limits, such as ``"size<=20MB, latency<=2ms, loss<=1%, memory<=150MB"``.
         output: Folder of the new bundle; the old one is replaced where it is None.
-        calibration: Texts to measure on; the corpus that the bundle was built from where it is None.
+        calibration: Texts to measure on, such as the corpus that the bundle was built from. They must be named: a place
+            that a bundle states is not opened.
         text_column: Column of ``calibration`` that holds the text.
         progress: None shows progress as it suits the place, False shows nothing.
 
@@ -173,12 +174,11 @@ def optimize(
         AmalgamError: The budget is not understood, the bundle has no float model, or there are no texts.
     """
     from amalgam_edge.building.budget import Budget
-    from amalgam_edge.building.checks import check_source
+    from amalgam_edge.building.checks import check_calibration
 
     Budget.parse(budget)
     opened = _open(bundle)
-    if calibration is not None:
-        check_source(str(calibration))
+    texts = check_calibration(opened, calibration)
     with needs_extra("train", "making models"):
         from amalgam_edge.building.optimizing import optimize_bundle
 
@@ -188,7 +188,7 @@ def optimize(
         budget,
         Path(output or opened.folder),
         shown,
-        calibration=None if calibration is None else str(calibration),
+        calibration=texts,
         text_column=text_column,
     )
 

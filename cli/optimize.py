@@ -14,7 +14,7 @@ from amalgam_edge.cli.extras import quiet_libraries
 @click.command("optimize", context_settings={"max_content_width": 110})
 @click.argument("bundle", type=click.Path())
 @click.option("--budget", required=True, help='Limits of the model, such as "size<=20MB, latency<=2ms, loss<=1%".')
-@click.option("--calibration", metavar="PATH", help="Texts to measure on.  [default: the corpus it was built from]")
+@click.option("--calibration", metavar="PATH", help="Texts to measure on, such as the corpus that it was built from.")
 @click.option("--text-column", help="Column of --calibration that holds the text.  [default: text]")
 @click.option("--output", metavar="PATH", help="Folder of the new bundle.  [default: replace the old bundle]")
 def command(bundle: str, budget: str, calibration: str | None, text_column: str | None, output: str | None) -> None:
@@ -27,7 +27,7 @@ def command(bundle: str, budget: str, calibration: str | None, text_column: str 
 
     \b
     Examples:
-      amalgam-edge optimize student/ --budget "latency<=2ms, loss<=1%"
+      amalgam-edge optimize student/ --calibration unlabeled.jsonl --budget "latency<=2ms, loss<=1%"
       amalgam-edge optimize student/ --budget "size<=20MB, memory<=150MB" --calibration texts.jsonl --output small/
     """  # noqa: D301  (click reads \b as "do not rewrap")
     quiet_libraries()

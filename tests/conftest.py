@@ -219,6 +219,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Any:
             self._fail()
             return super().ls(*arguments, **options)
 
+    monkeypatch.setattr(files, "PROTOCOLS", files.PROTOCOLS | {"flaky"})
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     monkeypatch.setattr(files.time, "sleep", Flaky.waits.append)
     return Flaky

@@ -8,13 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from amalgam_edge.browser.libraries import LIBRARY_FILES, get_libraries
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.progress import Say
-from amalgam_edge.runtime.bundle import TOKENIZER, Bundle, version_of
-from amalgam_edge.runtime.tokens import special_tokens
+from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
+from amalgam_edge.runtime.tokens import read_tokenizer, special_tokens
+from amalgam_edge.storage.own_files import FileContent
 from amalgam_edge.storage.staging import staged
 
 PAGE_FILES = ("index.html", "page.css", "page.js", "model.js", "offline.js")
@@ -30,18 +29,20 @@ def read_page_file(name: str) -> bytes:
     return (files("amalgam_edge.browser") / "page" / name).read_bytes()
 
 
-def model_files(bundle: Bundle) -> dict[str, Path]:
-    """Name on the page → file of the bundle, for each file that the browser needs; all are checked by SHA-256.
+def model_files(bundle: Bundle) -> dict[str, FileContent]:
+    """Name on the page → content of a file of the bundle, for each file that the browser needs; all are checked.
 
     Raises:
         AmalgamError: A file is damaged, or the bundle has no model that a browser can run.
     """
-    needed = {
-        TOKENIZER: bundle.file(TOKENIZER),
-        _MODEL_FILE: bundle.model_file(browser_precision(bundle)),
-    }
+    return {name: bundle.read(file) for name, file in _files_of_bundle(bundle).items()}
+
+
+def _files_of_bundle(bundle: Bundle) -> dict[str, str]:
+    """Name on the page → file of the bundle, for each file that the browser needs."""
+    needed = {TOKENIZER: TOKENIZER, _MODEL_FILE: bundle.model_name(browser_precision(bundle))}
     if _TOKENIZER_CONFIG_FILE in bundle.manifest.files:
-        needed[_TOKENIZER_CONFIG_FILE] = bundle.file(_TOKENIZER_CONFIG_FILE)
+        needed[_TOKENIZER_CONFIG_FILE] = _TOKENIZER_CONFIG_FILE
     return needed
 
 
@@ -60,24 +61,26 @@ def browser_precision(bundle: Bundle) -> str:
     )
 
 
-def describe_model(name: str, bundle: Bundle, version: str) -> dict[str, Any]:
+def describe_model(name: str, bundle: Bundle) -> dict[str, Any]:
     """The page's description of a model, as ``config.json`` holds it.
 
     Args:
         name: Name of the model on the page.
-        bundle: The bundle with the model.
-        version: Version of the bundle; the page adds it to the addresses of the bundle's files.
+        bundle: The bundle with the model. The page adds its version to the addresses of its files.
+
+    Raises:
+        AmalgamError: A file is damaged, or the bundle has no model that a browser can run.
     """
-    special = special_tokens(Tokenizer.from_file(str(bundle.file(TOKENIZER))))
+    special = special_tokens(read_tokenizer(bundle.read(TOKENIZER)))
     return {
         "name": name,
-        "version": version,
+        "version": bundle.version,
         "labels": [*bundle.labels],
         "max_length": bundle.manifest.max_length,
         "pad_token_id": bundle.manifest.pad_token_id,
         "n_last_tokens": len(special[1]) if special else 0,
         "abstain": bundle.abstain,
-        "bytes": sum(path.stat().st_size for path in model_files(bundle).values()),
+        "bytes": sum(bundle.size(file) for file in _files_of_bundle(bundle).values()),
     }
 
 
@@ -117,10 +120,10 @@ def export_site(bundle: Bundle, output: Path, *, overwrite: bool = False, notify
 def _write_model(bundle: Bundle, folder: Path) -> None:
     """Write the bundle's files for the browser, and the page's configuration that names them."""
     name = bundle.folder.resolve().name
-    model = describe_model(name, bundle, version_of(bundle.folder))
+    model = describe_model(name, bundle)
     config = {"server": False, "browser": True, "key": False, "models": [model]}
     (folder / CONFIG_FILE).write_text(json.dumps(config, ensure_ascii=False), "utf-8")
     model_folder = folder / "bundles" / name
     model_folder.mkdir(parents=True)
-    for file, path in model_files(bundle).items():
-        shutil.copyfile(path, model_folder / file)
+    for name_on_page, file in model_files(bundle).items():
+        (model_folder / name_on_page).write_bytes(file.content)

@@ -22,6 +22,7 @@ from amalgam_edge.runtime.manifest import finite
 from amalgam_edge.runtime.manifest_models import Front, FrontCandidate, Gate, GateAttempt, Latency, Precision
 from amalgam_edge.runtime.peak_memory import peak_megabytes
 from amalgam_edge.runtime.text_model import TextModel
+from amalgam_edge.storage.own_files import FileContent
 
 CALIBRATION_TEXTS = 500  # training texts on which activations are observed
 _TIMED_BATCH = 32  # texts in the batch that is timed under a budget
@@ -63,7 +64,8 @@ class CandidateFolder:
 
     def open(self, model: Path) -> TextModel:
         """A model of the folder, with its tokenizer."""
-        return TextModel(model, self.folder / TOKENIZER, max_length=self.max_length, pad_token_id=self.pad_token_id)
+        tokenizer = FileContent.read(self.folder / TOKENIZER)
+        return TextModel(FileContent.read(model), tokenizer, max_length=self.max_length, pad_token_id=self.pad_token_id)
 
     def file(self, precision: str) -> Path:
         """The file of a precision's model."""

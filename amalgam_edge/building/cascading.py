@@ -37,6 +37,7 @@ from amalgam_edge.runtime.cascade import CascadeModel, confidence, is_sure
 from amalgam_edge.runtime.manifest_models import Cascade, CascadeAttempt, StaticModel
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
+from amalgam_edge.storage.own_files import FileContent
 from amalgam_edge.training.fitting import fit
 from amalgam_edge.training.supervised_texts import SupervisedTexts
 
@@ -179,7 +180,7 @@ def renew_cascade(
     static = cascade.static_model
     assert static is not None  # noqa: S101  (the caller has checked)
     file = folder / static.file
-    thresholds = _with_higher([static.threshold], confidence(_static_logits(file, encoder, texts)))
+    thresholds = _with_higher([static.threshold], confidence(_static_logits(FileContent.read(file), encoder, texts)))
     return _set_threshold(file, static.width, thresholds, encoder, held_out, cascade.agreement_asked, say)
 
 
@@ -194,11 +195,12 @@ def _set_threshold(
 ) -> Cascade:
     """Take the first threshold that keeps the agreement; if none does, the static model's file is deleted."""
     encoder_logits = encoder.run(held_out)[0]
-    static_logits = _static_logits(file, encoder, held_out)
+    content = FileContent.read(file)
+    static_logits = _static_logits(content, encoder, held_out)
     attempts = []
     found = None
     for threshold in thresholds:
-        cascade_logits = CascadeModel(encoder, file, threshold).run(held_out)[0]
+        cascade_logits = CascadeModel(encoder, content, threshold).run(held_out)[0]
         share = float(is_sure(static_logits, threshold).mean())
         attempt = CascadeAttempt(threshold, agreement(encoder_logits, cascade_logits), share)
         attempts.append(attempt)
@@ -246,9 +248,9 @@ def _with_higher(thresholds: Sequence[float], confidences: np.ndarray) -> list[f
     return list(dict.fromkeys([*thresholds, *higher]))
 
 
-def _static_logits(file: Path, encoder: TextModel, texts: Sequence[str]) -> np.ndarray:
+def _static_logits(model: FileContent, encoder: TextModel, texts: Sequence[str]) -> np.ndarray:
     """Logits of a static model for texts in the encoder's tokens, ``(n_texts, n_labels)``."""
-    return run_model(ModelRunner(file), encoder.tokenize(texts), encoder.pad_token_id, STATIC_BATCH)
+    return run_model(ModelRunner(model), encoder.tokenize(texts), encoder.pad_token_id, STATIC_BATCH)
 
 
 def _logits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amalgam_edge.building.budget import Budget
 from amalgam_edge.errors import AmalgamError
@@ -18,7 +18,8 @@ from amalgam_edge.runtime.manifest import TEACHER_KIND
 from amalgam_edge.runtime.output import check_output
 from amalgam_edge.storage import files
 
-HUB_PREFIX = "hf://"
+if TYPE_CHECKING:
+    from amalgam_edge.runtime.bundle import Bundle
 
 
 def check_build(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -180,14 +181,30 @@ def check_source(source: str) -> None:
     """Refuse a local file or folder of texts that is not there; URLs and the Hub are asked later.
 
     Raises:
-        AmalgamError: There is no such file or folder.
+        AmalgamError: There is no such file or folder, or no such file system.
     """
-    if source.startswith(HUB_PREFIX) or files.is_url(source) or glob.has_magic(source):
-        return
-    if not Path(files.locate(source)).exists():
-        raise AmalgamError(
-            f"{source}: no such file or folder (data sets of the Hub are written {HUB_PREFIX}datasets/NAME)"
+    if files.is_url(source):
+        files.check_url(source)
+    elif not glob.has_magic(source) and not Path(files.locate(source)).exists():
+        raise files.no_such_source(source)
+
+
+def check_calibration(bundle: Bundle, calibration: str | Path | None) -> str:
+    """The location of texts to measure models on, as the user named it.
+
+    The bundle states where its corpus lay, but whoever made the bundle chose that place: it is shown, not opened.
+
+    Raises:
+        AmalgamError: The user named none, or there is no such file or folder.
+    """
+    if calibration is None:
+        stated = bundle.manifest.recipe.get("corpus")
+        of_bundle = (
+            f"; it says that it was built from {stated!r}, which is not opened unless you name it" if stated else ""
         )
+        raise AmalgamError(f"{bundle.folder}: no texts to measure on, name some with --calibration{of_bundle}")
+    check_source(str(calibration))
+    return str(calibration)
 
 
 def _check_encoder(settings: StudentSettings, teachers: TeacherSettings) -> None:

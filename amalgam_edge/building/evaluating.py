@@ -21,6 +21,7 @@ from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
 from amalgam_edge.runtime.cascade import CascadeModel
 from amalgam_edge.runtime.manifest_models import Answered, BuildEvaluation, Cascade, ModelAccuracy, TeacherAccuracy
 from amalgam_edge.runtime.text_model import TextModel
+from amalgam_edge.storage.own_files import FileContent
 from amalgam_edge.storage.records import from_json
 
 
@@ -81,7 +82,10 @@ def open_model(student: Student, folder: Path, model: Path) -> TextModel:
     """A model of the bundle in ``folder``, with the student's tokenizer."""
     tokenizer = student.tokenizer
     return TextModel(
-        model, folder / TOKENIZER, max_length=tokenizer.model_max_length, pad_token_id=tokenizer.pad_token_id
+        FileContent.read(model),
+        FileContent.read(folder / TOKENIZER),
+        max_length=tokenizer.model_max_length,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -121,7 +125,9 @@ def _student_logits(
     if cascade is not None and cascade.static_model is not None:
         static = cascade.static_model
         encoder = open_model(chosen.student, folder, folder / MODEL_FILES[chosen.models.default_precision])
-        logits["cascade"] = CascadeModel(encoder, folder / static.file, static.threshold).run(texts)[0]
+        logits["cascade"] = CascadeModel(encoder, FileContent.read(folder / static.file), static.threshold).run(texts)[
+            0
+        ]
     return logits
 
 

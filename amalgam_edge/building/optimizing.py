@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,20 +16,23 @@ from amalgam_edge.building.candidates import (
     measure_models,
 )
 from amalgam_edge.building.cascading import renew_cascade
-from amalgam_edge.corpus import LABEL, Corpus, read_corpus, read_label_names
+from amalgam_edge.corpus import LABEL, read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.static_export import int8_ladder
 from amalgam_edge.progress import Progress, Say
+from amalgam_edge.recipe.sections import CorpusSettings
 from amalgam_edge.reports.build_report import render_front
 from amalgam_edge.reports.model_card import render_model_card
 from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, REPORT, Bundle
-from amalgam_edge.runtime.manifest import MANIFEST, Manifest, write_manifest
+from amalgam_edge.runtime.manifest import Manifest, write_manifest
 from amalgam_edge.runtime.manifest_models import BuildEvaluation, Cascade
 from amalgam_edge.runtime.output import check_output
+from amalgam_edge.runtime.publishing import copy_files
 from amalgam_edge.steps import Step, run_steps
 from amalgam_edge.storage.staging import staged
 
 _LABELS_SHOWN = 3  # in a warning
+_MOST_HELD_OUT = 2**36  # as many texts as a corpus may have
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def optimize_bundle(
     output: Path,
     progress: Progress,
     *,
-    calibration: str | None = None,
+    calibration: str,
     text_column: str | None = None,
 ) -> Bundle:
     """Make every precision of a bundle's float model anew, measure them, and let the budget choose the default.
@@ -62,7 +64,7 @@ def optimize_bundle(
         budget: Limits, see :class:`~amalgam_edge.building.budget.Budget`.
         output: Folder of the new bundle; may be that of the old one.
         progress: Told of each step.
-        calibration: Texts like those that the bundle will meet; None for the corpus that it was built from.
+        calibration: Texts like those that the bundle will meet, such as the corpus that it was built from.
         text_column: Column of ``calibration`` that holds the text.
 
     Returns:
@@ -109,14 +111,20 @@ def _missing_static_model(bundle: Bundle) -> list[str]:
     return [name for name in files if not (bundle.folder / name).is_file()]
 
 
-def _read_texts(bundle: Bundle, calibration: str | None, text_column: str | None, say: Say) -> OptimizationTexts:
-    corpus = _own_corpus(bundle) if calibration is None else read_corpus(calibration, text_column=text_column)
+def _read_texts(bundle: Bundle, calibration: str, text_column: str | None, say: Say) -> OptimizationTexts:
+    corpus = read_corpus(calibration, text_column=text_column)
     if len(corpus) < 2:
         raise AmalgamError(f"{calibration}: one text is too few; at least two are needed, and hundreds are wise")
-    train, held_out = corpus.split(int(bundle.manifest.recipe["held_out"]))
-    if calibration is not None:
-        _warn_of_labels(bundle, calibration, say)
+    train, held_out = corpus.split(_held_out(bundle))
+    _warn_of_labels(bundle, calibration, say)
     return OptimizationTexts(corpus.take(held_out), corpus.take(train[:CALIBRATION_TEXTS]))
+
+
+def _held_out(bundle: Bundle) -> int:
+    """How many texts the build held out; of the same corpus the same ones are held out again."""
+    stated = bundle.manifest.recipe.get("held_out")
+    is_count = isinstance(stated, int) and not isinstance(stated, bool) and 0 < stated <= _MOST_HELD_OUT
+    return stated if is_count else CorpusSettings().held_out
 
 
 def _warn_of_labels(bundle: Bundle, source: str, say: Say) -> None:
@@ -129,27 +137,11 @@ def _warn_of_labels(bundle: Bundle, source: str, say: Say) -> None:
         say(f"warning: {source}: labels that the bundle does not have: {names}{more}; only texts are used")
 
 
-def _own_corpus(bundle: Bundle) -> Corpus:
-    recipe = bundle.manifest.recipe
-    remedy = "name texts with --calibration"
-    try:
-        corpus = read_corpus(recipe["corpus"], text_column=recipe["text_column"], split=recipe["split"])
-    except AmalgamError as error:
-        raise AmalgamError(
-            f"{bundle.folder}: the corpus that it was built from is not here ({error}); {remedy}"
-        ) from error
-    if corpus.fingerprint != bundle.manifest.corpus.fingerprint:
-        raise AmalgamError(f"{recipe['corpus']}: not the corpus that the bundle was built from any more; {remedy}")
-    return corpus
-
-
-def _copy_bundle(bundle: Bundle, output: Path, stack: ExitStack) -> Path:
+def _copy_bundle(bundle: Bundle, missing: Sequence[str], output: Path, stack: ExitStack) -> Path:
     """A copy of the bundle without its smaller models; it takes the place of the output folder in the end."""
     folder = stack.enter_context(staged(output))
-    shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
-    for precision in bundle.precisions:
-        if precision != "fp32":
-            (folder / bundle.manifest.precisions[precision].file).unlink()
+    left_out = {bundle.manifest.precisions[name].file for name in bundle.precisions if name != "fp32"}
+    copy_files(bundle, folder, [name for name in bundle.manifest.files if name not in left_out.union(missing)])
     return folder
 
 
@@ -197,7 +189,6 @@ def _write_bundle(
     manifest = replace(bundle.manifest, **vars(models), cascade=cascade, evaluation=evaluation)
     (folder / CARD).write_text(render_model_card(manifest, output.name), "utf-8")
     (folder / REPORT).write_text(render_front(manifest), "utf-8")
-    (folder / MANIFEST).unlink()
     return write_manifest(folder, manifest)
 
 

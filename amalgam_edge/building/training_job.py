@@ -9,9 +9,8 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from safetensors.torch import load_model, save_model
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from amalgam_edge.building.data import Student, TrainingData
 from amalgam_edge.building.students import objective_of
@@ -19,6 +18,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.models.loading import load_saved
 from amalgam_edge.models.static_student import StaticStudent
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
@@ -152,7 +152,6 @@ def _map_array(file: Path) -> np.ndarray:
 
 
 def _read_student(folder: Path) -> Student:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     kind = StaticStudent if config["model_type"] == STATIC else AutoModelForSequenceClassification
-    return Student(kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True), tokenizer)
+    return Student(*load_saved(kind, folder))

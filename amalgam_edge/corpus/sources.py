@@ -12,19 +12,18 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import datasets
 
-from amalgam_edge.corpus.formats import FORMATS, format_suffix, is_compressed, known_suffixes, load_files
+from amalgam_edge.corpus.formats import FORMATS, check_head, format_suffix, is_compressed, known_suffixes, load_files
+from amalgam_edge.corpus.local_copies import fetched_copy, local_copy
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.storage import files
-from amalgam_edge.storage.fingerprints import sha256_of_mapping
-from amalgam_edge.storage.staging import staged_file
+from amalgam_edge.storage.own_files import own_file
 
-HUB_PREFIX = "hf://datasets/"
-_BYTES_CHECKED_FOR_NULL = 1 << 16
+_BYTES_CHECKED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class SourceFile:
         name: Local path or URL.
         size: Size in bytes; None where the file system does not say.
         read_head: Reads the first bytes, as many as it is asked for.
-        fetch: Copies the file to the local disk if it is not there, and returns the local path.
+        fetch: Returns a local path that ``datasets`` can open, of the file itself or of a copy.
     """
 
     name: str
@@ -54,14 +53,15 @@ def load_table(source: str, split: str) -> datasets.Dataset:
     Raises:
         AmalgamError: The source does not exist, cannot be read, or holds a format that is not known.
     """
-    if source.startswith(HUB_PREFIX):
+    if source.startswith(files.HUB_DATASETS):
+        files.check_url(source)
         with report_load_errors(source):
-            return datasets.load_dataset(source.removeprefix(HUB_PREFIX), split=split)
+            return datasets.load_dataset(source.removeprefix(files.HUB_DATASETS), split=split)
     found = _remote_files(source) if files.is_url(source) else _local_files(source)
     by_format: dict[str, list[SourceFile]] = defaultdict(list)
     for file in found:
         _refuse_unknown_format(file)
-        _refuse_empty_or_binary(file)
+        _refuse_wrong_content(file)
         by_format[format_suffix(file.name)].append(file)
     with report_load_errors(source):
         tables = [load_files(suffix, [file.fetch() for file in group]) for suffix, group in by_format.items()]
@@ -85,7 +85,9 @@ def report_load_errors(source: str) -> Iterator[None]:
 def _local_files(source: str) -> list[SourceFile]:
     path = Path(files.locate(source))
     if path.is_dir():
-        paths = [file for file in path.rglob("*") if format_suffix(file.name) in FORMATS]
+        paths = [file for file in path.rglob("*") if format_suffix(file.name) in FORMATS and not file.is_dir()]
+        for file in paths:
+            own_file(path, file.relative_to(path).as_posix())
         if not paths:
             raise _no_known_file(source)
     elif path.exists():
@@ -94,7 +96,7 @@ def _local_files(source: str) -> list[SourceFile]:
         paths = [file for file in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if file.is_file()]
         _require_match(source, paths)
     return [
-        SourceFile(str(file), file.stat().st_size, partial(_read_local_head, file), partial(str, file))
+        SourceFile(str(file), file.stat().st_size, partial(_read_local_head, file), partial(local_copy, file))
         for file in sorted(paths)
     ]
 
@@ -116,7 +118,7 @@ def _remote_files(url: str) -> list[SourceFile]:
             system.unstrip_protocol(name),
             info.get("size"),
             partial(_read_remote_head, system, name, url),
-            partial(_fetch, system, name, info),
+            partial(fetched_copy, system, name, info),
         )
         for name, info in sorted(found.items())
     ]
@@ -142,23 +144,6 @@ def _read_remote_head(system: Any, name: str, url: str, size: int) -> bytes:
     return content
 
 
-def _fetch(system: Any, name: str, info: dict[str, Any]) -> str:
-    """Copy a remote file into the cache of ``datasets``, unless a copy of the same version (ETag) is there.
-
-    ``datasets`` would copy it too, but uses an old copy without comparing versions, and copies nothing where
-    ``HF_HUB_OFFLINE`` is set.
-    """
-    url = system.unstrip_protocol(name)
-    version = info.get("ETag") or info.get("etag")
-    cache_name = f"{sha256_of_mapping({'url': url, 'version': version})[:32]}{''.join(PurePath(name).suffixes[-2:])}"
-    copy = Path(datasets.config.DOWNLOADED_DATASETS_PATH, "amalgam-edge", cache_name)
-    if version is None or not copy.exists():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with staged_file(copy) as part, files.report_unreadable(url):
-            files.with_retries(lambda: system.get_file(name, str(part)))
-    return str(copy)
-
-
 def _no_known_file(source: str) -> AmalgamError:
     return AmalgamError(f"{source}: no {known_suffixes()} file in this folder")
 
@@ -168,7 +153,7 @@ def _require_match(source: str, found: Sized) -> None:
         return
     if glob.has_magic(source):
         raise AmalgamError(f"{source}: no file matches; in a shell, put the pattern in quotes")
-    raise AmalgamError(f"{source}: no such file or folder (Hub data sets are written {HUB_PREFIX}NAME)")
+    raise files.no_such_source(source)
 
 
 def _refuse_unknown_format(file: SourceFile) -> None:
@@ -176,10 +161,8 @@ def _refuse_unknown_format(file: SourceFile) -> None:
         raise AmalgamError(f"{file.name}: format not known; give one of {known_suffixes()}")
 
 
-def _refuse_empty_or_binary(file: SourceFile) -> None:
+def _refuse_wrong_content(file: SourceFile) -> None:
     if file.size == 0:
         raise AmalgamError(f"{file.name}: the file is empty")
-    if is_compressed(file.name) or FORMATS[format_suffix(file.name)].binary:
-        return
-    if b"\0" in file.read_head(_BYTES_CHECKED_FOR_NULL):
-        raise AmalgamError(f"{file.name}: a binary file, not text (UTF-8 is expected)")
+    if not is_compressed(file.name):  # else it is looked at as it is unpacked
+        check_head(file.name, format_suffix(file.name), file.read_head(_BYTES_CHECKED))

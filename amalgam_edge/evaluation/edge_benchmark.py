@@ -15,6 +15,7 @@ from amalgam_edge.metrics.timing import BUNDLE_PREFIX, WorkloadTiming, median_ca
 from amalgam_edge.progress import Progress
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.runtime.bundle import TOKENIZER
+from amalgam_edge.runtime.tokens import read_tokenizer
 
 BATCH = 32
 SHAPES = ((1, 16), (1, 64), (BATCH, 16), (BATCH, 64))  # texts, tokens
@@ -59,7 +60,7 @@ def _benchmark(
     rounds: int,
     seconds: float,
 ) -> list[WorkloadTiming]:
-    tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER)))
+    tokenizer = read_tokenizer(bundle.read(TOKENIZER))
     tokenizer.no_padding()
     tokenizer.enable_truncation(bundle.manifest.max_length)
     contenders: dict[str, Classify] = {

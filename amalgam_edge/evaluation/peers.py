@@ -21,10 +21,13 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.tracing.to_onnx import INPUT_NAMES, OUTPUT_NAME, LogitsModule, quiet_exporter
 from amalgam_edge.inference.padding import pad_batch
+from amalgam_edge.models.loading import load_saved
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
 
 # Token ids of a batch of texts, each ``(n_tokens,)``, to logits ``(n_texts, n_labels)``.
 Run = Callable[[Sequence[Sequence[int]]], np.ndarray]
+
+_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -183,13 +186,14 @@ def trained_student(bundle: Bundle, threads: int) -> Iterator[Student]:
     Raises:
         AmalgamError: the bundle does not carry it.
     """
-    if not (bundle.folder / "model.safetensors").is_file():
+    if _WEIGHTS not in bundle.manifest.files:
         raise AmalgamError(f"{bundle.folder}: holds no torch student to compare with; build it with --include-torch")
-    model = AutoModelForSequenceClassification.from_pretrained(bundle.folder, dtype=torch.float32).eval()
     with tempfile.TemporaryDirectory(prefix="amalgam-peers-") as folder:
-        for name in (TOKENIZER, "tokenizer_config.json"):
-            (Path(folder) / name).write_bytes(bundle.file(name).read_bytes())
-        yield Student(model, Path(folder), bundle.manifest.pad_token_id, threads)
+        for name in (_WEIGHTS, "config.json", TOKENIZER, "tokenizer_config.json"):
+            (Path(folder) / name).write_bytes(bundle.read(name).content)
+        model, _ = load_saved(AutoModelForSequenceClassification, Path(folder))
+        (Path(folder) / _WEIGHTS).unlink()
+        yield Student(model.eval(), Path(folder), bundle.manifest.pad_token_id, threads)
 
 
 def _plain_onnx(student: Student) -> Path:

@@ -10,8 +10,8 @@ import yaml
 from amalgam_edge.reports.bundle_tables import calibration_line, cascade_line, precision_table, teacher_table
 from amalgam_edge.reports.evaluation_tables import evaluation_table
 from amalgam_edge.runtime.manifest import Manifest
+from amalgam_edge.storage.files import HUB_DATASETS
 
-_HUB_DATA = "hf://datasets/"
 _TAGS = ["onnx", "text-classification", "knowledge-amalgamation", "transformers.js"]
 
 _CARD = """---
@@ -123,8 +123,8 @@ def card_metadata(manifest: Manifest, name: str) -> dict[str, Any]:
 
 def _dataset(data: str) -> dict[str, str]:
     """Labelled texts by their name on the Hub; of others the last part of their path."""
-    if data.startswith(_HUB_DATA):
-        name = data.removeprefix(_HUB_DATA)
+    if data.startswith(HUB_DATASETS):
+        name = data.removeprefix(HUB_DATASETS)
         return {"name": name, "type": name}
     return {"name": PurePosixPath(data).name or "labelled texts", "type": "custom"}
 

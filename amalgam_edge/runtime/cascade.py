@@ -6,7 +6,6 @@ Both read the same tokens, so that texts are tokenized once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.runtime.bundle import Bundle
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
+from amalgam_edge.storage.own_files import FileContent
 
 
 class CascadeModel:
@@ -22,12 +22,12 @@ class CascadeModel:
 
     Args:
         encoder: Answers the texts of which the static student is not sure.
-        static: Path of the static student's ONNX model, which has the encoder's tokens and labels.
+        static: Content of the static student's ONNX model, which has the encoder's tokens and labels.
         threshold: Probability of the likeliest label from which on the static student is sure.
         threads: Threads of the static student; None for one per core.
     """
 
-    def __init__(self, encoder: TextModel, static: Path, threshold: float, threads: int | None = None) -> None:
+    def __init__(self, encoder: TextModel, static: FileContent, threshold: float, threads: int | None = None) -> None:
         self._encoder = encoder
         self._static = ModelRunner(static, threads)
         self._threshold = threshold
@@ -67,7 +67,7 @@ def open_cascade(
         raise AmalgamError(
             f"{bundle.folder}: it holds no cascade; build it with --cascade, or leave --cascade out here"
         )
-    return CascadeModel(encoder, bundle.file(bundle.cascade.file), bundle.cascade.threshold, threads)
+    return CascadeModel(encoder, bundle.read(bundle.cascade.file), bundle.cascade.threshold, threads)
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:

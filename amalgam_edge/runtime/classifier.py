@@ -13,7 +13,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
 from amalgam_edge.runtime.cascade import open_cascade
-from amalgam_edge.runtime.finding import find_bundle
+from amalgam_edge.runtime.finding import load_unchanged
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from amalgam_edge.runtime.text_model import ENCODER_BATCH, STATIC_BATCH, TextModel
 
@@ -71,8 +71,8 @@ class EdgeClassifier:
         self.max_length = bundle.manifest.max_length
         self._batch_size = STATIC_BATCH if bundle.is_static else ENCODER_BATCH
         encoder = TextModel(
-            bundle.model_file(precision),
-            bundle.file(TOKENIZER),
+            bundle.read_model(precision),
+            bundle.read(TOKENIZER),
             max_length=self.max_length,
             pad_token_id=bundle.manifest.pad_token_id,
             threads=threads,
@@ -108,8 +108,10 @@ class EdgeClassifier:
             AmalgamError: There is no bundle, a file is damaged, the bundle lacks the precision or the cascade, or the
                 threshold is not a score.
         """
-        bundle = find_bundle(source)
-        return cls(bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade)
+        return load_unchanged(
+            source,
+            lambda bundle: cls(bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade),
+        )
 
     def __call__(
         self, texts: Sequence[str], *, all_scores: bool = False, batch_size: int | None = None

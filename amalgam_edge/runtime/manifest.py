@@ -31,7 +31,8 @@ from amalgam_edge.runtime.manifest_origin import (
     TrainingPoint,
 )
 from amalgam_edge.storage.fingerprints import sha256_of_file
-from amalgam_edge.storage.json_text import read_json
+from amalgam_edge.storage.json_text import parse_json, read_json
+from amalgam_edge.storage.own_files import FileContent, leads_elsewhere, own_file
 from amalgam_edge.storage.record import record
 from amalgam_edge.storage.record_fields import Count, Digest, FilePath, Items, Json, Name, Number, Share, Versions
 from amalgam_edge.storage.records import from_json, to_json
@@ -180,10 +181,28 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         AmalgamError: The folder is no bundle, or its manifest is damaged or of a format that this version cannot read.
     """
-    document = _read_document(folder, "no bundle", "build one with amalgam-edge build")
+    return parse_manifest(read_manifest_file(folder))
+
+
+def read_manifest_file(folder: Path) -> FileContent:
+    """The content of a bundle's manifest, which is not checked yet.
+
+    Raises:
+        AmalgamError: The folder is no bundle.
+    """
+    return _read_file(folder, "no bundle", "build one with amalgam-edge build")
+
+
+def parse_manifest(file: FileContent) -> Manifest:
+    """The manifest of a bundle from its content.
+
+    Raises:
+        AmalgamError: It is damaged, or of a format that this version cannot read, or it is not that of a bundle.
+    """
+    document = _parse_document(file)
     if document.get("kind") == TEACHER_KIND:
-        raise AmalgamError(f"{folder}: an exported teacher, no bundle; build one with amalgam-edge build")
-    return _checked(Manifest, document, folder)
+        raise AmalgamError(f"{file.path.parent}: an exported teacher, no bundle; build one with amalgam-edge build")
+    return _checked(Manifest, document, file.path.parent)
 
 
 def read_teacher_manifest(folder: Path) -> TeacherManifest:
@@ -193,9 +212,10 @@ def read_teacher_manifest(folder: Path) -> TeacherManifest:
         AmalgamError: The folder is no exported teacher, or its manifest is damaged or of a format that this version
             cannot read.
     """
-    document = _read_document(folder, "no exported teacher", "make one with amalgam-edge export-teacher")
+    remedy = "make one with amalgam-edge export-teacher"
+    document = _parse_document(_read_file(folder, "no exported teacher", remedy))
     if document.get("kind") != TEACHER_KIND:
-        raise AmalgamError(f"{folder}: no exported teacher; make one with amalgam-edge export-teacher")
+        raise AmalgamError(f"{folder}: no exported teacher; {remedy}")
     return _checked(TeacherManifest, document, folder)
 
 
@@ -227,7 +247,7 @@ def write_manifest(folder: Path, manifest: _Manifest) -> _Manifest:
     files = {
         path.relative_to(folder).as_posix(): sha256_of_file(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name != MANIFEST and not leads_elsewhere(path, folder)
     }
     written = replace(manifest, files=files)
     document = to_json(written)
@@ -242,13 +262,18 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _read_document(folder: Path, none: str, remedy: str) -> dict[str, Any]:
-    """The parsed manifest, brought to this version's format; its entries are not checked yet."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise AmalgamError(f"{folder}: {none} ({MANIFEST} is not there); {remedy}")
+def _read_file(folder: Path, none: str, remedy: str) -> FileContent:
     try:
-        document = read_json(path, MOST_BYTES)
+        return FileContent.read_start(own_file(folder, MANIFEST), MOST_BYTES + 1)  # the parser refuses more
+    except (FileNotFoundError, NotADirectoryError):
+        raise AmalgamError(f"{folder}: {none} ({MANIFEST} is not there); {remedy}") from None
+
+
+def _parse_document(file: FileContent) -> dict[str, Any]:
+    """The parsed manifest, brought to this version's format; its entries are not checked yet."""
+    path = file.path
+    try:
+        document = parse_json(file.content, MOST_BYTES)
     except AmalgamError as error:
         raise AmalgamError(f"{path}: a damaged manifest, {error}; copy the bundle again") from error
     version = document.get("format_version") if isinstance(document, dict) else None

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.session import open_session
+from amalgam_edge.storage.own_files import FileContent
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Feed = Mapping[str, np.ndarray]
+
+LOGITS = "logits"  # name of the output
 
 
 class ModelRunner:
@@ -26,21 +29,27 @@ class ModelRunner:
     run at the same time, each in one thread.
 
     Args:
-        model: Path of an ONNX model.
+        model: Content of an ONNX model with an output ``logits``. It is kept until several batches come at a time.
         threads: Threads to compute with; None for one per core.
+
+    Raises:
+        AmalgamError: ONNX Runtime cannot load the model, or it is no classifier.
     """
 
-    def __init__(self, model: Path, threads: int | None = None) -> None:
-        self._model = model
+    def __init__(self, model: FileContent, threads: int | None = None) -> None:
         self._threads = threads or usable_cores()
         self._shared_session = open_session(model, threads)
+        names = {output.name for output in self._shared_session.get_outputs()}
+        if LOGITS not in names:
+            raise AmalgamError(f"{model.path}: no classifier, it has no output '{LOGITS}'; build it again")
+        self._model = model if self._threads > 1 else None
         self._parallel: tuple[InferenceSession, ThreadPoolExecutor] | None = None
         self._lock = Lock()
 
     @property
     def n_labels(self) -> int | None:
         """The number of logits that the model gives; None if its ONNX file does not tell."""
-        width = next(output.shape[-1] for output in self._shared_session.get_outputs() if output.name == "logits")
+        width = next(output.shape[-1] for output in self._shared_session.get_outputs() if output.name == LOGITS)
         return width if isinstance(width, int) else None
 
     def run(self, names: Sequence[str], feeds: Sequence[Feed]) -> list[list[np.ndarray]]:
@@ -59,7 +68,9 @@ class ModelRunner:
         """A session that uses one thread and a pool to call it from; opened once several batches come at a time."""
         with self._lock:
             if self._parallel is None:
+                assert self._model is not None  # noqa: S101  (there are several threads)
                 self._parallel = open_session(self._model, threads=1), ThreadPoolExecutor(self._threads)
+                self._model = None
             return self._parallel
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from amalgam_edge.runtime.text_model import TextModel
+from amalgam_edge.storage.own_files import FileContent
 
 _TEXT = "a text of a few words"
 _REPETITIONS = (1, 4, 8)  # so that texts of several lengths are answered
@@ -47,7 +48,12 @@ def peak_megabytes_of_this_process() -> float | None:
 
 def main(model: str, tokenizer: str, max_length: str, pad_token_id: str) -> None:
     """Answer one text at a time, and print this process' peak memory."""
-    text_model = TextModel(Path(model), Path(tokenizer), max_length=int(max_length), pad_token_id=int(pad_token_id))
+    text_model = TextModel(
+        FileContent.read(Path(model)),
+        FileContent.read(Path(tokenizer)),
+        max_length=int(max_length),
+        pad_token_id=int(pad_token_id),
+    )
     for n in _REPETITIONS:
         text_model.run([" ".join([_TEXT] * n)])
     peak = peak_megabytes_of_this_process()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,16 +25,24 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
         folder: Where the copy goes: a folder that does not exist yet, or an empty one.
 
     Raises:
-        AmalgamError: The folder holds something, or a file of the bundle is missing or was changed.
+        AmalgamError: The folder holds something, or a file of the bundle is missing, is a link, or was changed.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AmalgamError(f"{folder}: not empty; name another folder")
     with staged(folder) as copy:
-        for name in (MANIFEST, *bundle.manifest.files):
-            target = copy / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.folder / name if name == MANIFEST else bundle.file(name), target)
-        Bundle.open(copy).verify()
+        copy_files(bundle, copy, (MANIFEST, *bundle.manifest.files))
+
+
+def copy_files(bundle: Bundle, folder: Path, names: Iterable[str]) -> None:
+    """Copy files of a bundle into a folder; what is written is what was checked.
+
+    Raises:
+        AmalgamError: A file of the bundle is missing, is a link, or was changed.
+    """
+    for name in names:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(bundle.read(name).content)
 
 
 def push_bundle(bundle: Bundle, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

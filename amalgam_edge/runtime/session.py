@@ -7,6 +7,8 @@ from typing import Any
 
 from amalgam_edge.environment import CUDA_DEVICE, CUDA_PROVIDER
 from amalgam_edge.errors import AmalgamError, MissingExtraError, first_line
+from amalgam_edge.runtime.external_data import has_external_data
+from amalgam_edge.storage.own_files import FileContent
 
 try:
     import onnxruntime
@@ -15,31 +17,45 @@ except ImportError as error:
 
 
 def open_session(
-    model: str | Path | bytes, threads: int | None = None, device: str = "cpu"
+    model: str | Path | FileContent, threads: int | None = None, device: str = "cpu"
 ) -> onnxruntime.InferenceSession:
     """Load an ONNX model.
 
     Args:
-        model: Path of the model, or its content.
+        model: Path of a model that this project made, or the content of any model, which must hold all its weights.
         threads: Threads to compute with on the CPU; None for one per core.
         device: ``cpu``, ``cuda`` or ``cuda:N``. The session runs there or not at all.
 
     Raises:
-        AmalgamError: ONNX Runtime cannot load the model, or the device is not available.
+        AmalgamError: ONNX Runtime cannot load the model, the model keeps weights in other files, or the device is not
+            available.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # errors only
-    content = model if isinstance(model, bytes) else str(model)
+    name = str(model.path) if isinstance(model, FileContent) else str(model)
+    content: str | bytes = name
+    if isinstance(model, FileContent):
+        _require_all_weights(model)
+        content = model.content
     providers = _providers(device)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # onnxruntime raises another class for each status, and they have no common base
-        name = "model" if isinstance(model, bytes) else str(model)
         raise AmalgamError(f"{name}: onnxruntime cannot load it ({first_line(error)})") from error
     if device != "cpu" and CUDA_PROVIDER not in session.get_providers():
         raise AmalgamError(f"--device {device}: onnxruntime found no usable CUDA here; use --device cpu")
     return session
+
+
+def _require_all_weights(model: FileContent) -> None:
+    """Refuse a model with weights in other files: nobody has checked those, nor where the model says they are."""
+    try:
+        external = has_external_data(model.content)
+    except ValueError as error:
+        raise AmalgamError(f"{model.path}: onnxruntime cannot load it (no ONNX model, {error})") from error
+    if external:
+        raise AmalgamError(f"{model.path}: keeps weights outside of the file, where nothing is read; build it again")
 
 
 def cuda_device_id(device: str) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from amalgam_edge.runtime.model_runner import ModelRunner
+from amalgam_edge.runtime.model_runner import LOGITS, ModelRunner
 from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds
+from amalgam_edge.storage.own_files import FileContent
 
 ENCODER_BATCH = 32  # most texts in an encoder's batch
 STATIC_BATCH = 256  # most texts in a static student's batch; more no longer fit the CPU's caches
@@ -22,15 +22,21 @@ class TextModel:
     """An exported classifier with its tokenizer. Safe to call from several threads at once.
 
     Args:
-        model: Path of an ONNX model from ``input_ids`` and ``attention_mask`` to ``logits``.
-        tokenizer: Path of its tokenizer.json.
+        model: Content of an ONNX model from ``input_ids`` and ``attention_mask`` to ``logits``.
+        tokenizer: Content of its tokenizer.json.
         max_length: Tokens to which texts are cut.
         pad_token_id: Token id that fills batches; the attention mask hides it.
         threads: Threads to compute with; None for one per core.
     """
 
     def __init__(
-        self, model: Path, tokenizer: Path, *, max_length: int, pad_token_id: int, threads: int | None = None
+        self,
+        model: FileContent,
+        tokenizer: FileContent,
+        *,
+        max_length: int,
+        pad_token_id: int,
+        threads: int | None = None,
     ) -> None:
         self._runner = ModelRunner(model, threads)
         self._tokenizer = BatchTokenizer(tokenizer, max_length)
@@ -82,7 +88,7 @@ def run_model(
     """
     rows = np.arange(len(tokens.lengths)) if rows is None else rows
     batches = split_by_length(tokens.lengths[rows], batch_size)
-    outputs = runner.run(["logits"], [_feed(tokens, rows[batch], pad_token_id) for batch in batches])
+    outputs = runner.run([LOGITS], [_feed(tokens, rows[batch], pad_token_id) for batch in batches])
     sorted_logits = np.concatenate([logits for (logits,) in outputs])
     logits = np.empty_like(sorted_logits)
     logits[np.concatenate(batches)] = sorted_logits

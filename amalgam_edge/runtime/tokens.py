@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.storage.own_files import FileContent
 
 _BYTES_PER_WORD = 500  # memory of a cached word and its pieces, besides the word's characters
 _CACHE_BYTES = 16_000_000  # a cache that has grown larger is emptied
@@ -75,18 +75,15 @@ class BatchTokenizer:
     """A tokenizer for many texts at once. Safe to call from several threads at once.
 
     Args:
-        path: Path of a tokenizer.json.
+        file: Content of a tokenizer.json.
         max_length: Tokens to which texts are cut, special tokens included.
 
     Raises:
         AmalgamError: The file is no tokenizer.
     """
 
-    def __init__(self, path: Path, max_length: int) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise AmalgamError(f"{path}: cannot be read as a tokenizer ({error})") from error
+    def __init__(self, file: FileContent, max_length: int) -> None:
+        self._tokenizer = read_tokenizer(file)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         special = special_tokens(self._tokenizer)
@@ -134,6 +131,18 @@ class BatchTokenizer:
             is_body[ends - offset] = False
         ids[is_body] = body
         return TokenIds(ids, total, truncated)
+
+
+def read_tokenizer(file: FileContent) -> Tokenizer:
+    """The tokenizer in a tokenizer.json.
+
+    Raises:
+        AmalgamError: The file is no tokenizer.
+    """
+    try:
+        return Tokenizer.from_buffer(file.content)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise AmalgamError(f"{file.path}: cannot be read as a tokenizer ({error})") from error
 
 
 class _WordCache:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from amalgam_edge.runtime.model_runner import usable_cores
 from amalgam_edge.serving.batching import MicroBatcher, ModelOutput
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import ServerMetrics
+from amalgam_edge.storage.own_files import FileContent
 
 _WARM_UP_TEXTS = ["warm up", "a longer text, so that a second shape is known too"]
 
@@ -82,11 +82,11 @@ class ServedModel:
     @cached_property
     def page_description(self) -> dict[str, Any]:
         """The page's description of the model. Cached, since it reads the tokenizer."""
-        return describe_model(self.name, self.classifier.bundle, self.version)
+        return describe_model(self.name, self.classifier.bundle)
 
     @cached_property
-    def page_files(self) -> dict[str, Path]:
-        """Name → file that the page loads to run the model. Cached, since each file's SHA-256 is checked."""
+    def page_files(self) -> dict[str, FileContent]:
+        """Name → content of a file that the page loads to run the model; what was checked is what is sent."""
         return model_files(self.classifier.bundle)
 
     async def run(self, texts: Sequence[str]) -> ModelOutput:
@@ -182,8 +182,8 @@ class ModelRegistry:
     async def _load(self, name: str) -> None:
         """Load a bundle; the version that it replaces answers what waits for it and ends."""
         folder = self._folders[name]
-        version = version_of(folder)
         classifier = await asyncio.to_thread(_open_classifier, folder, self._options)
+        version = classifier.bundle.version
         replaced = self._served.get(name)
         n_threads = self._options.threads or usable_cores()
         self._served[name] = ServedModel(name, classifier, version, self._limits, self._metrics, n_threads)

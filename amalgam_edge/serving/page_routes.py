@@ -84,7 +84,7 @@ def page_router(models: ModelRegistry, libraries: Path | None, *, needs_key: boo
         bundle_files = find_model(models, model).page_files if libraries is not None else {}
         if name not in bundle_files:
             raise HTTPException(404, "not here")
-        return FileResponse(bundle_files[name], media_type=_media_type(name), headers=_IMMUTABLE_HEADERS)
+        return Response(bundle_files[name].content, media_type=_media_type(name), headers=_IMMUTABLE_HEADERS)
 
     @router.get("/{name}")
     async def page_file(name: str) -> Response:

@@ -21,6 +21,15 @@ Location = Path | str  # a local path, or a URL
 RETRY_WAITS = (0.5, 2.0, 8.0)  # seconds between attempts at an operation on a URL
 STALE_AFTER = 3600.0  # seconds; a half-written file that old has no living writer
 
+# The file systems that a URL may name. Of fsspec's others some run what an address holds, wrap a second address, or
+# open what is no file.
+PROTOCOLS = frozenset(
+    {"abfs", "abfss", "adl", "az", "file", "gcs", "gs", "hdfs", "hf", "http", "https", "local", "memory", "oci", "oss"}
+    | {"r2", "s3", "s3a", "webhdfs"}
+)
+
+HUB_DATASETS = "hf://datasets/"  # how data sets of the Hub are written
+
 _LOCAL = ("file://", "local://")
 _NOT_RETRIED = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _T = TypeVar("_T")
@@ -161,6 +170,27 @@ def delete_stale_parts(folder: Path) -> None:
             continue
 
 
+def check_url(url: str) -> None:
+    """Refuse a URL of a file system that is not known here, and a chain of file systems.
+
+    Raises:
+        AmalgamError: The URL is one of these.
+    """
+    protocol = url.partition("://")[0].lower()
+    if "::" in url:
+        raise AmalgamError(f"{url}: one file system inside another is not read; copy the files, and name the copy")
+    if protocol not in PROTOCOLS:
+        raise AmalgamError(
+            f"{url}: no file system that is read here; give a local path, or a URL of one of "
+            f"{', '.join(sorted(PROTOCOLS))}"
+        )
+
+
+def no_such_source(source: str) -> AmalgamError:
+    """The error for texts that are neither here nor, as they are written, anywhere else."""
+    return AmalgamError(f"{source}: no such file or folder (data sets of the Hub are written {HUB_DATASETS}NAME)")
+
+
 def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, with an empty cache of folder listings, and the path within it.
 
@@ -169,6 +199,7 @@ def file_system(url: str) -> tuple[Any, str]:
     """
     import fsspec
 
+    check_url(url)
     try:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:

@@ -2,7 +2,8 @@
 
     amalgam-edge build --recipe runs/student/recipe.yaml --include-torch --output runs/student-3
     amalgam-edge build --recipe runs/student/recipe.yaml --include-torch --student-layers 6 --output runs/student-6
-    amalgam-edge optimize runs/student-3 --budget "size<=20MB, latency<=2ms, loss<=1%" --output runs/student-3-small
+    amalgam-edge optimize runs/student-3 --calibration runs/unlabeled.jsonl \
+        --budget "size<=20MB, latency<=2ms, loss<=1%" --output runs/student-3-small
     python -m benchmarks.edge.run runs/student-3 runs/student-6 --front runs/student-3-small \
         --corpus runs/unlabeled.jsonl --write docs/edge.md
 

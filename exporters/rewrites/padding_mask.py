@@ -12,6 +12,7 @@ such as an attention window of more than 1,024 tokens, could make it differ.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from onnx import NodeProto, helper
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.rewrites.graph_editing import GraphIndex, add_constant, replace_nodes
+from amalgam_edge.storage.own_files import FileContent
 
 PADDING_MASK = "plain_mask"  # the name of the value, and of the node that computes it
 
@@ -91,7 +93,7 @@ def _padding_number(graph: onnx.GraphProto, value: str, nodes: list[NodeProto], 
     from amalgam_edge.runtime.session import open_session  # scoring on torch alone has no ONNX Runtime
 
     try:
-        session = open_session(model.SerializeToString(), threads=1)
+        session = open_session(FileContent(Path("mask"), model.SerializeToString()), threads=1)
     except AmalgamError:  # a part of the graph that cannot run by itself is no candidate
         return None
     at_padding = None

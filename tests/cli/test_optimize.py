@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.runtime.peak_memory import peak_megabytes, peak_megabytes_of_this_process
 
@@ -19,9 +20,9 @@ def bundle(built, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def optimized(built, invoke, tmp_path_factory):
+def optimized(built, inputs, invoke, tmp_path_factory):
     output = tmp_path_factory.mktemp("optimized") / "small"
-    result = invoke("optimize", built.bundle, "--budget", ANY, "--output", output)
+    result = invoke("optimize", built.bundle, "--calibration", inputs.corpus, "--budget", ANY, "--output", output)
     assert result.exit_code == 0, result.output
     return output, result.output
 
@@ -40,7 +41,7 @@ def test_every_precision_is_made_measured_and_usable(optimized, built, inputs):
     bundle.verify()
     expected = EdgeClassifier(Bundle.open(built.bundle), precision="fp32").logits(inputs.texts)
     for name, row in rows.items():
-        assert row["megabytes"] == pytest.approx(bundle.model_file(name).stat().st_size / 1e6)
+        assert row["megabytes"] == pytest.approx(bundle.size(bundle.model_name(name)) / 1e6)
         assert row["latency_ms"] > 0
         assert row["p95_ms"] >= row["latency_ms"]
         found = EdgeClassifier(bundle, precision=name).logits(inputs.texts)
@@ -126,8 +127,8 @@ def test_what_is_known_of_the_student_stands_beside_its_models(optimized, built)
     assert f"{student['agreement']:.1%}" in said
 
 
-def test_a_budget_that_cannot_be_met_says_by_how_much(bundle, invoke):
-    result = invoke("optimize", bundle, "--budget", "size<=1kB, loss<=100%")
+def test_a_budget_that_cannot_be_met_says_by_how_much(bundle, inputs, invoke):
+    result = invoke("optimize", bundle, "--calibration", inputs.corpus, "--budget", "size<=1kB, loss<=100%")
     assert result.exit_code == 3
     assert "nothing meets the budget" in result.output
     assert "too much" in result.output
@@ -135,8 +136,8 @@ def test_a_budget_that_cannot_be_met_says_by_how_much(bundle, invoke):
     Bundle.open(bundle).verify()
 
 
-def test_models_that_change_too_many_labels_do_not_ship(bundle, invoke):
-    result = invoke("optimize", bundle, "--budget", "loss<=0%")
+def test_models_that_change_too_many_labels_do_not_ship(bundle, inputs, invoke):
+    result = invoke("optimize", bundle, "--calibration", inputs.corpus, "--budget", "loss<=0%")
     manifest = manifest_of(bundle)
     losses = {row["name"]: row["loss_percent"] for row in manifest["front"]["candidates"]}
     assert set(manifest["precisions"]) == {name for name, loss in losses.items() if loss == 0}
@@ -145,7 +146,7 @@ def test_models_that_change_too_many_labels_do_not_ship(bundle, invoke):
     assert on_disk == {row["file"].removeprefix("onnx/") for row in manifest["precisions"].values()}
 
 
-def test_mistakes_are_told_before_any_work(bundle, mistake, tmp_path):
+def test_mistakes_are_told_before_any_work(bundle, inputs, mistake, tmp_path):
     before = (bundle / "amalgam.json").read_bytes()
     assert "'size' is not understood" in mistake("optimize", bundle, "--budget", "size")
     assert "no such file" in mistake("optimize", bundle, "--budget", ANY, "--calibration", tmp_path / "no.txt")
@@ -153,24 +154,69 @@ def test_mistakes_are_told_before_any_work(bundle, mistake, tmp_path):
     assert "one text is too few" in mistake("optimize", bundle, "--budget", ANY, "--calibration", tmp_path / "one.txt")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
-    assert "not empty" in mistake("optimize", bundle, "--budget", ANY, "--output", tmp_path / "full")
+    assert "not empty" in mistake(
+        "optimize", bundle, "--calibration", inputs.corpus, "--budget", ANY, "--output", tmp_path / "full"
+    )
     assert "no bundle" in mistake("optimize", tmp_path / "full", "--budget", ANY)
     assert (bundle / "amalgam.json").read_bytes() == before
 
 
-def test_a_corpus_that_is_gone_or_changed_is_named(bundle, mistake, tmp_path):
+@pytest.mark.parametrize(
+    "location",
+    [
+        "{folder}/corpus.jsonl",
+        "reference://::http://127.0.0.1:9/{{os.environ}}",
+        "http://127.0.0.1:9/a.txt",
+        "s3://bucket/a.txt",
+        "hf://datasets/owner/name",
+        "file:///etc/passwd",
+        "/dev/zero",
+        "**/*.txt",
+        7,
+        None,
+    ],
+)
+def test_a_corpus_that_the_bundle_states_is_shown_and_never_opened(bundle, mistake, tmp_path, monkeypatch, location):
+    stated = location.format(folder=tmp_path) if isinstance(location, str) else location
+    (tmp_path / "corpus.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n', "utf-8")
     manifest = manifest_of(bundle)
-    corpus = tmp_path / "other.txt"
-    corpus.write_text("one\ntwo\nthree\n", "utf-8")
-    for path, words in (
-        (corpus, "not the corpus"),
-        (tmp_path / "gone.txt", "the corpus that it was built from is not here"),
-    ):
-        manifest["recipe"]["corpus"] = str(path)
-        (bundle / "amalgam.json").write_text(json.dumps(manifest), "utf-8")
-        message = mistake("optimize", bundle, "--budget", ANY)
-        assert words in message
-        assert "--calibration" in message
+    manifest["recipe"]["corpus"] = stated
+    (bundle / "amalgam.json").write_text(json.dumps(manifest), "utf-8")
+    monkeypatch.setattr("amalgam_edge.corpus.sources.load_table", lambda *read: pytest.fail(f"{read} was opened"))
+    message = mistake("optimize", bundle, "--budget", ANY)
+    assert "name some with --calibration" in message
+    assert stated is None or repr(stated) in message
+
+
+def test_texts_that_the_bundle_held_out_are_held_out_again(bundle, inputs, invoke, tmp_path, monkeypatch):
+    """The same texts as in the build, if the user names the corpus of the build."""
+    from amalgam_edge.building import optimizing
+    from amalgam_edge.building.inputs import read_texts
+    from amalgam_edge.recipe.recipe import Recipe
+
+    recipe = Recipe(**manifest_of(bundle)["recipe"])
+    built_from = read_texts(recipe.corpus, recipe.evaluation)
+    found = []
+
+    def stop(bundle, texts, *others):
+        found.append(texts)
+        raise AmalgamError("seen")
+
+    monkeypatch.setattr(optimizing, "CandidateFolder", lambda *given, **named: stop(None, named["texts"]))
+    invoke("optimize", bundle, "--calibration", inputs.corpus, "--budget", ANY, "--output", tmp_path / "small")
+    assert found == [built_from.corpus.take(built_from.held_out)]
+
+
+@pytest.mark.parametrize("held_out", ["all", -3, None, 10**30, [], 1.5])
+def test_a_number_of_held_out_texts_that_is_none_is_the_default(bundle, held_out):
+    from dataclasses import replace
+
+    from amalgam_edge.building.optimizing import _held_out
+    from amalgam_edge.recipe.sections import CorpusSettings
+
+    opened = Bundle.open(bundle)
+    stated = replace(opened, manifest=replace(opened.manifest, recipe={"held_out": held_out}))
+    assert _held_out(stated) == CorpusSettings().held_out
 
 
 def test_a_build_under_a_budget(invoke, build_options, built, tmp_path):

@@ -184,14 +184,17 @@ def quick(monkeypatch):
     monkeypatch.setattr(optimizing, "median_call_times", lambda runs, **options: dict.fromkeys(runs, 1e-3))
 
 
-def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, invoke, tmp_path, quick):
+def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, inputs, invoke, tmp_path, quick):
     from amalgam_edge.building.inputs import read_texts
     from amalgam_edge.recipe.recipe import Recipe
 
     small = tmp_path / "small"
     recipe = Recipe(**manifest_of(cascaded.bundle)["recipe"])
     texts = read_texts(recipe.corpus, recipe.evaluation)
-    result = invoke("optimize", cascaded.bundle, "--budget", "size<=100MB, loss<=100%", "--output", small)
+    result = invoke(
+        *("optimize", cascaded.bundle, "--calibration", inputs.corpus),
+        *("--budget", "size<=100MB, loss<=100%", "--output", small),
+    )
     assert result.exit_code == 0, result.output
     before, after = manifest_of(cascaded.bundle)["cascade"], manifest_of(small)["cascade"]
     assert after["threshold"] == before["threshold"]  # any agreement will do
@@ -202,12 +205,16 @@ def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, 
     Bundle.open(small).verify()
 
 
-def test_optimize_leaves_out_a_cascade_that_does_not_keep_its_agreement(cascaded, invoke, tmp_path, monkeypatch, quick):
+def test_optimize_leaves_out_a_cascade_that_does_not_keep_its_agreement(
+    cascaded, inputs, invoke, tmp_path, monkeypatch, quick
+):
     from amalgam_edge.building import cascading
 
     monkeypatch.setattr(cascading, "is_sure", lambda logits, threshold: np.zeros(len(logits), dtype=bool))
     small = tmp_path / "small"
-    result = invoke("optimize", cascaded.bundle, "--budget", "loss<=100%", "--output", small)
+    result = invoke(
+        *("optimize", cascaded.bundle, "--calibration", inputs.corpus), *("--budget", "loss<=100%", "--output", small)
+    )
     assert result.exit_code == 0, result.output
     assert "no cascade: no threshold kept" in result.output
     assert manifest_of(small)["cascade"]["file"] is None
@@ -216,17 +223,19 @@ def test_optimize_leaves_out_a_cascade_that_does_not_keep_its_agreement(cascaded
     assert (cascaded.bundle / "onnx" / "model_static.onnx").exists()
 
 
-def test_optimize_does_without_a_static_model_that_is_gone(cascaded, invoke, mistake, tmp_path, quick):
+def test_optimize_does_without_a_static_model_that_is_gone(cascaded, inputs, invoke, mistake, tmp_path, quick):
     bundle = shutil.copytree(cascaded.bundle, tmp_path / "student")
     (bundle / "onnx" / "model_static.onnx").unlink()
-    result = invoke("optimize", bundle, "--budget", "loss<=100%")
+    result = invoke("optimize", bundle, "--calibration", inputs.corpus, "--budget", "loss<=100%")
     assert result.exit_code == 0, result.output
     assert "no cascade any more" in result.output
     assert manifest_of(bundle)["cascade"] is None
     Bundle.open(bundle).verify()
     assert EdgeClassifier.from_pretrained(bundle)(["chess"])[0].label
     (bundle / "tokenizer_config.json").unlink()
-    assert "tokenizer_config.json: missing" in mistake("optimize", bundle, "--budget", "loss<=100%")
+    assert "tokenizer_config.json: missing" in mistake(
+        "optimize", bundle, "--calibration", inputs.corpus, "--budget", "loss<=100%"
+    )
 
 
 @pytest.mark.parametrize(

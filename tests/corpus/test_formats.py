@@ -30,7 +30,7 @@ def test_the_format_is_the_suffix_below_a_compression(name, suffix, compressed):
 
 def test_the_formats_are_those_of_the_documentation():
     assert list(FORMATS) == [".txt", ".csv", ".tsv", ".jsonl", ".parquet"]
-    assert [suffix for suffix, known in FORMATS.items() if known.binary] == [".parquet"]
+    assert [suffix for suffix, known in FORMATS.items() if known.begins] == [".parquet"]
 
 
 def read_paragraphs(paths):

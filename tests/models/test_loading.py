@@ -1,10 +1,13 @@
 """Reading checkpoints: what is refused for safety, and limits that no tiny model shows."""
 
+import ast
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -62,8 +65,83 @@ def test_code_of_a_tokenizer_is_never_run(with_code, classifier_folder):
         "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", "own.OwnTokenizer"]},
     }
     path.write_text(json.dumps(settings), "utf-8")
-    with pytest.raises(AmalgamError, match="no tokenizer that can be read"):
+    with pytest.raises(AmalgamError, match="its tokenizer needs custom code, which is never run"):
         load_tokenizer(str(with_code))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"attn_implementation": "somebody/kernel"},
+        {"_attn_implementation": "somebody/kernel:flash"},
+        {"experts_implementation": "somebody/kernel@main"},
+        {"attn_implementation": {"text_config": "somebody/kernel"}},
+        {"text_config": {"attn_implementation": "somebody/kernel"}},
+    ],
+)
+@pytest.mark.parametrize(
+    "load", [load_config, lambda folder: load_encoder(folder, None, 64), lambda folder: load_classifier(folder, None)]
+)
+def test_kernels_of_the_hub_are_code_and_never_run(tmp_path, classifier_folder, load, entries):
+    shutil.copytree(classifier_folder, tmp_path / "checkpoint")
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text("utf-8"))
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps({**config, **entries}), "utf-8")
+    with pytest.raises(AmalgamError, match="needs custom code, which is never run"):
+        load(str(tmp_path / "checkpoint"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["weights.bin", "../elsewhere.safetensors", "/tmp/x.safetensors", "a/b.safetensors", "", "x.safetensors/", 7],
+)
+def test_an_index_of_weights_names_safetensors_beside_it_alone(tmp_path, classifier_folder, name):
+    folder = shutil.copytree(classifier_folder, tmp_path / "checkpoint")
+    (folder / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    torch.save({}, folder / "weights.bin")
+    index = {"metadata": {"total_size": 1}, "weight_map": {"classifier.bias": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    for load in (load_classifier, lambda folder, config: load_encoder(folder, config, 64)):
+        with pytest.raises(AmalgamError, match=r"model\.safetensors\.index\.json"):
+            load(str(folder), load_config(str(folder)))
+
+
+@pytest.mark.parametrize("content", ["", "[", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "[" * 10**5])
+def test_a_damaged_index_of_weights_is_refused_in_one_line(tmp_path, classifier_folder, content):
+    folder = shutil.copytree(classifier_folder, tmp_path / "checkpoint")
+    (folder / "model.safetensors.index.json").write_text(content, "utf-8")
+    with pytest.raises(AmalgamError, match=r"model\.safetensors\.index\.json .*save the model again") as refused:
+        load_classifier(str(folder), load_config(str(folder)))
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_in_several_files_are_read(tmp_path, classifier_folder):
+    config = load_config(str(classifier_folder))
+    load_classifier(str(classifier_folder), config).save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    found, expected = (load_classifier(str(f), config).state_dict() for f in (tmp_path / "sharded", classifier_folder))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+PACKAGES = ("amalgam_edge", "exporters", "models", "cli")
+
+
+def test_nothing_else_reads_checkpoints_by_transformers():
+    """Every other place goes through ``models/loading.py``, which allows neither code nor pickle."""
+    root = Path(__file__).parents[2]
+    calls = []
+    for file in (path for package in PACKAGES for path in (root / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr == "from_pretrained":
+                calls.append((file.relative_to(root).as_posix(), ast.unparse(node.value)))
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                calls.append((file.relative_to(root).as_posix(), "trust_remote_code"))
+            names = node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            assert not {"pickle", "joblib", "dill", "cloudpickle"} & {name.name for name in names}, file
+    assert {call for call in calls if call[1] != "EdgeClassifier"} == {
+        ("models/loading.py", "kind"),
+        ("models/loading.py", "AutoConfig"),
+        ("models/loading.py", "AutoTokenizer"),
+    }
 
 
 @pytest.mark.parametrize("load", [load_classifier, lambda folder, config: load_encoder(folder, config, 64)])

@@ -21,8 +21,8 @@ def test_a_bundle_says_what_it_carries(bundle_folder):
     assert bundle.labels == ("games", "science", "net", "Straße & 猫")
     assert bundle.precisions == ("fp32", "int8")
     assert bundle.default_precision == "int8"
-    assert bundle.model_file() == bundle.model_file("int8") == bundle_folder / "onnx" / "model_quantized.onnx"
-    assert bundle.model_file("fp32") == bundle_folder / "onnx" / "model.onnx"
+    assert bundle.model_name() == bundle.model_name("int8") == "onnx/model_quantized.onnx"
+    assert bundle.model_name("fp32") == "onnx/model.onnx"
     bundle.verify()
 
 
@@ -35,7 +35,7 @@ def test_what_is_no_bundle_is_refused(tmp_path):
 
 def test_an_unknown_precision_is_refused(bundle_folder):
     with pytest.raises(AmalgamError, match="no precision 'int4'; it has fp32, int8"):
-        Bundle.open(bundle_folder).model_file("int4")
+        Bundle.open(bundle_folder).read_model("int4")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_swapped_models_are_found(copied):
 def test_a_precision_of_a_later_version_is_found_by_its_file(copied):
     precisions = {"fancy": read(copied)["precisions"]["fp32"]}
     edit_manifest(copied, precisions=precisions, default_precision="fancy")
-    assert Bundle.open(copied).model_file() == copied / "onnx" / "model.onnx"
+    assert Bundle.open(copied).read_model().path == copied / "onnx" / "model.onnx"
 
 
 def test_a_bundle_without_a_threshold_never_abstains(copied):
@@ -171,9 +171,9 @@ def test_entries_of_later_versions_are_let_be(copied):
 @pytest.mark.parametrize("name", ["onnx/model.onnx", "tokenizer.json", "config.json"])
 def test_one_flipped_bit_is_found(copied, flip, name):
     bundle = Bundle.open(copied)
-    assert bundle.file(name) == copied / name
+    assert bundle.read(name).content == (copied / name).read_bytes()
     flip(copied / name)
-    for check in (bundle.verify, lambda: bundle.file(name)):
+    for check in (bundle.verify, lambda: bundle.read(name), lambda: bundle.check(name)):
         with pytest.raises(AmalgamError, match="damaged") as refused:
             check()
         assert str(copied / name) in str(refused.value)
@@ -183,7 +183,7 @@ def test_one_flipped_bit_is_found(copied, flip, name):
 def test_a_missing_file_is_found(copied, name):
     (copied / name).unlink()
     bundle = Bundle.open(copied)
-    for check in (bundle.verify, lambda: bundle.file(name)):
+    for check in (bundle.verify, lambda: bundle.read(name), lambda: bundle.check(name)):
         with pytest.raises(AmalgamError, match="missing") as refused:
             check()
         assert str(copied / name) in str(refused.value)
@@ -194,4 +194,4 @@ def test_a_file_that_was_not_built_with_it_is_refused(copied):
     bundle = Bundle.open(copied)
     bundle.verify()
     with pytest.raises(AmalgamError, match="missing"):
-        bundle.file("extra.bin")
+        bundle.read("extra.bin")

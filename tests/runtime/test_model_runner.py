@@ -12,6 +12,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import model_runner
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import split_by_length
+from amalgam_edge.storage.own_files import FileContent
 
 
 @given(st.lists(st.integers(1, 128), min_size=1, max_size=200), st.sampled_from([1, 3, 32, 256]))
@@ -53,7 +54,7 @@ def feeds():
 def test_logits_are_those_of_one_session(bundle_folder, feeds, threads):
     path = bundle_folder / "onnx" / "model.onnx"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    runner = ModelRunner(path, threads)
+    runner = ModelRunner(FileContent.read(path), threads)
     for some in (feeds[:1], feeds):
         found = runner.run(["logits"], some)
         for feed, (logits,) in zip(some, found, strict=True):
@@ -64,7 +65,7 @@ def test_a_second_session_is_opened_once_and_only_for_several_batches(bundle_fol
     opened = []
     inner = model_runner.open_session
     monkeypatch.setattr(model_runner, "open_session", lambda *a, **k: opened.append(k.get("threads")) or inner(*a, **k))
-    runner = ModelRunner(bundle_folder / "onnx" / "model.onnx", 2)
+    runner = ModelRunner(FileContent.read(bundle_folder / "onnx" / "model.onnx"), 2)
     for feed in feeds:
         runner.run(["logits"], [feed])
     assert len(opened) == 1
@@ -77,7 +78,7 @@ def test_a_second_session_is_opened_once_and_only_for_several_batches(bundle_fol
 
 
 def test_an_error_reaches_the_caller(bundle_folder, feeds):
-    runner = ModelRunner(bundle_folder / "onnx" / "model.onnx", 2)
+    runner = ModelRunner(FileContent.read(bundle_folder / "onnx" / "model.onnx"), 2)
     with pytest.raises(Exception, match="no such output"):
         runner.run(["no such output"], feeds)
 
@@ -85,4 +86,4 @@ def test_an_error_reaches_the_caller(bundle_folder, feeds):
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "m.onnx").write_text("no model")
     with pytest.raises(AmalgamError, match="cannot load it"):
-        ModelRunner(tmp_path / "m.onnx")
+        ModelRunner(FileContent.read(tmp_path / "m.onnx"))

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import session
 from amalgam_edge.runtime.session import open_session
+from amalgam_edge.storage.own_files import FileContent
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def doubling(tmp_path):
 
 
 def test_paths_and_contents_are_loaded(doubling):
-    for model in (doubling, str(doubling), doubling.read_bytes()):
+    for model in (doubling, str(doubling), FileContent.read(doubling)):
         opened = open_session(model, threads=1)
         assert opened.run(["y"], {"x": np.array([1.5], dtype=np.float32)})[0].tolist() == [3.0]
         assert opened.get_providers() == ["CPUExecutionProvider"]
@@ -40,8 +41,9 @@ def test_content_that_is_no_model_is_refused_in_one_line(tmp_path, content):
         open_session(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
-    with pytest.raises(AmalgamError, match="model: onnxruntime cannot load it"):
-        open_session(content)
+    with pytest.raises(AmalgamError, match="onnxruntime cannot load it") as refused:
+        open_session(FileContent.read(path))
+    assert str(path) in str(refused.value)
 
 
 def test_a_model_cut_short_is_refused(doubling):

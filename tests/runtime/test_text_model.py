@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.text_model import TextModel
+from amalgam_edge.storage.own_files import FileContent
 from tests.support import tiny
 
 PAD = 1
@@ -50,9 +51,13 @@ def probe(tmp_path_factory):
     return path
 
 
+def opened(model, tokenizer, **options):
+    return TextModel(FileContent.read(model), FileContent.read(tokenizer), **options)
+
+
 @pytest.fixture(scope="module")
 def model(probe, tokenizer_folder):
-    return TextModel(probe, tokenizer_folder / "tokenizer.json", max_length=20, pad_token_id=PAD, threads=1)
+    return opened(probe, tokenizer_folder / "tokenizer.json", max_length=20, pad_token_id=PAD, threads=1)
 
 
 def expected(tokenizer, texts):
@@ -105,7 +110,7 @@ def test_truncation_and_padding_in_the_tokenizer_file_are_ignored(probe, tokeniz
         "pad_id": 0, "pad_type_id": 0, "pad_token": "[UNK]",
     }  # fmt: skip
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
-    model = TextModel(probe, tmp_path / "tokenizer.json", max_length=20, pad_token_id=PAD)
+    model = opened(probe, tmp_path / "tokenizer.json", max_length=20, pad_token_id=PAD)
     logits, _ = model.run(tiny.TEXTS)
     assert (logits[:, 0].tolist(), logits[:, 1].tolist()) == expected(tokenizer, tiny.TEXTS)
 
@@ -113,7 +118,7 @@ def test_truncation_and_padding_in_the_tokenizer_file_are_ignored(probe, tokeniz
 def test_an_empty_text_without_special_tokens_is_padded_to_one_token(probe, tokenizer_folder, tmp_path):
     content = json.loads((tokenizer_folder / "tokenizer.json").read_text("utf-8"))
     (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "post_processor": None}), "utf-8")
-    model = TextModel(probe, tmp_path / "tokenizer.json", max_length=20, pad_token_id=PAD)
+    model = opened(probe, tmp_path / "tokenizer.json", max_length=20, pad_token_id=PAD)
     assert model.run([""])[0].tolist() == [[0, 0, 1, PAD]]
 
 
@@ -126,9 +131,9 @@ def test_no_texts_are_refused(model):
 def test_content_that_is_no_tokenizer_is_refused(probe, tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content, "utf-8")
     with pytest.raises(AmalgamError, match="cannot be read as a tokenizer"):
-        TextModel(probe, tmp_path / "tokenizer.json", max_length=20, pad_token_id=PAD)
+        opened(probe, tmp_path / "tokenizer.json", max_length=20, pad_token_id=PAD)
 
 
 def test_a_missing_tokenizer_is_refused(probe, tmp_path):
     with pytest.raises(AmalgamError, match="tokenizer"):
-        TextModel(probe, tmp_path / "nowhere.json", max_length=20, pad_token_id=PAD)
+        opened(probe, tmp_path / "nowhere.json", max_length=20, pad_token_id=PAD)

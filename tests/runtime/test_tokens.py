@@ -13,6 +13,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.padding import pad_batch
 from amalgam_edge.runtime import tokens
 from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds, special_tokens, splits_at_spaces
+from amalgam_edge.storage.own_files import FileContent
 
 MAX_LENGTH = 9
 WORDS = tuple("a b ab abc un ##un ##a ##b ##c ##1 1 12 . , - ' [ ] ! é e ß σ ss 中 文 가 sep ##sep cls".split())  # noqa: SIM905
@@ -60,7 +61,7 @@ def open_tokenizer(tmp_path_factory):
     def opened(tokenizer):
         path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
         path.write_text(tokenizer.to_str(), "utf-8")
-        return BatchTokenizer(path, MAX_LENGTH)
+        return BatchTokenizer(FileContent.read(path), MAX_LENGTH)
 
     return opened
 
@@ -171,4 +172,4 @@ def test_no_texts_are_refused(open_tokenizer):
 def test_content_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps([1]), "utf-8")
     with pytest.raises(AmalgamError, match="cannot be read as a tokenizer"):
-        BatchTokenizer(tmp_path / "tokenizer.json", 8)
+        BatchTokenizer(FileContent.read(tmp_path / "tokenizer.json"), 8)

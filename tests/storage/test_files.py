@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import fsspec
@@ -85,8 +86,40 @@ def test_names_are_in_order(folder):
 
 
 def test_a_file_system_that_nobody_knows_is_refused():
-    with pytest.raises(AmalgamError, match=r"^nonsense://a: no such file system \(.*nonsense.*\); give a local path"):
+    with pytest.raises(
+        AmalgamError,
+        match=r"^nonsense://a: no file system that is read here; give a local path, or a URL of one of abfs, ",
+    ):
         files.exists("nonsense://a")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "reference://::http://127.0.0.1:9/x",
+        "simplecache::s3://bucket/x",
+        "filecache://::memory://a",
+        "zip://a.txt::memory://a.zip",
+        "s3://bucket/a::memory://b",
+        "memory://::",
+        "data://text/plain;base64,YQ==",
+        "python:///etc/passwd",
+        "sftp://host/a",
+        "ssh://host/a",
+        "ftp://host/a",
+        "jupyter://host/a",
+        "git:///repository:a",
+        "reference:///tmp/a.json",
+        "cached://a",
+        "DATA://a",
+        "://a",
+    ],
+)
+@pytest.mark.parametrize("use", [files.exists, files.read, files.names, files.delete, files.delete_folder])
+def test_chains_and_file_systems_that_do_more_than_hold_files_are_never_opened(monkeypatch, url, use):
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: pytest.fail(f"{url} was opened"))
+    with pytest.raises(AmalgamError, match=f"^{re.escape(url)}: "):
+        use(url)
 
 
 def test_a_file_system_whose_package_is_missing_names_it(monkeypatch):

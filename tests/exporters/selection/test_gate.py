@@ -8,6 +8,7 @@ from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, Int8Settings, 
 from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.gate import pass_gate
 from amalgam_edge.runtime.text_model import TextModel
+from amalgam_edge.storage.own_files import FileContent
 
 WAYS = (Int8Settings("plain"), Int8Settings("calibrated", calibrated=True), *INT8_LADDER)
 TEXTS = [f"text {k} about {word}" for k in range(20) for word in ("maps", "sound", "ice", "news", "fonts")]
@@ -26,7 +27,13 @@ def target(tmp_path):
 @pytest.fixture
 def open_model(tokenizer_folder):
     def opened(path):
-        return TextModel(path, tokenizer_folder / "tokenizer.json", max_length=32, pad_token_id=1, threads=1)
+        return TextModel(
+            FileContent.read(path),
+            FileContent.read(tokenizer_folder / "tokenizer.json"),
+            max_length=32,
+            pad_token_id=1,
+            threads=1,
+        )
 
     return opened
 
