@@ -1,9 +1,14 @@
+import hashlib
 import json
 
+import onnx
 import pytest
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import Bundle, EdgeClassifier
+from amalgam_edge.runtime.bundle import version_of
+from amalgam_edge.runtime.manifest import read_manifest, write_manifest
+from amalgam_edge.runtime.publishing import save_bundle
 
 
 def read(folder):
@@ -195,3 +200,80 @@ def test_a_file_that_was_not_built_with_it_is_refused(copied):
     bundle.verify()
     with pytest.raises(AmalgamError, match="missing"):
         bundle.read("extra.bin")
+
+
+@pytest.fixture
+def secret(tmp_path):
+    file = tmp_path / "id_rsa"
+    file.write_text("a secret of this machine", "utf-8")
+    return file
+
+
+def list_file(folder, name, content):
+    """Let the manifest list a file with the SHA-256 of this content."""
+    files = {**read(folder)["files"], name: hashlib.sha256(content).hexdigest()}
+    edit_manifest(folder, files=files)
+
+
+def test_a_link_in_a_bundle_is_never_read_copied_or_listed(copied, secret, tmp_path):
+    """Even where its maker knows what the link leads to."""
+    (copied / "notes.txt").symlink_to(secret)
+    copy = tmp_path / "unlisted"
+    save_bundle(Bundle.open(copied), copy)
+    assert not (copy / "notes.txt").exists()
+    assert "notes.txt" not in write_manifest(copied, read_manifest(copied)).files
+
+    list_file(copied, "notes.txt", secret.read_bytes())
+    bundle = Bundle.open(copied)
+    for use in (bundle.verify, lambda: bundle.read("notes.txt"), lambda: save_bundle(bundle, tmp_path / "listed")):
+        with pytest.raises(AmalgamError, match=r"notes\.txt: a link"):
+            use()
+    assert not (tmp_path / "listed").exists()
+
+
+def test_a_linked_folder_in_a_bundle_is_never_read(copied, tmp_path):
+    (copied / "onnx").rename(tmp_path / "elsewhere")
+    (copied / "onnx").symlink_to(tmp_path / "elsewhere")
+    for use in (Bundle.open(copied).verify, lambda: EdgeClassifier(Bundle.open(copied))):
+        with pytest.raises(AmalgamError, match="a link"):
+            use()
+
+
+def test_a_manifest_that_is_a_link_is_not_read(copied, tmp_path):
+    (copied / "amalgam.json").rename(tmp_path / "manifest.json")
+    (copied / "amalgam.json").symlink_to(tmp_path / "manifest.json")
+    with pytest.raises(AmalgamError, match=r"amalgam\.json: a link"):
+        Bundle.open(copied)
+
+
+def test_a_model_whose_weights_lie_elsewhere_is_refused_though_its_digest_is_right(copied, secret):
+    model = onnx.load(copied / "onnx" / "model.onnx")
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=f"../../{secret.name}")
+    (copied / "onnx" / "model.onnx").write_bytes(model.SerializeToString())
+    write_manifest(copied, read_manifest(copied))
+    with pytest.raises(AmalgamError, match=r"model\.onnx: keeps weights outside of the file"):
+        EdgeClassifier(Bundle.open(copied), precision="fp32")
+
+
+def test_a_model_without_logits_is_refused(copied):
+    model = onnx.load(copied / "onnx" / "model.onnx")
+    model.graph.output[0].name = "answers"
+    model.graph.node.append(onnx.helper.make_node("Identity", ["logits"], ["answers"]))
+    (copied / "onnx" / "model.onnx").write_bytes(model.SerializeToString())
+    write_manifest(copied, read_manifest(copied))
+    with pytest.raises(AmalgamError, match=r"model\.onnx: no classifier, it has no output 'logits'"):
+        EdgeClassifier(Bundle.open(copied), precision="fp32")
+
+
+def test_the_version_is_of_the_manifest_that_was_read(copied):
+    bundle = Bundle.open(copied)
+    digest = hashlib.sha256((copied / "amalgam.json").read_bytes()).hexdigest()
+    assert (bundle.digest, bundle.version) == (digest, digest[:12])
+    assert version_of(copied) == bundle.version
+    edit_manifest(copied, abstain=0.5)
+    assert version_of(copied) != bundle.version
+    with pytest.raises(AmalgamError, match=r"amalgam\.json: damaged or changed"):
+        bundle.read("amalgam.json")

@@ -1,17 +1,22 @@
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import huggingface_hub
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from transformers import AutoTokenizer, pipeline
 
 import amalgam_edge
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.runtime import EdgeClassifier, text_model
+from amalgam_edge.runtime import Bundle, EdgeClassifier, text_model
+from amalgam_edge.runtime.manifest import read_manifest, write_manifest
 from tests.support import tiny
 
 LABELS = ("games", "science", "net", "Straße & 猫")
@@ -296,3 +301,68 @@ def test_the_runtime_imports_no_training_package(code, bundle_folder):
     loaded = set(run.stdout.split())
     assert {"onnxruntime", "tokenizers", "numpy"} <= loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+@pytest.fixture
+def other_bundle(bundle_folder, tmp_path):
+    """A bundle whose labels stand in another order, so that a mixture of both answers wrongly."""
+    other = shutil.copytree(bundle_folder, tmp_path / "other")
+    manifest = read_manifest(other)
+    model = onnx.load(other / "onnx" / "model.onnx")
+    rename_output(model, "logits", "plain")
+    order = numpy_helper.from_array(np.array([3, 2, 1, 0]), "order")
+    model.graph.initializer.append(order)
+    model.graph.node.append(onnx.helper.make_node("Gather", ["plain", "order"], ["logits"], axis=1))
+    onnx.save(model, other / "onnx" / "model.onnx")
+    write_manifest(other, replace(manifest, labels=manifest.labels[::-1]))
+    return other
+
+
+def rename_output(model, old, new):
+    for node in model.graph.node:
+        node.output[:] = [new if name == old else name for name in node.output]
+
+
+def exchange(folder, other):
+    """Put another folder in the place of one."""
+    folder.rename(folder.with_name("away"))
+    other.rename(folder)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_folder_exchanged_beneath_a_classifier_changes_nothing(copied, other_bundle, expected, threads):
+    classifier = EdgeClassifier.from_pretrained(copied, precision="fp32", threads=threads)
+    exchange(copied, other_bundle)
+    assert EdgeClassifier.from_pretrained(copied, precision="fp32").labels == LABELS[::-1]
+    shutil.rmtree(copied)
+    for _ in range(3):
+        found = classifier([*TEXTS, *TEXTS], batch_size=2)  # several batches, so that a second session is opened
+        assert [answer.label for answer in found] == [LABELS[row.argmax()] for row in expected] * 2
+
+
+@pytest.mark.parametrize("replaced_at", ["tokenizer.json", "onnx/model.onnx"])
+def test_a_bundle_replaced_while_it_is_read_is_read_anew(copied, other_bundle, expected, monkeypatch, replaced_at):
+    read = Bundle.read
+    left = [other_bundle]
+
+    def read_after_exchange(bundle, name):
+        if name == replaced_at and left:
+            exchange(copied, left.pop())
+        return read(bundle, name)
+
+    monkeypatch.setattr(Bundle, "read", read_after_exchange)
+    found = EdgeClassifier.from_pretrained(copied, precision="fp32")
+    assert not left
+    # Files that are the same in both may be read from either; the labels and the model are of one bundle.
+    assert [answer.label for answer in found(TEXTS)] == [LABELS[row.argmax()] for row in expected]
+
+
+def test_a_bundle_replaced_again_and_again_is_given_up(copied, monkeypatch):
+    def read(bundle, name):
+        manifest = read_manifest(copied)
+        write_manifest(copied, replace(manifest, abstain=manifest.abstain + 0.01))
+        raise AmalgamError("changed")
+
+    monkeypatch.setattr(Bundle, "read", read)
+    with pytest.raises(AmalgamError, match="replaced again and again"):
+        EdgeClassifier.from_pretrained(copied)

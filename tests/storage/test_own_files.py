@@ -1,0 +1,77 @@
+"""Files of a stranger's folder: regular ones of its own, and none that a link leads to."""
+
+import os
+
+import pytest
+
+from amalgam_edge.errors import AmalgamError
+from amalgam_edge.storage.own_files import FileContent, own_file
+
+
+@pytest.fixture
+def secret(tmp_path):
+    (tmp_path / "home").mkdir()
+    file = tmp_path / "home" / "secret"
+    file.write_text("secret", "utf-8")
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "bundle"
+    (made / "inside").mkdir(parents=True)
+    (made / "inside" / "a.txt").write_text("a", "utf-8")
+    return made
+
+
+def test_a_regular_file_is_read(folder):
+    path = own_file(folder, "inside/a.txt")
+    assert FileContent.read(path).content == b"a"
+    assert "b'a'" not in repr(FileContent.read(path))  # a model's bytes have no place in a message
+
+
+def test_a_link_is_never_followed(folder, secret):
+    (folder / "b.txt").symlink_to(secret)
+    (folder / "other").symlink_to(secret.parent)
+    (folder / "c.txt").symlink_to(folder / "inside" / "a.txt")
+    (folder / "gone.txt").symlink_to(folder / "nowhere")
+    for name in ("b.txt", "other/secret", "c.txt", "gone.txt"):
+        with pytest.raises(AmalgamError, match="a link, and links in a folder are not followed"):
+            own_file(folder, name)
+
+
+def test_the_folder_itself_may_be_a_link(folder, tmp_path):
+    (tmp_path / "latest").symlink_to(folder)
+    assert own_file(tmp_path / "latest", "inside/a.txt").read_text("utf-8") == "a"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names on Windows")
+def test_what_is_no_regular_file_is_refused_unopened(folder):
+    os.mkfifo(folder / "pipe")
+    for name in ("pipe", "inside"):
+        with pytest.raises(AmalgamError, match="no regular file"):
+            own_file(folder, name)
+
+
+def test_nothing_there_is_told_apart(folder):
+    with pytest.raises(FileNotFoundError):
+        own_file(folder, "nowhere.txt")
+
+
+def test_the_cache_of_the_hub_links_to_its_own_contents_alone(tmp_path, secret):
+    repository = tmp_path / "models--owner--name"
+    version = repository / "snapshots" / "0123"
+    (version / "onnx").mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "blobs" / "abc").write_text("content", "utf-8")
+    (version / "a.txt").symlink_to("../../blobs/abc")
+    (version / "onnx" / "b.txt").symlink_to("../../../blobs/abc")
+    assert own_file(version, "a.txt").read_text("utf-8") == "content"
+    assert own_file(version, "onnx/b.txt").read_text("utf-8") == "content"
+    (version / "c.txt").symlink_to(secret)
+    (repository / "blobs" / "def").symlink_to(secret)
+    (version / "d.txt").symlink_to("../../blobs/def")
+    (version / "e.txt").symlink_to("../../blobs/../../home/secret")
+    for name in ("c.txt", "d.txt", "e.txt"):
+        with pytest.raises(AmalgamError, match="a link"):
+            own_file(version, name)
