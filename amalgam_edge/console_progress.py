@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from time import monotonic
 
 from amalgam_edge.progress import Advance, Progress, SilentProgress
+from amalgam_edge.shown_text import line
 
 # None: as it suits the place where it is shown; True: the same; False: nothing; or an object of one's own.
 ProgressChoice = Progress | bool | None
@@ -40,13 +41,13 @@ class ConsoleProgress:
 
     def say(self, message: str) -> None:
         """Show a line that stays."""
-        self._console.print(message, markup=False, soft_wrap=True)
+        self._console.print(line(message), markup=False, soft_wrap=True)
 
     @contextmanager
     def step(self, title: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
         """Show one step while it runs, and leave a line when it is done."""
         self._step += 1
-        head = f"[{self._step}/{self._n_steps}] {title}" if self._n_steps else title
+        head = line(f"[{self._step}/{self._n_steps}] {title}" if self._n_steps else title)
         meter = _Meter(total, unit)
         if self._shows_bars:
             with self._bar(head, total, meter) as advance:

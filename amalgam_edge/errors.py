@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from amalgam_edge.shown_text import LONGEST_LINE, line
+
 
 class AmalgamError(Exception):
     """A problem that the user can fix; the message says in one line what is wrong, where, and what to do.
 
     The command line prints the message without a traceback and exits with status 2. Anything else that escapes
     is a bug.
+
+    Args:
+        message: The message. Names in it may come from anybody: it is kept to one line of bounded length, whose
+            characters do nothing in a terminal.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(line(message, LONGEST_LINE))
 
 
 class MissingExtraError(AmalgamError):

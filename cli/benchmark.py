@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 
 import click
 
 from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.output import show_json, show_lines
 from amalgam_edge.errors import needs_extra
 
 
@@ -61,6 +61,6 @@ def command(
         rounds=rounds,
     )
     if as_json:
-        click.echo(json.dumps([asdict(cell) for cell in cells], indent=2))
+        show_json([asdict(cell) for cell in cells])
         return
-    click.echo(f"\n{benchmark_table(cells).to_text()}")
+    show_lines(f"\n{benchmark_table(cells).to_text()}")

@@ -9,6 +9,7 @@ import click
 
 from amalgam_edge.cli.exit_codes import LIMIT_MISSED
 from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.output import show_lines
 from amalgam_edge.cli.recipe_options import RecipeCommand, given, with_recipe_options
 from amalgam_edge.recipe.recipe import Recipe
 
@@ -63,18 +64,18 @@ def show(recipe: Recipe, manifest: Manifest) -> None:
     from amalgam_edge.reports.evaluation_tables import evaluation_table
     from amalgam_edge.runtime.bundle import REPORT
 
-    click.echo(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
+    show_lines(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
     if recipe.export.budget:
-        click.echo(f"\n{front_table(manifest).to_text()}\n{front_line(manifest)}")
+        show_lines(f"\n{front_table(manifest).to_text()}\n{front_line(manifest)}")
     if line := cascade_line(manifest):
-        click.echo(f"\n{line}")
+        show_lines(f"\n{line}")
     if manifest.evaluation:
-        click.echo(f"\n{evaluation_table(manifest.evaluation).to_text()}")
+        show_lines(f"\n{evaluation_table(manifest.evaluation).to_text()}")
     if calibration_line(manifest):
-        click.echo(f"\n{calibration_line(manifest)}")
+        show_lines(f"\n{calibration_line(manifest)}")
     folder = recipe.output.folder
-    click.echo(f"\nbundle: {folder}   report: {folder.rstrip('/')}/{REPORT}")
-    click.echo(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")
+    show_lines(f"\nbundle: {folder}   report: {folder.rstrip('/')}/{REPORT}")
+    show_lines(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")
     missed = []
     if manifest.front and not manifest.front.within_budget:
         missed.append(f"--budget: {manifest.front.reason}")
@@ -83,6 +84,6 @@ def show(recipe: Recipe, manifest: Manifest) -> None:
     if manifest.cascade and not manifest.cascade.static_model:
         missed.append("no threshold kept --cascade-agreement: the bundle holds no cascade")
     for message in missed:
-        click.echo(message, err=True)
+        show_lines(message, err=True)
     if missed:
         sys.exit(LIMIT_MISSED)

@@ -8,6 +8,7 @@ import sys
 import click
 
 from amalgam_edge import environment
+from amalgam_edge.cli.output import show_lines
 
 
 @click.command("doctor")
@@ -18,14 +19,14 @@ def command() -> None:
     Example:
       amalgam-edge doctor
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    click.echo(f"python            {platform.python_version()} on {platform.platform()}")
+    show_lines(f"python            {platform.python_version()} on {platform.platform()}")
     for package, version in environment.package_versions().items():
-        click.echo(f"{package:<17} {version or '–'}")
-    click.echo(f"providers         {', '.join(environment.execution_providers()) or '–'}")
-    click.echo(f"CPU features      {', '.join(environment.cpu_features()) or 'none that matter'}")
+        show_lines(f"{package:<17} {version or '–'}")
+    show_lines(f"providers         {', '.join(environment.execution_providers()) or '–'}")
+    show_lines(f"CPU features      {', '.join(environment.cpu_features()) or 'none that matter'}")
     found = environment.problems()
     for problem in found:
-        click.echo(f"problem: {problem}", err=True)
+        show_lines(f"problem: {problem}", err=True)
     if found:
         sys.exit(1)
-    click.echo("no problem found")
+    show_lines("no problem found")

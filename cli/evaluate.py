@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.output import show_json, show_lines
 from amalgam_edge.errors import needs_extra
 
 if TYPE_CHECKING:
@@ -78,10 +78,13 @@ def command(
         abstain=abstain,
         compare=compare or None,
     )
-    click.echo(json.dumps(to_json(measured), indent=2) if as_json else _as_text(measured))
+    if as_json:
+        show_json(to_json(measured))
+    else:
+        show_lines(_as_text(measured))
     if report:
         _write_report(report, measured, bundle)
-        click.echo(f"\nreport: {report}", err=as_json)
+        show_lines(f"\nreport: {report}", err=as_json)
 
 
 def _as_text(measured: Evaluation) -> str:

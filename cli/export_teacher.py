@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.output import show_lines
 from amalgam_edge.cli.recipe_options import RecipeCommand, given, with_recipe_options
 
 
@@ -30,7 +31,7 @@ def command(teacher: str, overwrite: bool, **fields: Any) -> None:
     from amalgam_edge.api import export_teacher
 
     manifest = export_teacher(teacher, overwrite=overwrite, **given(fields))
-    click.echo(
+    show_lines(
         f"{fields['output']}: {len(manifest.dropout_sites)} dropouts live, {manifest.bytes / 1e6:.1f} MB; "
         f"logits differ from torch's by at most {manifest.difference:.1e} of the largest"
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
+from amalgam_edge.cli.output import show_line
 from amalgam_edge.errors import needs_extra
 
 
@@ -29,7 +31,5 @@ def command(bundle: str, output: Path, overwrite: bool) -> None:
         from amalgam_edge.browser.site import export_site
     from amalgam_edge.runtime.bundle import Bundle
 
-    n_bytes = export_site(
-        Bundle.open(bundle), output, overwrite=overwrite, notify=lambda line: click.echo(line, err=True)
-    )
-    click.echo(f"{output}: {n_bytes / 1e6:.1f} MB; look at it with: python -m http.server --directory {output}")
+    n_bytes = export_site(Bundle.open(bundle), output, overwrite=overwrite, notify=partial(show_line, err=True))
+    show_line(f"{output}: {n_bytes / 1e6:.1f} MB; look at it with: python -m http.server --directory {output}")

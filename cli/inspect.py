@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from amalgam_edge.cli.output import show_json, show_line, show_lines
 from amalgam_edge.errors import needs_extra
 
 
@@ -48,11 +48,11 @@ def _inspect_scores(folder: str, as_json: bool) -> None:
 
     described = [describe(store) for store in find_stores(folder)]
     if as_json:
-        click.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        show_json(described)
         return
-    click.echo(f"{stored_scores_table(described).to_text()}")
+    show_lines(f"{stored_scores_table(described).to_text()}")
     for one in described:
-        click.echo("\n" + "\n".join(stored_scores_lines(one)))
+        show_lines("\n" + "\n".join(stored_scores_lines(one)))
 
 
 def _inspect_bundle(bundle: str, as_json: bool) -> None:
@@ -73,31 +73,31 @@ def _inspect_bundle(bundle: str, as_json: bool) -> None:
     opened.verify()
     manifest = opened.manifest
     if as_json:
-        click.echo(json.dumps(to_json(manifest), indent=2, ensure_ascii=False))
+        show_json(to_json(manifest))
         return
-    click.echo(f"{bundle}: {len(opened.labels)} labels, {manifest.method}, {manifest.corpus.n_train} training texts")
-    click.echo(f"built with amalgam-edge {manifest.written_with} on {manifest.machine.architecture}")
+    show_line(f"{bundle}: {len(opened.labels)} labels, {manifest.method}, {manifest.corpus.n_train} training texts")
+    show_line(f"built with amalgam-edge {manifest.written_with} on {manifest.machine.architecture}")
     vocabulary = manifest.vocabulary
     if vocabulary:
-        click.echo(
+        show_line(
             f"{vocabulary.n_tokens} of {vocabulary.n_before} tokens, {vocabulary.fidelity.agreement:.2%} "
             "agreement with the student that knew them all"
         )
     if calibration_line(manifest):
-        click.echo(calibration_line(manifest))
+        show_line(calibration_line(manifest))
     if line := cascade_line(manifest):
-        click.echo(line)
-    click.echo("\nlabels")
+        show_line(line)
+    show_lines("\nlabels")
     for label in manifest.labels:
         sources = ", ".join(f"{source.teacher}:{source.class_name}" for source in label.sources)
-        click.echo(f"  {label.name}  ({sources})")
+        show_line(f"  {label.name}  ({sources})")
     tables = [teacher_table(manifest), precision_table(manifest)]
     if manifest.evaluation:
         tables.append(evaluation_table(manifest.evaluation))
     for table in tables:
-        click.echo(f"\n{table.to_text()}")
+        show_lines(f"\n{table.to_text()}")
     for line in kernel_lines(manifest):
-        click.echo(line)
+        show_line(line)
     if line := front_line(manifest):
-        click.echo(f"\n{front_table(manifest).to_text()}\n{line}")
-    click.echo(f"\n{len(manifest.files)} files, all as they were built")
+        show_lines(f"\n{front_table(manifest).to_text()}\n{line}")
+    show_lines(f"\n{len(manifest.files)} files, all as they were built")

@@ -8,6 +8,7 @@ from importlib import import_module
 import click
 
 from amalgam_edge.cli.exit_codes import USER_MISTAKE
+from amalgam_edge.cli.output import show_line
 from amalgam_edge.errors import AmalgamError
 
 # name → (module of amalgam_edge.cli, one-line help); the help stands here so that --help need not load the modules.
@@ -68,5 +69,5 @@ def main() -> None:
     try:
         cli.main(standalone_mode=True)
     except AmalgamError as error:
-        click.echo(f"Error: {error}", err=True)
+        show_line(f"Error: {error}", err=True)
         sys.exit(USER_MISTAKE)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from amalgam_edge.cli.output import show_json, show_lines
 
 
 @click.command("methods", context_settings={"max_content_width": 110})
@@ -21,4 +21,7 @@ def command(as_json: bool) -> None:
     from amalgam_edge.reports.method_table import method_table
 
     methods = catalogue()
-    click.echo(json.dumps(methods, indent=2, ensure_ascii=False) if as_json else method_table(methods).to_text())
+    if as_json:
+        show_json(methods)
+    else:
+        show_lines(method_table(methods).to_text())

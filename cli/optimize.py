@@ -9,6 +9,7 @@ import click
 
 from amalgam_edge.cli.exit_codes import LIMIT_MISSED
 from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.output import show_lines
 
 
 @click.command("optimize", context_settings={"max_content_width": 110})
@@ -36,10 +37,10 @@ def command(bundle: str, budget: str, calibration: str | None, text_column: str 
 
     target = Path(output or bundle)
     manifest = optimize(bundle, budget, output=target, calibration=calibration, text_column=text_column).manifest
-    click.echo(f"\n{front_table(manifest).to_text()}\n\n{front_line(manifest)}")
+    show_lines(f"\n{front_table(manifest).to_text()}\n\n{front_line(manifest)}")
     if line := cascade_line(manifest):
-        click.echo(f"\n{line}")
-    click.echo(f"\nbundle: {target}")
+        show_lines(f"\n{line}")
+    show_lines(f"\nbundle: {target}")
     if manifest.front and not manifest.front.within_budget:
-        click.echo(f"--budget: {manifest.front.reason}", err=True)
+        show_lines(f"--budget: {manifest.front.reason}", err=True)
         sys.exit(LIMIT_MISSED)

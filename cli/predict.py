@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -11,7 +9,9 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from amalgam_edge.cli.output import CsvOutput, show_json, show_lines
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.shown_text import line
 
 if TYPE_CHECKING:
     from amalgam_edge.runtime.classifier import Prediction
@@ -92,9 +92,9 @@ def command(
             n_truncated += prediction.truncated
             n_empty += not text.strip()
     if n_truncated:
-        click.echo(f"{n_truncated} text(s) longer than {classifier.max_length} tokens were cut", err=True)
+        show_lines(f"{n_truncated} text(s) longer than {classifier.max_length} tokens were cut", err=True)
     if n_empty:
-        click.echo(f"{n_empty} text(s) were empty; their labels mean nothing", err=True)
+        show_lines(f"{n_empty} text(s) were empty; their labels mean nothing", err=True)
 
 
 def _lines(file: str | None) -> Iterator[str]:
@@ -113,8 +113,8 @@ def _lines(file: str | None) -> Iterator[str]:
 
 def _decoded_lines(handle: TextIO, name: str) -> Iterator[str]:
     try:
-        for line in handle:
-            yield line.rstrip("\r\n")
+        for read in handle:
+            yield read.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise AmalgamError(f"{name}: not a text file (UTF-8 is expected)") from error
 
@@ -129,13 +129,13 @@ class _TableWriter:
     """Writes columns for people; long texts are shortened."""
 
     def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
-        self._width = max(map(len, labels))
+        self._width = max(len(line(label)) for label in labels)
 
     def __call__(self, text: str, prediction: Prediction) -> None:
-        shown = " ".join(text.split())
+        shown = line(" ".join(text.split()))
         if len(shown) > _SHOWN_CHARACTERS:
             shown = f"{shown[: _SHOWN_CHARACTERS - 1]}…"
-        click.echo(f"{(prediction.label or _NO_LABEL).ljust(self._width)}  {prediction.score:.3f}  {shown}")
+        show_lines(f"{line(prediction.label or _NO_LABEL).ljust(self._width)}  {prediction.score:.3f}  {shown}")
 
 
 class _JsonLinesWriter:
@@ -148,7 +148,7 @@ class _JsonLinesWriter:
         row: dict[str, object] = {"text": text, "label": prediction.label, "score": prediction.score}
         if self._all_scores:
             row["scores"] = prediction.scores
-        click.echo(json.dumps(row, ensure_ascii=False))
+        show_json(row, indent=None)
 
 
 class _CsvWriter:
@@ -156,12 +156,12 @@ class _CsvWriter:
 
     def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
         self._labels = labels if all_scores else ()
-        self._writer = csv.writer(sys.stdout, lineterminator="\n")
-        self._writer.writerow(["text", "label", "score", *self._labels])
+        self._output = CsvOutput()
+        self._output.row(["text", "label", "score", *self._labels])
 
     def __call__(self, text: str, prediction: Prediction) -> None:
         scores = [(prediction.scores or {})[label] for label in self._labels]
-        self._writer.writerow([text, prediction.label, prediction.score, *scores])
+        self._output.row([text, prediction.label, prediction.score, *scores])
 
 
 _Writer = Callable[[str, "Prediction"], None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.output import show_line
 
 
 @click.command("push")
@@ -27,4 +28,4 @@ def command(bundle: str, repo: str, private: bool) -> None:
     from amalgam_edge.runtime.bundle import Bundle
     from amalgam_edge.runtime.publishing import push_bundle
 
-    click.echo(push_bundle(Bundle.open(bundle), repo, private=private))
+    show_line(push_bundle(Bundle.open(bundle), repo, private=private))

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.output import show_lines
 from amalgam_edge.cli.recipe_options import RecipeCommand, given, with_recipe_options
 
 
@@ -55,4 +56,4 @@ def command(recipe_file: str | None, resume: bool, **fields: Any) -> None:
 
     recipe = read_recipe(recipe_file, given(fields))
     summaries = score(recipe=recipe, resume=resume)
-    click.echo(f"\n{score_table(summaries).to_text()}\n\nscores: {recipe.output.folder}")
+    show_lines(f"\n{score_table(summaries).to_text()}\n\nscores: {recipe.output.folder}")

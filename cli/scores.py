@@ -7,6 +7,7 @@ import sys
 import click
 
 from amalgam_edge.cli.exit_codes import PROBLEM_FOUND
+from amalgam_edge.cli.output import show_lines
 from amalgam_edge.errors import AmalgamError, needs_extra
 
 
@@ -40,10 +41,10 @@ def verify(folder: str) -> None:
         from amalgam_edge.scoring import folders
     problems = folders.verify(folder)
     if problems:
-        click.echo("\n".join(problems))
+        show_lines("\n".join(problems))
         sys.exit(PROBLEM_FOUND)
     for store in folders.find_stores(folder):
-        click.echo(f"{store.folder}: {store.n_shards} shards of {store.key.n_texts} texts, all as they were written")
+        show_lines(f"{store.folder}: {store.n_shards} shards of {store.key.n_texts} texts, all as they were written")
 
 
 @command.command("merge")
@@ -67,4 +68,4 @@ def merge(folders: tuple[str, ...], output: str) -> None:
     for store in merge_folders(folders, output):
         missing = len(store.missing())
         state = f"{missing} of {store.n_shards} shards are still missing" if missing else "whole"
-        click.echo(f"{store.folder}: {len(store.present())} shards, {state}")
+        show_lines(f"{store.folder}: {len(store.present())} shards, {state}")

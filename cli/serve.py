@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from amalgam_edge.cli.output import show_line
 from amalgam_edge.errors import AmalgamError, needs_extra
 from amalgam_edge.serving.limits import Limits
 
@@ -133,7 +134,7 @@ def command(
 
 
 def _to_stderr(line: str) -> None:
-    click.echo(line, err=True)
+    show_line(line, err=True)
 
 
 def _named_folders(bundles: tuple[str, ...]) -> dict[str, str]:

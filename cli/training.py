@@ -10,6 +10,7 @@ import click
 from amalgam_edge.cli.build import show
 from amalgam_edge.cli.exit_codes import USER_MISTAKE
 from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.output import show_line
 from amalgam_edge.errors import AmalgamError, needs_extra
 
 
@@ -60,7 +61,7 @@ def main() -> None:
     try:
         command.main(standalone_mode=True)
     except AmalgamError as error:
-        click.echo(f"Error: {error}", err=True)
+        show_line(f"Error: {error}", err=True)
         sys.exit(USER_MISTAKE)
 
 

@@ -123,8 +123,9 @@ def _read_texts(bundle: Bundle, calibration: str, text_column: str | None, say: 
 def _held_out(bundle: Bundle) -> int:
     """How many texts the build held out; of the same corpus the same ones are held out again."""
     stated = bundle.manifest.recipe.get("held_out")
-    is_count = isinstance(stated, int) and not isinstance(stated, bool) and 0 < stated <= _MOST_HELD_OUT
-    return stated if is_count else CorpusSettings().held_out
+    if isinstance(stated, int) and not isinstance(stated, bool) and 0 < stated <= _MOST_HELD_OUT:
+        return stated
+    return CorpusSettings().held_out
 
 
 def _warn_of_labels(bundle: Bundle, source: str, say: Say) -> None:

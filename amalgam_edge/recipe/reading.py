@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from amalgam_edge.errors import AmalgamError, MissingExtraError
 from amalgam_edge.recipe.recipe import InvalidSettingError, Recipe
 
+_MOST_BYTES = 2**20
+
 if TYPE_CHECKING:
     from amalgam_edge.labels import Renames
 
@@ -64,10 +66,18 @@ def read_yaml_mapping(path: str | Path, what: str) -> dict[Any, Any]:
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"reading a {what}", "train", error) from error
     try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
+        with Path(path).open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise AmalgamError(f"{path}: longer than {_MOST_BYTES} bytes, which no {what} is")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise AmalgamError(f"{path}: a {what} without aliases (*name) is expected; write out what they stand for")
+        content = yaml.safe_load(text)
     except OSError as error:
         raise AmalgamError(f"{path}: no such {what}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except AmalgamError:
+        raise
+    except Exception as error:  # over tags that do not fit, PyYAML raises errors of any kind
         raise AmalgamError(f"{path}: not a YAML {what} ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise AmalgamError(f"{path}: a {what} is a YAML mapping, this is a {type(content).__name__}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from amalgam_edge.reports.bundle_tables import calibration_line, cascade_line, precision_table, teacher_table
 from amalgam_edge.reports.evaluation_tables import evaluation_table
 from amalgam_edge.runtime.manifest import Manifest
+from amalgam_edge.shown_text import line, markdown
 from amalgam_edge.storage.files import HUB_DATASETS
 
 _TAGS = ["onnx", "text-classification", "knowledge-amalgamation", "transformers.js"]
@@ -69,15 +71,17 @@ def render_model_card(manifest: Manifest, folder: str) -> str:
         folder=folder,
         n_labels=len(manifest.labels),
         n_teachers=len(manifest.teachers),
-        method=manifest.method,
-        labels=", ".join(f"`{label.name}`" for label in manifest.labels),
+        method=markdown(manifest.method),
+        labels=", ".join(_code(label.name) for label in manifest.labels),
         n_gate=manifest.gate.n_texts,
-        compared_with=manifest.gate.compared_with,
+        compared_with=markdown(manifest.gate.compared_with),
         precisions=precision_table(manifest).to_markdown(),
-        cascade=f"\n{line[0].upper()}{line[1:]}.\n" if (line := cascade_line(manifest)) else "",
+        cascade=f"\n{markdown(_sentence(cascade))}\n" if (cascade := cascade_line(manifest)) else "",
         teachers=teacher_table(manifest).to_markdown(),
         evaluation=measured,
-        scores=f"\n## Scores\n\n{_sentence(calibration_line(manifest))}\n" if calibration_line(manifest) else "",
+        scores=f"\n## Scores\n\n{markdown(_sentence(calibration_line(manifest)))}\n"
+        if calibration_line(manifest)
+        else "",
         answered=" that it answers" if manifest.abstain else "",
         n_texts=manifest.corpus.n_texts,
         max_length=manifest.max_length,
@@ -129,5 +133,12 @@ def _dataset(data: str) -> dict[str, str]:
     return {"name": PurePosixPath(data).name or "labelled texts", "type": "custom"}
 
 
-def _sentence(line: str) -> str:
-    return f"{line[:1].upper()}{line[1:]}."
+def _code(text: str) -> str:
+    """A span of code, between more backticks than the text has in a row."""
+    shown = line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    return f"{fence} {shown} {fence}" if "`" in shown else f"{fence}{shown}{fence}"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from amalgam_edge.shown_text import line, markdown
+
 MISSING = "–"
 
 
@@ -24,16 +26,16 @@ class Table:
 
     def to_markdown(self) -> str:
         """As a GitHub table."""
-        lines = [
+        rows = [
             [column.title for column in self.columns],
             ["---:" if column.numeric else "---" for column in self.columns],
-            *([cell.replace("|", "\\|") for cell in row] for row in self.rows),
+            *([markdown(cell) for cell in row] for row in self.rows),
         ]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
     def to_text(self) -> str:
         """With columns aligned by spaces."""
-        cells = [[column.title for column in self.columns], *self.rows]
+        cells = [[column.title for column in self.columns], *([line(cell) for cell in row] for row in self.rows)]
         widths = [max(len(row[k]) for row in cells) for k in range(len(self.columns))]
         aligned = (
             [

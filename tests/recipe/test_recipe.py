@@ -378,3 +378,33 @@ def test_renames_of_another_form_are_refused(write, content):
 def test_words_that_yaml_takes_for_truth_values_are_refused(write, content):
     """``yes`` and ``no`` would become classes called True and False."""
     assert "'work'" in refusal(read_renames, write(content))
+
+
+def test_aliases_are_refused_before_they_grow(write):
+    """Each line doubles what the one before stands for: a few lines stand for more than fits into memory."""
+    lines = ["a0: &a0 [x, x]", *(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]" for k in range(1, 60)), "teachers: *a59"]
+    message = refusal(read_recipe, write("\n".join(lines)), {})
+    assert "without aliases" in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "x" * (2**20 + 1),
+        "[" * 10_000,
+        "- " * 10_000,
+        "teachers: " + "[" * 5000 + "]" * 5000,
+        "passes: " + "9" * 10_000,
+        "passes: 2001-99-99",
+        "seed: !!python/object/apply:os.system [echo]",
+        "? " * 5000,
+        "passes: !!timestamp x",
+        "passes: .inf",
+    ],
+)
+def test_hostile_yaml_is_refused_in_one_short_line(write, content):
+    message = refusal(read_recipe, write(content), {})
+    assert "recipe.yaml" in message
+    assert "\n" not in message
+    assert len(message) < 2500

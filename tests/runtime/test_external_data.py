@@ -113,7 +113,8 @@ def test_every_field_of_onnx_that_leads_to_a_tensor_is_followed():
 
     names = {
         "ModelProto": "model", "GraphProto": "graph", "TrainingInfoProto": "training", "FunctionProto": "function",
-        "NodeProto": "node", "AttributeProto": "attribute", "SparseTensorProto": "sparse tensor", "TensorProto": "tensor",
+        "NodeProto": "node", "AttributeProto": "attribute", "SparseTensorProto": "sparse tensor",
+        "TensorProto": "tensor",
     }  # fmt: skip
     found = {"ModelProto": onnx.ModelProto.DESCRIPTOR}
     waiting = list(found.values())
