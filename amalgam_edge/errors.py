@@ -51,5 +51,5 @@ def needs_extra(extra: str, feature: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or the name of its class where it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an exception's message, or the name of its class where it has no message; of bounded length."""
+    return line((str(error).strip().splitlines() or [type(error).__name__])[0], LONGEST_LINE)

@@ -14,16 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from amalgam_edge.environment import own_version
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.scoring.scores import ARRAYS, Failure, TeacherScores
 from amalgam_edge.scoring.scores_manifest import MANIFEST, ScoreKey
 from amalgam_edge.scoring.shards import ShardStore
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
+from amalgam_edge.storage.json_text import parse_json
 from amalgam_edge.storage.records import to_json
 
 __all__ = ["FAILURES", "MANIFEST", "ScoreKey", "ScoreStore", "Shard"]
 
 FAILURES = "failures"
+_MOST_SHARD_BYTES = 2**31
+_MOST_SHARD_VALUES = 2**28  # a thousand texts of 40,000 classes, in each of six arrays
+_MOST_FAILURE_BYTES = 16_384  # for each text
+_MOST_LINEAGE_BYTES = 2**23
 LINEAGE = b"amalgam-edge"  # name of the entry in a Parquet file's metadata that records what wrote it
 
 
@@ -116,11 +122,12 @@ class ScoreStore(ShardStore):
             AmalgamError: The record of them is damaged.
         """
         try:
-            record = json.loads(files.read(self.failures_path(shard)).decode("utf-8"))
-            return [Failure(text=int(failure["text"]), error=str(failure["error"])) for failure in record]
+            most_bytes = _MOST_FAILURE_BYTES * len(self.rows(shard))
+            record = parse_json(files.read(self.failures_path(shard), most_bytes=most_bytes + 1), most_bytes)
+            return [_failure(entry, self.rows(shard)) for entry in record]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, AmalgamError) as error:
             raise self._damaged(shard) from error
 
     def failures_path(self, shard: int) -> Location:
@@ -151,18 +158,35 @@ class ScoreStore(ShardStore):
             AmalgamError: The shard is missing or truncated, belongs to another key, or its rows were changed.
         """
         try:
-            source = pa.BufferReader(files.read(self.path(shard)))
-            table = pq.read_table(source, page_checksum_verification=True)
+            content = files.read(self.path(shard), most_bytes=_MOST_SHARD_BYTES + 1)
+            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            self._require_bounds(shard, len(content), file.metadata)
+            table = file.read()
             intact = np.array_equal(_to_numpy(table["text"]), self.rows(shard))
             scores = TeacherScores(self.key.teacher, **{name: _to_numpy(table[name]) for name in ARRAYS})
-            lineage = json.loads((table.schema.metadata or {}).get(LINEAGE, b"{}"))
+            lineage = parse_json((table.schema.metadata or {}).get(LINEAGE, b"{}"), _MOST_LINEAGE_BYTES)
             intact = intact and lineage.get("key_fingerprint", self.key.fingerprint) == self.key.fingerprint
             intact = intact and lineage.get("digest", "") in ("", scores.digest())
-        except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException) as error:
+        except (OSError, ValueError, KeyError, AttributeError, AmalgamError, pa.ArrowException) as error:
             raise self._damaged(shard) from error
         if not intact:
             raise self._damaged(shard)
         return Shard(scores, lineage)
+
+    def _require_bounds(self, shard: int, n_bytes: int, metadata: pq.FileMetaData) -> None:
+        """Refuse a file that would be read as more than a shard can be: a few bytes may stand for many equal values.
+
+        Raises:
+            ValueError: It would.
+        """
+        chunks = (
+            metadata.row_group(k).column(j) for k in range(metadata.num_row_groups) for j in range(metadata.num_columns)
+        )
+        sizes = [(chunk.num_values, chunk.total_uncompressed_size) for chunk in chunks]
+        if n_bytes > _MOST_SHARD_BYTES or metadata.num_rows != len(self.rows(shard)):
+            raise ValueError("a shard of another size")
+        if sum(n for n, _ in sizes) > _MOST_SHARD_VALUES or sum(size for _, size in sizes) > _MOST_SHARD_BYTES:
+            raise ValueError("a shard of too many values")
 
     def _lineage(self, scores: TeacherScores) -> dict[str, Any]:
         return {
@@ -182,6 +206,14 @@ class ScoreStore(ShardStore):
             raise self._damaged(shard) from error
         if n_rows != len(self.rows(shard)):
             raise self._damaged(shard)
+
+
+def _failure(entry: Any, rows: range) -> Failure:
+    """An entry of a record of failures, checked; raises a ``ValueError`` over what is none."""
+    text, error = (entry.get("text"), entry.get("error")) if isinstance(entry, dict) else (None, None)
+    if type(text) is not int or text not in rows or not isinstance(error, str):
+        raise ValueError("no failure of a text of this shard")
+    return Failure(text=text, error=error)
 
 
 def _failures_name(shard: int) -> str:

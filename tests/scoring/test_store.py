@@ -658,3 +658,62 @@ def test_a_number_that_was_changed_afterwards_is_noticed(store, scores):
     column = table.column_names.index("energy")
     pq.write_table(table.set_column(column, "energy", pa.array(energy)), shard, write_page_checksum=True)
     assert "shard-000001.parquet: a damaged shard" in refusal(store.read)
+
+
+def list_bomb(store, width, n_rows):
+    """A shard of few bytes whose lists are equal and long."""
+    columns = {"text": pa.array(range(n_rows), pa.int64())}
+    zeros = pa.array(np.zeros(n_rows * width, dtype=np.float32))
+    columns["logits"] = pa.FixedSizeListArray.from_arrays(zeros, width)
+    pq.write_table(pa.table(columns), store.path(0), compression="zstd")
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 5, 100_000])
+def test_a_shard_of_another_number_of_rows_is_refused_unread(store, scores, monkeypatch, n_rows):
+    fill(store, scores, range(3))
+    list_bomb(store, 2, n_rows)
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda *a, **k: pytest.fail("it was read"))
+    assert "a damaged shard" in refusal(store.read_shard, 0)
+
+
+def test_a_shard_of_few_bytes_and_very_many_values_is_refused_unread(store, scores, monkeypatch):
+    fill(store, scores, range(3))
+    monkeypatch.setattr("amalgam_edge.scoring.store._MOST_SHARD_VALUES", 10**6)
+    list_bomb(store, 10**6, 4)
+    assert store.path(0).stat().st_size < 200_000
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda *a, **k: pytest.fail("it was read"))
+    assert "a damaged shard" in refusal(store.read_shard, 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 10**6,
+        b'[{"text": 0, "error": "' + b"x" * 10**6 + b'"}]',
+        b'[{"text": 0}]',
+        b'[{"text": 4, "error": "of another shard"}]',
+        b'[{"text": true, "error": ""}]',
+        b'[{"text": 0, "error": null}]',
+        b'[{"text": [], "error": ""}]',
+        b'{"text": 0}',
+        b"[[]]",
+        b"null",
+        b'[{"text": 1e999, "error": ""}]',
+        b'[{"text": NaN, "error": ""}]',
+        b"\xff",
+    ],
+)
+def test_a_hostile_record_of_failures_is_refused_in_one_line(store, scores, content):
+    fill(store, scores, range(3))
+    path = store.failures_path(0)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    assert "a damaged shard" in refusal(store.failures_of, 0)
+
+
+@pytest.mark.parametrize("lineage", [b"[" * 10**6, b"3", b"[]", b'"x"', b"\xff", b'{"digest": 3}', b'{"a": 1, "a": 2}'])
+def test_a_hostile_lineage_is_refused_in_one_line(store, scores, lineage):
+    fill(store, scores, range(3))
+    table = pq.read_table(store.path(0))
+    pq.write_table(table.replace_schema_metadata({b"amalgam-edge": lineage}), store.path(0))
+    assert "a damaged shard" in refusal(store.read_shard, 0)
