@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
@@ -80,3 +82,34 @@ def test_peak_memory_of_a_three_layer_student(edge_python, real):
     ).stdout.split()
     assert shown[0] == "games"
     assert float(shown[1]) < MOST_MEMORY_MB
+
+
+LOGITS = """
+import json, sys
+from amalgam_edge import EdgeClassifier
+print(json.dumps(EdgeClassifier.from_pretrained(sys.argv[1]).logits(sys.argv[2:]).tolist()))
+"""
+
+
+def lowest(requirements):
+    """Each requirement with its lowest version."""
+    return [requirement.split(";")[0].replace(">=", "==") for requirement in requirements]
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="wheels of the lowest versions are of Python 3.11")
+def test_the_lowest_versions_that_are_allowed_answer_alike(edge_python, real, tmp_path):
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    requirements = lowest([*project["dependencies"], *project["optional-dependencies"]["cpu"]])
+    folder = tmp_path / "lowest"
+    python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    venv.create(folder, with_pip=False)
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
+    for arguments in (requirements, ["--no-deps", REPOSITORY]):
+        installed = subprocess.run([*install, *arguments], capture_output=True, text=True, check=False)
+        assert installed.returncode == 0, installed.stderr
+    texts = ["a puzzle game about falling blocks", "a mail server", "", "x" * 500]
+    lowest_logits, logits = (
+        json.loads(subprocess.run([one, "-c", LOGITS, real.bundle, *texts], capture_output=True, check=True).stdout)
+        for one in (python, edge_python)
+    )
+    assert lowest_logits == [pytest.approx(row, abs=1e-3) for row in logits]
