@@ -10,9 +10,9 @@ BIN := $(VENV)/bin
 endif
 INSTALLED := build/installed
 # The tests of "make test"; the other tests have targets of their own.
-HERE := -m "not interop and not serving and not distributed"
+HERE := -m "not interop and not serving and not distributed and not hostile"
 
-.PHONY: install web demo test coverage test-serving test-distributed test-interop lint lint-dependencies format dist clean
+.PHONY: install web demo test coverage test-serving test-hostile test-distributed test-interop lint lint-dependencies format dist clean
 
 install: $(VENV)/.installed
 
@@ -43,6 +43,11 @@ coverage: install web
 # Chromium or no npm registry, the tests of the page are skipped.
 test-serving: install web
 	$(BIN)/python -m pytest tests/serving --numprocesses 2 -m serving -rs
+
+# Attacks on a server of 512 MiB, power that goes while files are written, and damaged and hostile files. What needs root
+# or Linux is skipped elsewhere.
+test-hostile: install
+	$(BIN)/python -m pytest tests/hostile --numprocesses 2 -m hostile -rs
 
 # Workers, nodes and drivers that are killed, on a Ray cluster of several nodes on loopback, and training on two processes.
 test-distributed: install

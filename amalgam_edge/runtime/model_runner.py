@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.runtime.session import open_session
 from amalgam_edge.storage.own_files import FileContent
 
@@ -42,6 +42,7 @@ class ModelRunner:
         names = {output.name for output in self._shared_session.get_outputs()}
         if LOGITS not in names:
             raise AmalgamError(f"{model.path}: no classifier, it has no output '{LOGITS}'; build it again")
+        self._path = model.path
         self._model = model if self._threads > 1 else None
         self._parallel: tuple[InferenceSession, ThreadPoolExecutor] | None = None
         self._lock = Lock()
@@ -58,11 +59,21 @@ class ModelRunner:
         Args:
             names: Names of the outputs.
             feeds: One mapping from input name to array for each batch.
+
+        Raises:
+            AmalgamError: ONNX Runtime cannot run the model on them.
         """
         if self._threads == 1 or len(feeds) == 1:
-            return [self._shared_session.run(names, feed) for feed in feeds]
+            return [self._run(self._shared_session, names, feed) for feed in feeds]
         session, pool = self._one_thread_per_batch()
-        return list(pool.map(lambda feed: session.run(names, feed), feeds))
+        return list(pool.map(lambda feed: self._run(session, names, feed), feeds))
+
+    def _run(self, session: InferenceSession, names: Sequence[str], feed: Feed) -> list[np.ndarray]:
+        try:
+            outputs: list[np.ndarray] = session.run(names, feed)
+        except Exception as error:  # onnxruntime raises another class for each status, and they have no common base
+            raise AmalgamError(f"{self._path}: onnxruntime cannot run it ({first_line(error)})") from error
+        return outputs
 
     def _one_thread_per_batch(self) -> tuple[InferenceSession, ThreadPoolExecutor]:
         """A session that uses one thread and a pool to call it from; opened once several batches come at a time."""
