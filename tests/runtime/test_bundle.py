@@ -83,6 +83,11 @@ def test_a_manifest_that_lacks_an_entry_is_refused(copied, entry, version):
     ("changes", "remedy"),
     [
         ({"format_version": 3, "versions": {"amalgam-edge": "3.1.0"}}, r'of format 3, newer.*"amalgam-edge>=3\.1\.0"'),
+        (
+            {"format_version": 3, "versions": {"amalgam-edge": "1.10.0rc12.post3.dev456+g01234567"}},
+            r"rc12.post3.dev456\+",
+        ),
+        ({"format_version": 3, "versions": {"amalgam-edge": "3" * 100}}, "of format 3, newer.*--upgrade amalgam-edge"),
         ({"format_version": 3, "versions": "lost"}, "of format 3, newer.*--upgrade amalgam-edge"),
         ({"format_version": 3, "versions": {"amalgam-edge": "3\n$(x)"}}, "of format 3, newer.*--upgrade amalgam-edge"),
         ({"format_version": 10**3000}, "of format 10000000000000000000, newer.*pip install"),

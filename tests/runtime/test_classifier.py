@@ -249,7 +249,7 @@ def test_a_failed_download_is_one_line(hub):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("source", ["student", "a/b/c", "./student", "../student", "/student"])
+@pytest.mark.parametrize("source", ["student", "a/b/c", "./student", "../student", "/student", "größe/student"])
 def test_paths_are_not_looked_up_on_the_hub(hub, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AmalgamError, match="no bundle"):

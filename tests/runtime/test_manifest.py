@@ -190,6 +190,7 @@ def test_the_manifest_hashes_each_file(tmp_path):
     text = (tmp_path / "amalgam.json").read_text("utf-8")
     document = json.loads(text)
     assert document["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    assert list(document["files"]) == sorted(contents)  # whatever order the file system lists them in
     assert document["labels"] == [{"name": "Straße", "sources": []}]
     assert (document["max_length"], document["format_version"], document["kind"]) == (7, 2, "bundle")
     assert "Straße" in text

@@ -1,6 +1,9 @@
 """How texts are split into batches, and how a model runs them on several threads."""
 
+import os
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -87,3 +90,45 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "m.onnx").write_text("no model")
     with pytest.raises(AmalgamError, match="cannot load it"):
         ModelRunner(FileContent.read(tmp_path / "m.onnx"))
+
+
+@pytest.fixture
+def meeting(monkeypatch):
+    """Stands in for sessions: each call waits until another one runs at the same time; yields what was opened."""
+    both, opened = threading.Barrier(2, timeout=30), []
+
+    class Session:
+        def get_outputs(self):
+            return [SimpleNamespace(name="logits", shape=["n", 2])]
+
+        def run(self, names, feed):
+            both.wait()
+            return [feed["x"]]
+
+    monkeypatch.setattr(model_runner, "open_session", lambda *args, **options: opened.append(options) or Session())
+    return opened
+
+
+def test_several_batches_run_at_the_same_time_each_in_one_thread(meeting):
+    feeds = [{"x": np.array([k])} for k in range(4)]
+    assert ModelRunner(FileContent(Path("model.onnx"), b""), 2).run(["y"], feeds) == [[feed["x"]] for feed in feeds]
+    assert meeting[1:] == [{"threads": 1}]
+
+
+def test_a_single_thread_needs_no_second_session(bundle_folder, feeds, monkeypatch):
+    opened = []
+    inner = model_runner.open_session
+    monkeypatch.setattr(model_runner, "open_session", lambda *a, **k: opened.append(a[1:]) or inner(*a, **k))
+    ModelRunner(FileContent.read(bundle_folder / "onnx" / "model.onnx"), 1).run(["logits"], feeds)
+    assert opened == [(1,)]
+
+
+def test_the_cores_are_those_that_the_process_may_use(monkeypatch):
+    """A container or ``taskset`` may allow fewer than the machine has; some systems do not tell, or tell nothing."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
+    assert model_runner.usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert model_runner.usable_cores() == 4
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert model_runner.usable_cores() == 1

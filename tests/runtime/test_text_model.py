@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.runtime import text_model
 from amalgam_edge.runtime.text_model import TextModel
 from amalgam_edge.storage.own_files import FileContent
 from tests.support import tiny
@@ -137,3 +138,14 @@ def test_content_that_is_no_tokenizer_is_refused(probe, tmp_path, content):
 def test_a_missing_tokenizer_is_refused(probe, tmp_path):
     with pytest.raises(AmalgamError, match="tokenizer"):
         opened(probe, tmp_path / "nowhere.json", max_length=20, pad_token_id=PAD)
+
+
+def test_without_a_batch_size_texts_run_in_the_batches_of_a_classifier(model, monkeypatch):
+    """int8 logits depend a little on the other texts in a batch, so what is measured has to run as what ships."""
+    sizes = []
+    split = text_model.split_by_length
+    monkeypatch.setattr(text_model, "split_by_length", lambda lengths, size: sizes.append(size) or split(lengths, size))
+    model.run(["x"])
+    model.answer(model.tokenize(["x"]))
+    assert len(list(model.outputs(["x"], ["logits"]))) == 1
+    assert sizes == [32, 32, 32]

@@ -76,3 +76,11 @@ def test_only_the_files_that_the_page_needs_are_unpacked_and_downloaded_once(cac
     assert {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*")} == {
         "a.mjs": "package/dist/a.mjs"
     }
+
+
+def test_the_registry_that_messages_and_docs_name_comes_first(cache, monkeypatch):
+    """npm itself reads either spelling."""
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://other.example")
+    assert libraries._registry() == "https://other.example"
+    monkeypatch.setenv("npm_config_registry", "https://named.example")
+    assert libraries._registry() == "https://named.example"

@@ -1,11 +1,14 @@
 """What the page needs of a bundle."""
 
+import hashlib
 import json
+from importlib.resources import files
 from types import SimpleNamespace
 
 import pytest
 
-from amalgam_edge.browser.site import browser_precision, describe_model, model_files
+from amalgam_edge.browser.libraries import LIBRARY_FILES
+from amalgam_edge.browser.site import browser_precision, describe_model, export_site, model_files
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import Bundle
 
@@ -56,3 +59,62 @@ def test_the_page_s_description_of_a_model(bundle_folder, tokenizer):
         "abstain": 0.0,
         "bytes": sum((bundle_folder / name).stat().st_size for name in files),
     }
+
+
+@pytest.fixture
+def libraries(tmp_path, monkeypatch):
+    """A folder that stands in for the JavaScript libraries: each file holds its own name."""
+    folder = tmp_path / "libraries"
+    folder.mkdir()
+    for name in LIBRARY_FILES:
+        (folder / name).write_text(name, "utf-8")
+    monkeypatch.setenv("AMALGAM_WEB_LIBRARIES", str(folder))
+    return folder
+
+
+def test_an_exported_page_holds_itself_its_libraries_and_the_model(bundle_folder, libraries, tmp_path):
+    """Under the names that the page asks for: ``config.json``, ``libraries/NAME`` and ``bundles/MODEL/NAME``."""
+    bundle = Bundle.open(bundle_folder)
+    n_bytes = export_site(bundle, tmp_path / "page")
+    found = {
+        path.relative_to(tmp_path / "page").as_posix(): path.read_bytes()
+        for path in (tmp_path / "page").rglob("*")
+        if path.is_file()
+    }
+    config = json.loads(found.pop("config.json"))
+    version = hashlib.sha256((bundle_folder / "amalgam.json").read_bytes()).hexdigest()[:12]
+    assert config == {
+        "server": False,
+        "browser": True,
+        "key": False,
+        "models": [describe_model(bundle_folder.name, bundle, version)],
+    }
+    page = {path.name: path.read_bytes() for path in (files("amalgam_edge.browser") / "page").iterdir()}
+    model = {f"bundles/{bundle_folder.name}/{name}": path.read_bytes() for name, path in model_files(bundle).items()}
+    scripts = {f"libraries/{name}": name.encode() for name in LIBRARY_FILES}
+    assert found == {".amalgam-edge-page": b"", **page, **model, **scripts}
+    assert n_bytes == sum(path.stat().st_size for path in (tmp_path / "page").rglob("*") if path.is_file())
+
+
+def test_an_exported_page_is_replaced_on_request_and_other_folders_never(bundle_folder, libraries, tmp_path):
+    bundle = Bundle.open(bundle_folder)
+    mine, page = tmp_path / "mine", tmp_path / "page"
+    mine.mkdir()
+    page.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(AmalgamError, match="no exported page; name another folder"):
+        export_site(bundle, mine, overwrite=True)
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+    export_site(bundle, page)  # an empty folder may be filled
+    (page / "of an earlier page").touch()
+    with pytest.raises(AmalgamError, match="--overwrite replaces it"):
+        export_site(bundle, page)
+    export_site(bundle, page, overwrite=True)
+    assert not (page / "of an earlier page").exists()
+
+
+def test_a_tokenizer_that_changes_texts_for_its_special_tokens_has_no_last_ones(bundle_folder, monkeypatch):
+    monkeypatch.setattr("amalgam_edge.browser.site.special_tokens", lambda tokenizer: None)
+    assert describe_model("tiny", Bundle.open(bundle_folder), "v1")["n_last_tokens"] == 0
+    monkeypatch.setattr("amalgam_edge.browser.site.special_tokens", lambda tokenizer: ([1], [2, 3]))
+    assert describe_model("tiny", Bundle.open(bundle_folder), "v1")["n_last_tokens"] == 2

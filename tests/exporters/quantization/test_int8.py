@@ -256,3 +256,9 @@ def test_tables_are_product_quantized_only_where_that_is_asked(tmp_path):
         stored[asked] = set(initializers(onnx.load(tmp_path / "q.onnx").graph))
     assert "table_codes" in stored[True]
     assert stored[False] == {"table_rows", "table_scales"}
+
+
+def test_the_quantizer_s_advice_is_kept_from_users(toy, tmp_path, caplog):
+    """It recommends a preprocessing that the exporter has done."""
+    quantize_to_int8(toy(), tmp_path / "q.onnx", INT8_LADDER[0])
+    assert caplog.messages == []

@@ -145,3 +145,16 @@ def test_constants_with_an_axis_of_one_entry_are_no_stack_of_matrices(shape):
     stack = next(tensor for tensor in made.graph.initializer if tensor.name == "stack")
     stack.CopyFrom(numpy_helper.from_array(np.ones(shape, np.float32), "stack"))
     assert quantize_head_matrices(made.graph) == 0
+
+
+def test_a_table_of_256_different_vectors_is_kept_exactly():
+    """There is a centroid for each, if no vector is drawn twice as a start."""
+    kinds = RNG.permutation(np.arange(256 * 4)).reshape(256, 4).astype(np.float32)
+    np.testing.assert_array_equal(restore(*product_quantize(kinds)), kinds)
+
+
+def test_fewer_vectors_than_centroids_are_coded_too():
+    table = RNG.normal(size=(100, 4)).astype(np.float32)
+    codes, codebooks = product_quantize(table)
+    distances = ((codebooks[0][None] - table[:, None]) ** 2).sum(axis=2)
+    np.testing.assert_allclose(distances[np.arange(100), codes[:, 0]], distances.min(axis=1), atol=1e-5)

@@ -109,3 +109,9 @@ def test_many_channels_are_rounded_as_in_one_block(monkeypatch):
     in_blocks = round_matrix(matrix, x.T @ x, scale)
     monkeypatch.setattr(rounding, "_BLOCK_SIZE", 300)
     np.testing.assert_array_equal(round_matrix(matrix, x.T @ x, scale), in_blocks)
+
+
+def test_channels_of_one_size_are_rounded_in_their_order():
+    """On every machine: sorting that is not stable orders them by its instruction set."""
+    order, _ = rounding._order_and_update_matrix(np.diag(np.tile([1.0, 2.0], 150)))
+    assert order.tolist() == [*range(1, 300, 2), *range(0, 300, 2)]

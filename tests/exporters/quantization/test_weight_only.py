@@ -4,11 +4,12 @@ import logging
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.exporters.quantization.weight_only import write_fp16, write_q4, write_w8
-from tests.support.graphs import run_student
+from tests.support.graphs import make_graph, run_student, value_info
 
 WRITERS = {"fp16": write_fp16, "w8": write_w8, "q4": write_q4}
 RNG = np.random.default_rng(0)
@@ -85,3 +86,30 @@ def test_log_levels_are_restored(toy, tmp_path, write):
     before = [logger.level for logger in loggers]
     write(toy(), tmp_path / "m.onnx")
     assert [logger.level for logger in loggers] == before
+
+
+@pytest.mark.parametrize("write", [write_w8, write_q4])
+def test_the_quantizer_s_line_for_every_node_is_kept_from_users(toy, tmp_path, caplog, write):
+    caplog.set_level(logging.INFO)
+    write(toy(), tmp_path / "m.onnx")
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("transposed", [None, 0, 1], ids=["by default", "as it is", "transposed"])
+def test_a_gemm_keeps_its_matrix_the_right_way_round(tmp_path, transposed):
+    """ONNX: a Gemm without ``transB`` multiplies with the matrix as it is."""
+    weight, bias = RNG.normal(size=(32, 32)).astype(np.float32), RNG.normal(size=32).astype(np.float32)
+    options = {} if transposed is None else {"transB": transposed}
+    graph = make_graph(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["logits"], "gemm", **options)],
+        [value_info("x", TensorProto.FLOAT, "n", 32)],
+        [value_info("logits", TensorProto.FLOAT, "n", 32)],
+        w=weight,
+        b=bias,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    write_w8(tmp_path / "m.onnx", tmp_path / "w8.onnx")
+    x = RNG.normal(size=(5, 32)).astype(np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "w8.onnx", providers=["CPUExecutionProvider"])
+    expected = x @ (weight.T if transposed else weight) + bias
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, atol=0.05 * np.abs(expected).max())

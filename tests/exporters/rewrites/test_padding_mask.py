@@ -20,6 +20,7 @@ def masked_scores(*nodes):
         [value_info("out", TensorProto.FLOAT, "n", 2, "t", "t")],
         one=np.float32(1), low=LOWEST, axes=np.array([1, 2]), zero=np.float32(0), pad=np.array(0),
         first=np.array(0), step=np.array(1), last_axis=np.array([1]), width=np.array(64), axis_0=np.array([0]),
+        wide=np.array(1023),
     )  # fmt: skip
 
 
@@ -55,6 +56,11 @@ LOCAL_ATTENTION = (  # a query sees 64 tokens on either side, as in ModernBERT's
     helper.make_node("Greater", ["distance", "width"], ["far"], "far"),
     helper.make_node("Where", ["far", "low", "padding"], ["mask"], "mask"),
 )
+WIDE_ATTENTION = (  # 1,023 on either side, which only a text of more than 1,024 tokens tells apart
+    *LOCAL_ATTENTION[:-2],
+    helper.make_node("Greater", ["distance", "wide"], ["far"], "far"),
+    LOCAL_ATTENTION[-1],
+)
 BY_LENGTH = (  # the number at padding depends on the number of tokens
     CAST,
     helper.make_node("Sub", ["one", "cast"], ["off"], "off"),
@@ -69,6 +75,7 @@ OTHERS = {
     "query times key": QUERY_TIMES_KEY,
     "by token": BY_TOKEN,
     "local attention": LOCAL_ATTENTION,
+    "wide local attention": WIDE_ATTENTION,
     "by length": BY_LENGTH,
 }
 
