@@ -125,10 +125,10 @@ def test_a_single_thread_needs_no_second_session(bundle_folder, feeds, monkeypat
 
 def test_the_cores_are_those_that_the_process_may_use(monkeypatch):
     """A container or ``taskset`` may allow fewer than the machine has; some systems do not tell, or tell nothing."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
     assert model_runner.usable_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert model_runner.usable_cores() == 4
+    assert model_runner.usable_cores() == 8
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert model_runner.usable_cores() == 1
