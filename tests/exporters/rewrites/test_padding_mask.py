@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from amalgam_edge.exporters.rewrites import padding_mask
 from amalgam_edge.exporters.rewrites.padding_mask import simplify_padding_mask
 from tests.support.graphs import OPSET, initializers, make_graph, run_graph, value_info
 
@@ -32,6 +33,14 @@ PADDING = (
     helper.make_node("Unsqueeze", ["lows", "axes"], ["padding"], "padding"),
 )
 SIMPLE = (*PADDING, helper.make_node("Identity", ["padding"], ["mask"], "mask"))
+SHAPED_LIKE_THE_TOKENS = (  # the shape of the token ids is read, but none of them
+    CAST,
+    helper.make_node("Shape", ["input_ids"], ["shape"], "shape"),
+    helper.make_node("Reshape", ["cast", "shape"], ["shaped"], "shaped"),
+    helper.make_node("Sub", ["one", "shaped"], ["off"], "off"),
+    helper.make_node("Mul", ["off", "low"], ["lows"], "lows"),
+    helper.make_node("Unsqueeze", ["lows", "axes"], ["mask"], "mask"),
+)
 QUERY_TIMES_KEY = (  # padding as a query sees nothing either
     CAST,
     helper.make_node("Unsqueeze", ["cast", "axes"], ["keys"], "keys"),
@@ -71,7 +80,13 @@ BY_LENGTH = (  # the number at padding depends on the number of tokens
     helper.make_node("Mul", ["off", "negative"], ["lows"], "lows"),
     helper.make_node("Unsqueeze", ["lows", "axes"], ["mask"], "mask"),
 )
+BY_SHAPE = (  # zeros wherever padding is: the mask's shape is read, but not the mask
+    helper.make_node("Shape", ["attention_mask"], ["shape"], "shape"),
+    helper.make_node("ConstantOfShape", ["shape"], ["zeros"], "zeros"),
+    helper.make_node("Unsqueeze", ["zeros", "axes"], ["mask"], "mask"),
+)
 OTHERS = {
+    "by shape": BY_SHAPE,
     "query times key": QUERY_TIMES_KEY,
     "by token": BY_TOKEN,
     "local attention": LOCAL_ATTENTION,
@@ -80,8 +95,9 @@ OTHERS = {
 }
 
 
-def test_a_padding_mask_is_computed_in_three_operations():
-    graph = masked_scores(*SIMPLE)
+@pytest.mark.parametrize("nodes", [SIMPLE, SHAPED_LIKE_THE_TOKENS], ids=["simple", "shaped like the tokens"])
+def test_a_padding_mask_is_computed_in_three_operations(nodes):
+    graph = masked_scores(*nodes)
     assert simplify_padding_mask(graph, OPSET)
     assert [node.op_type for node in graph.node] == ["Cast", "Unsqueeze", "Where", "Add"]
     assert initializers(graph)["mask_padding"] == LOWEST
@@ -103,3 +119,10 @@ def test_another_mask_stays_as_it_is(nodes):
     before = graph.SerializeToString()
     assert not simplify_padding_mask(graph, OPSET)
     assert graph.SerializeToString() == before
+
+
+def test_masks_are_compared_from_1_to_1025_tokens_with_and_without_padding():
+    masks = list(padding_mask._probe_masks())
+    lengths = [mask.shape[1] for mask in masks]
+    assert (min(lengths), max(lengths)) == (1, 1025)
+    assert {bool(mask.all()) for mask in masks} == {len(mask) > 1 for mask in masks} == {True, False}
