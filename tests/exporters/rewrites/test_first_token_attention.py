@@ -84,6 +84,13 @@ def test_a_single_query_needs_neither_keys_nor_values(biases):
     assert not {"w_k", "w_v", "b_k"} & set(initializers(graph))  # softmax does not see the keys' bias
 
 
+def test_the_axis_of_the_softmax_may_be_counted_from_the_front():
+    graph, weights = attention(softmax_axis=3)
+    values = inputs()
+    assert shorten_first_token_attention(graph) == 1
+    np.testing.assert_allclose(run_graph(graph, **values), by_hand(weights, **values), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "other",
     [
