@@ -209,3 +209,8 @@ def test_a_static_model_that_was_not_built_with_the_bundle_is_refused(cascaded):
     folder = cascaded[1](file="onnx/elsewhere.onnx")
     with pytest.raises(AmalgamError, match="missing from the bundle"):
         EdgeClassifier.from_pretrained(folder)
+
+
+def test_both_models_compute_with_the_threads_that_were_asked_for(cascaded):
+    model = EdgeClassifier.from_pretrained(cascaded[0], threads=3)._model
+    assert (model._static._threads, model._encoder._runner._threads) == (3, 3)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, pipeline
 
 import amalgam_edge
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.runtime import Bundle, EdgeClassifier, text_model
+from amalgam_edge.runtime import Bundle, EdgeClassifier, Prediction, text_model
 from amalgam_edge.runtime.manifest import read_manifest, write_manifest
 from tests.support import tiny
 
@@ -366,3 +366,7 @@ def test_a_bundle_replaced_again_and_again_is_given_up(copied, monkeypatch):
     monkeypatch.setattr(Bundle, "read", read)
     with pytest.raises(AmalgamError, match="replaced again and again"):
         EdgeClassifier.from_pretrained(copied)
+
+
+def test_a_prediction_of_label_and_score_alone_has_no_scores_and_was_not_cut():
+    assert Prediction("games", 0.5) == Prediction(label="games", score=0.5, scores=None, truncated=False)

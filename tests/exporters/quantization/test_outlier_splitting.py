@@ -160,8 +160,9 @@ def two_products(operation="Tanh", **changes):
     return graph
 
 
-def test_one_product_under_an_activation_function_can_be_split():
-    assert list(splittable_values(two_products())) == ["hidden"]
+@pytest.mark.parametrize("operation", ["Erf", "Gelu", "Neg", "Relu", "Sigmoid", "Sqrt", "Tanh"])
+def test_one_product_under_an_activation_function_can_be_split(operation):
+    assert list(splittable_values(two_products(operation))) == ["hidden"]
 
 
 def test_a_value_of_two_products_is_not_split():
