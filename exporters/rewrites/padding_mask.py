@@ -29,6 +29,10 @@ PADDING_MASK = "plain_mask"  # the name of the value, and of the node that compu
 _PROBE_SHAPES = ((1, 1), (1, 7), (2, 5), (3, 4), (4, 19), (1, 1025))
 
 
+# Added to a score, this or less leaves a weight of exactly 0 in float32: what is rewritten next leaves padding out.
+_HIDES = -1e4
+
+
 def simplify_padding_mask(graph: onnx.GraphProto, opset: int) -> bool:
     """Replace the mask that is added to attention scores by a simple one, ``(n_texts, 1, 1, n_tokens)``, in place.
 
@@ -107,7 +111,7 @@ def _padding_number(graph: onnx.GraphProto, value: str, nodes: list[NodeProto], 
         simple = np.where(mask[:, None, None, :] == 1, np.float32(0), np.float32(at_padding or 0))
         if not np.array_equal(np.broadcast_to(simple, found.shape), found):
             return None
-    return at_padding
+    return at_padding if at_padding is not None and at_padding <= _HIDES else None
 
 
 def _probe_masks() -> Iterator[np.ndarray]:

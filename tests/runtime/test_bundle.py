@@ -189,6 +189,14 @@ def test_one_flipped_bit_is_found(copied, flip, name):
         assert str(copied / name) in str(refused.value)
 
 
+def test_files_that_are_left_out_are_not_verified(copied):
+    (copied / "tokenizer.json").unlink()
+    bundle = Bundle.open(copied)
+    bundle.verify(without=["tokenizer.json"])
+    with pytest.raises(AmalgamError, match="missing"):
+        bundle.verify(without=["config.json"])
+
+
 @pytest.mark.parametrize("name", ["onnx/model.onnx", "tokenizer.json"])
 def test_a_missing_file_is_found(copied, name):
     (copied / name).unlink()

@@ -12,14 +12,14 @@ RNG = np.random.default_rng(0)
 LOWEST = np.float32(-1e9)
 
 
-def masked_scores(*nodes):
+def masked_scores(*nodes, low=LOWEST):
     """scores + mask, where these nodes compute ``mask``."""
     return make_graph(
         [*nodes, helper.make_node("Add", ["scores", "mask"], ["out"], "add")],
         [*(value_info(name, TensorProto.INT64, "n", "t") for name in ("attention_mask", "input_ids")),
          value_info("scores", TensorProto.FLOAT, "n", 2, "t", "t")],
         [value_info("out", TensorProto.FLOAT, "n", 2, "t", "t")],
-        one=np.float32(1), low=LOWEST, axes=np.array([1, 2]), zero=np.float32(0), pad=np.array(0),
+        one=np.float32(1), low=np.float32(low), axes=np.array([1, 2]), zero=np.float32(0), pad=np.array(0),
         first=np.array(0), step=np.array(1), last_axis=np.array([1]), width=np.array(64), axis_0=np.array([0]),
         wide=np.array(1023),
     )  # fmt: skip
@@ -119,6 +119,14 @@ def test_another_mask_stays_as_it_is(nodes):
     before = graph.SerializeToString()
     assert not simplify_padding_mask(graph, OPSET)
     assert graph.SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    ("low", "is_simplified"), [(-1e4, True), (-9999, False), (-1, False), (0, False), (1e9, False)]
+)
+def test_a_number_that_does_not_hide_padding_stays_as_it_is(low, is_simplified):
+    """Fused attention leaves padding out altogether; -10,000, as the first BERT has it, comes to the same in float32."""
+    assert simplify_padding_mask(masked_scores(*SIMPLE, low=low), OPSET) == is_simplified
 
 
 def test_masks_are_compared_from_1_to_1025_tokens_with_and_without_padding():

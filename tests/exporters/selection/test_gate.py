@@ -39,7 +39,10 @@ def open_model(tokenizer_folder):
 
 
 class Scripted:
-    """Opens models whose first labels are wrong, as many as a script says for each model after the first."""
+    """Opens models whose first labels are wrong, as many as a script says for each model after the first.
+
+    A script's entry is that number, or the number and how sure the model is, which is 5 otherwise.
+    """
 
     def __init__(self, wrong, n_texts=100):
         self.wrong = iter(wrong)
@@ -50,10 +53,11 @@ class Scripted:
         if path.name.endswith(".observed.onnx"):
             return Observed()
         self.opened.append(path)
-        count = next(self.wrong) if len(self.opened) > 1 else 0
+        entry = next(self.wrong) if len(self.opened) > 1 else 0
+        count, sureness = entry if isinstance(entry, tuple) else (entry, 5.0)
         labels = self.truth.copy()
         labels[:count] = (labels[:count] + 1) % 3
-        return Answers(5.0 * np.eye(3)[labels])
+        return Answers(sureness * np.eye(3)[labels])
 
 
 class Observed:
@@ -182,6 +186,15 @@ def test_products_return_to_float_from_the_settings_nearest_the_float_model(sour
     assert last.float_nodes == ("w3",)  # the product whose trial came nearest is the most harmful one
     assert len(result.attempts) == 4
     assert result.fidelity.disagreement == pytest.approx(0.2)
+
+
+def test_the_nearest_is_the_one_of_least_divergence_even_if_it_changes_more_labels(source, target):
+    opened = Scripted([50, (20, 50.0), 40, *[3, 2, 1], 40])
+    result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.0, ladder=WAYS)
+    fidelities = [fidelity for _, fidelity in result.attempts[:3]]
+    assert min(fidelities, key=lambda f: f.disagreement) is fidelities[1]
+    assert min(fidelities, key=lambda f: f.mean_kl) is fidelities[2]
+    assert result.attempts[-1][0].name == f"{WAYS[2].name}, 1 product(s) in float"
 
 
 def test_nothing_is_left_where_nothing_passes(source, target, open_model, tmp_path):
