@@ -125,7 +125,7 @@ def test_another_mask_stays_as_it_is(nodes):
     ("low", "is_simplified"), [(-1e4, True), (-9999, False), (-1, False), (0, False), (1e9, False)]
 )
 def test_a_number_that_does_not_hide_padding_stays_as_it_is(low, is_simplified):
-    """Fused attention leaves padding out altogether; -10,000, as the first BERT has it, comes to the same in float32."""
+    """Fused attention leaves padding out; -10,000, as the first BERT has it, comes to the same in float32."""
     assert simplify_padding_mask(masked_scores(*SIMPLE, low=low), OPSET) == is_simplified
 
 
