@@ -10,9 +10,9 @@ BIN := $(VENV)/bin
 endif
 INSTALLED := build/installed
 # The tests of "make test"; the other tests have targets of their own.
-HERE := -m "not interop and not serving and not distributed"
+HERE := -m "not interop and not serving and not distributed and not hostile"
 
-.PHONY: install web demo test coverage test-serving test-distributed test-interop lint lint-dependencies format dist clean
+.PHONY: install web demo test coverage test-serving test-distributed test-hostile test-interop lint lint-dependencies format dist clean
 
 install: $(VENV)/.installed
 
@@ -47,6 +47,11 @@ test-serving: install web
 # Workers, nodes and drivers that are killed, on a Ray cluster of several nodes on loopback, and training on two processes.
 test-distributed: install
 	$(BIN)/python -m pytest tests/distributed -m distributed -rs
+
+# Crash images of a disk whose power went, full disks, writers that are killed at every step. What needs root and loop
+# devices is skipped elsewhere.
+test-hostile: install
+	$(BIN)/python -m pytest tests/hostile -m hostile -rs
 
 # Bundles in Optimum, transformers.js, OpenVINO and plain onnxruntime: a few minutes, and 1.5 GB in .venv-interop that stay
 # for the next time (more where pip's torch is CUDA's). Where a registry cannot be reached, its runtime is skipped.

@@ -1,0 +1,79 @@
+"""Files and folders that are on the disk itself, so that they are there after the power went."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+# What a file system answers that cannot sync a folder; it has its own way, or none.
+_NOT_FOR_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk.
+
+    Raises:
+        OSError: The disk could not take it.
+    """
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs what may be written to
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk. Windows does that by itself, and has no call for it.
+
+    Raises:
+        OSError: The disk could not take them.
+    """
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _sync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_FOLDERS:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until a folder and everything in it are on the disk; links are not followed.
+
+    Raises:
+        OSError: The disk could not take it.
+    """
+    for parent, _, names in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in names):
+            if path.is_file() and not path.is_symlink():
+                sync_file(path)
+        sync_folder(Path(parent))
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and its parents, where they are missing, and wait until their names are on the disk.
+
+    Raises:
+        OSError: One of them cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_folder(path.parent)
+
+
+def _sync(descriptor: int) -> None:
+    """``fsync``; on macOS, where that leaves data in the disk's own memory, the call that does not."""
+    try:
+        from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined, unused-ignore]
+    except ImportError:
+        os.fsync(descriptor)
+        return
+    try:
+        fcntl(descriptor, F_FULLFSYNC)
+    except OSError:  # not every file system knows it
+        os.fsync(descriptor)
