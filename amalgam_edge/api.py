@@ -15,7 +15,7 @@ from amalgam_edge.console_progress import ProgressChoice, resolve_progress
 from amalgam_edge.errors import needs_extra
 from amalgam_edge.recipe.reading import read_recipe
 from amalgam_edge.recipe.recipe import Recipe
-from amalgam_edge.storage.write_errors import ANYWHERE, report_write_errors
+from amalgam_edge.storage.write_errors import TEMPORARY_FILES, report_write_errors
 
 if TYPE_CHECKING:
     from amalgam_edge.recipe.fields import RecipeFields
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from amalgam_edge.scoring.scores import ScoreSummary
 
 
-@report_write_errors(ANYWHERE)
+@report_write_errors(TEMPORARY_FILES)
 def build(
     *,
     recipe: Recipe | str | Path | None = None,
@@ -67,7 +67,7 @@ def build(
     return build_bundle(resolved, shown, overwrite=overwrite, resume=resume)
 
 
-@report_write_errors(ANYWHERE)
+@report_write_errors(TEMPORARY_FILES)
 def score(
     *,
     recipe: Recipe | str | Path | None = None,
@@ -100,7 +100,7 @@ def score(
     return score_texts(resolved, shown, resume=resume)
 
 
-@report_write_errors(ANYWHERE)
+@report_write_errors(TEMPORARY_FILES)
 def evaluate(
     bundle: Bundle | str | Path,
     data: str | Path,
@@ -151,7 +151,7 @@ def evaluate(
     )
 
 
-@report_write_errors(ANYWHERE)
+@report_write_errors(TEMPORARY_FILES)
 def optimize(
     bundle: Bundle | str | Path,
     budget: str,
@@ -198,7 +198,7 @@ def optimize(
     )
 
 
-@report_write_errors(ANYWHERE)
+@report_write_errors(TEMPORARY_FILES)
 def export_teacher(
     teacher: str | Path, *, overwrite: bool = False, **settings: Unpack[RecipeFields]
 ) -> TeacherManifest:

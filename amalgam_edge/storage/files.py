@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.storage.owned_names import PART, is_owned
 from amalgam_edge.storage.staging import write_atomically
+from amalgam_edge.storage.write_errors import write_reason
 
 Location = Path | str  # a local path, or a URL
 
@@ -193,6 +194,8 @@ def report_unreadable(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if full := write_reason(error):
+            raise AmalgamError(f"{url}: cannot be copied to this machine ({full})") from error
         raise AmalgamError(f"{url}: cannot be read ({reason(error)})") from error
 
 
@@ -213,6 +216,8 @@ def with_retries(call: Callable[[], _T]) -> _T:
         except _NOT_RETRIED:
             raise
         except Exception as error:  # each file system raises what its own libraries do
+            if isinstance(error, OSError) and write_reason(error):  # our own disk is full
+                raise
             if wait is None:
                 raise OSError(f"{first_line(error)}; tried {len(RETRY_WAITS) + 1} times") from error
         time.sleep(wait)

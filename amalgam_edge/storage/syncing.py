@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
-# What a file system answers that cannot sync a folder; it has its own way, or none.
-_NOT_FOR_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
+# What a file system answers that cannot sync a file or a folder; it has its own way, or none.
+_NOT_HERE = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 
 
 def sync_file(path: Path) -> None:
@@ -16,7 +17,10 @@ def sync_file(path: Path) -> None:
     Raises:
         OSError: The disk could not take it.
     """
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs what may be written to
+    is_windows = os.name == "nt"  # which syncs what is open for writing
+    if is_windows and not os.access(path, os.W_OK):
+        return
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
     try:
         _sync(descriptor)
     finally:
@@ -34,9 +38,6 @@ def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         _sync(descriptor)
-    except OSError as error:
-        if error.errno not in _NOT_FOR_FOLDERS:
-            raise
     finally:
         os.close(descriptor)
 
@@ -68,12 +69,16 @@ def make_folders(folder: Path) -> None:
 
 def _sync(descriptor: int) -> None:
     """``fsync``; on macOS, where that leaves data in the disk's own memory, the call that does not."""
+    if sys.platform == "darwin":
+        from fcntl import F_FULLFSYNC, fcntl
+
+        try:
+            fcntl(descriptor, F_FULLFSYNC)
+            return
+        except OSError:  # not every file system knows it
+            pass
     try:
-        from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined, unused-ignore]
-    except ImportError:
         os.fsync(descriptor)
-        return
-    try:
-        fcntl(descriptor, F_FULLFSYNC)
-    except OSError:  # not every file system knows it
-        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise

@@ -8,8 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +19,12 @@ from amalgam_edge.storage.owned_names import is_owned
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _OF_ACCESS = (errno.EIO, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EMLINK, errno.ETXTBSY)
 
-# torch's writer does not say why; it writes to a stream that knows no more than that it failed.
-_OF_TORCH = re.compile(r"PytorchStreamWriter|inline_container\.cc|iostream error")
-ANYWHERE = Path(tempfile.gettempdir())
+# The writers of torch and of numpy, and the module tempfile, know that they failed, and not by what.
+_OF_NO_REASON = re.compile(
+    r"PytorchStreamWriter|inline_container\.cc|iostream error|\d requested and \d+ written|"
+    "No usable temporary directory"
+)
+TEMPORARY_FILES = "temporary files"
 _MOST_CAUSES = 20  # of an exception that are looked at
 
 
@@ -47,6 +48,11 @@ def report_write_errors(where: str | Path | None = None) -> Iterator[None]:
         if message is None:
             raise
         raise AmalgamError(message) from error
+
+
+def write_reason(error: OSError) -> str | None:
+    """Why something cannot be written, if an error says that; None for one of another kind, or of reading."""
+    return _reason(error)
 
 
 def explain_write_error(error: BaseException, where: str | Path | None = None) -> str | None:
@@ -82,7 +88,7 @@ def _reason(error: BaseException) -> str | None:
     for code in _OF_WRITING:
         if os.strerror(code) in said:
             return os.strerror(code)
-    if isinstance(error, RuntimeError) and _OF_TORCH.search(said):
+    if isinstance(error, (RuntimeError, OSError)) and _OF_NO_REASON.search(said):
         return "the disk may be full"
     return None
 
@@ -99,13 +105,19 @@ def _place(error: BaseException, where: str | Path | None) -> str:
         return error.filename
     if where is None:
         return "standard output"
-    return str(min((Path(where), Path(tempfile.gettempdir())), key=_free_bytes)) if isinstance(where, Path) else where
+    return TEMPORARY_FILES if isinstance(where, Path) and _temporary_files_have_less_room(where) else str(where)
 
 
-def _free_bytes(path: Path) -> int:
-    for folder in (path, *path.absolute().parents):
-        try:
-            return shutil.disk_usage(folder).free
-        except OSError:
-            continue
-    return 0
+def _temporary_files_have_less_room(path: Path) -> bool:
+    """Whether temporary files, which libraries write too, are on another disk than a path, and that disk is fuller."""
+    import shutil
+    import tempfile
+
+    folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    try:
+        temporary = Path(tempfile.gettempdir())
+        if temporary.stat().st_dev == folder.stat().st_dev:
+            return False
+        return shutil.disk_usage(temporary).free < shutil.disk_usage(folder).free
+    except OSError:  # there is no room for temporary files at all
+        return True

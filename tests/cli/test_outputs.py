@@ -12,7 +12,6 @@ import pytest
 
 from amalgam_edge.browser.libraries import FOLDER_VARIABLE, LIBRARY_FILES
 from amalgam_edge.runtime import Bundle
-from amalgam_edge.storage import write_errors
 from amalgam_edge.storage.staging import staged
 
 BUDGET = ["--budget", "size<=100MB, latency<=10s, loss<=100%"]
@@ -160,4 +159,3 @@ def test_functions_of_the_library_say_it_as_commands_do(monkeypatch):
     for call in calls:
         with pytest.raises(amalgam_edge.AmalgamError, match=r"^/data/cache: cannot be written \(No space left"):
             call()
-    assert write_errors.ANYWHERE.is_dir()

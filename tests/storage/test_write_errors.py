@@ -2,15 +2,16 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.storage import write_errors
 from amalgam_edge.storage.owned_names import new_name
 from amalgam_edge.storage.write_errors import explain_write_error, report_write_errors
 
@@ -44,6 +45,7 @@ def over(error, context):
         (error_of(errno.EIO, "/d/.s.amalgam-edge-01234567-89abcdef.part/m"), "student: cannot be written (Input"),
         (error_of(errno.ENOENT, "/d/.s.amalgam-edge-01234567-89abcdef.part/m"), "student: cannot be written (No such"),
         (Exception(f"{FULL} (os error 28)"), f"student: cannot be written ({FULL})"),  # as tokenizers say it
+        (FileNotFoundError(2, "No usable temporary directory found in []"), "student: cannot be written (the disk"),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64"), "student: cannot be written"),
         (wrapped(ValueError("cannot save"), error_of(errno.ENOSPC)), f"student: cannot be written ({FULL})"),
         (over(ValueError("cannot close"), error_of(errno.ENOSPC)), f"student: cannot be written ({FULL})"),
@@ -77,13 +79,25 @@ def test_what_was_told_already_is_not_told_again():
         raise AmalgamError("as it was") from error_of(errno.ENOSPC)
 
 
-def test_an_error_without_a_name_is_of_the_fuller_disk(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("devices", "free", "named"),
+    [((1, 2), (5, 3), "temporary files"), ((1, 2), (3, 5), "output"), ((1, 1), (5, 3), "output")],
+)
+def test_an_error_without_a_name_is_of_the_fuller_disk(monkeypatch, tmp_path, devices, free, named):
     """Libraries use the folder of temporary files, which may be another disk."""
-    free = {tmp_path: 5, Path(tempfile.gettempdir()): 3}
-    monkeypatch.setattr(write_errors, "_free_bytes", free.__getitem__)
-    assert explain_write_error(error_of(errno.ENOSPC), tmp_path).startswith(f"{tempfile.gettempdir()}: cannot be")
-    free[tmp_path] = 1
-    assert explain_write_error(error_of(errno.ENOSPC), tmp_path).startswith(f"{tmp_path}: cannot be written")
+    folders = [tmp_path, tmp_path / "temporary"]
+    folders[1].mkdir()
+    real = Path.stat
+
+    def stat(path, **options):
+        return SimpleNamespace(st_dev=devices[folders.index(path)]) if path in folders else real(path, **options)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(folders[1]))
+    monkeypatch.setattr(Path, "exists", lambda path: path in folders)
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[folders.index(path)]))
+    said = explain_write_error(error_of(errno.ENOSPC), tmp_path / "output")
+    assert said.startswith(f"{tmp_path / 'output' if named == 'output' else named}: cannot be written (")
 
 
 def test_causes_in_a_circle_end():

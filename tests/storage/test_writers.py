@@ -82,7 +82,8 @@ def functions(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
 
 def opens_to_write(call: ast.Call) -> bool:
     """Whether a call of ``open`` may write: its mode says so, or is not known."""
-    arguments = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+    positional = call.args[1:2] if isinstance(call.func, ast.Name) else call.args[:2]
+    arguments = [*positional, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
     modes = [part.value for part in arguments if isinstance(part, ast.Constant) and isinstance(part.value, str)]
     return any(len(mode) <= 4 and set(mode) <= set("rwaxbt+") and set(mode) & set("wax+") for mode in modes)
 
