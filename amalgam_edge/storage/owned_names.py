@@ -13,22 +13,24 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-PART = "part"  # being written, or what was there before
-FINISHED = "new"  # whole and on the disk; it only has to take its place
-RETIRED = "old"  # what was there before, in the two renames of a system that cannot exchange folders
+PART: Final = "part"  # being written, or what was there before
+FINISHED: Final = "new"  # whole and on the disk; it only has to take its place
+RETIRED: Final = "old"  # what was there before, in the two renames of a system that cannot exchange folders
+
+Kind = Literal["part", "new", "old"]
 
 _LONGEST = 150  # bytes of an output's name that are taken over; a file system allows 255 with all that follows
 _OWNED = re.compile(r"\..+\.amalgam-edge-[0-9a-f]{8}-[0-9a-f]{8}\.(part|new|old)")
 
 
-def new_name(output: Path, kind: Literal["part", "new", "old"] = "part") -> Path:
+def new_name(output: Path, kind: Kind = PART) -> Path:
     """A path beside an output that nothing else has."""
     return output.with_name(f"{_prefix(output)}-{this_machine()}-{secrets.token_hex(4)}.{kind}")
 
 
-def as_kind(path: Path, kind: Literal["part", "new", "old"]) -> Path:
+def as_kind(path: Path, kind: Kind) -> Path:
     """The owned path of another kind that belongs to an owned path."""
     return path.with_suffix(f".{kind}")
 

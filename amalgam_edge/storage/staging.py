@@ -67,7 +67,7 @@ def staged(output: Path, *, check: Callable[[], None] = lambda: None) -> Iterato
                 _remove(part)
                 raise
             _put_in_place(part, target, output)
-            _remove(part)
+            _remove(part, as_kind(part, RETIRED))
             if is_alone:
                 _remove(*owned_paths(target, FINISHED))
 
@@ -107,7 +107,7 @@ def _sweep(target: Path) -> None:
 
 
 def _put_in_place(part: Path, target: Path, shown: Path) -> None:
-    """Let a finished folder take the place of another, which is then at ``part``; if that fails, both are kept."""
+    """Let a finished folder take the place of another, which then has an owned name; if that fails, both are kept."""
     try:
         if not os.path.lexists(target):
             os.rename(part, target)  # noqa: PTH104
@@ -134,8 +134,6 @@ def _rename_in_two_steps(part: Path, target: Path) -> None:
     except OSError:
         os.rename(retired, target)  # noqa: PTH104
         raise
-    sync_folder(target.parent)
-    _remove(retired)
 
 
 def _remove(*folders: Path) -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from amalgam_edge.browser.libraries import FOLDER_VARIABLE, LIBRARY_FILES
+from amalgam_edge.building import pipeline
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import Bundle
+from amalgam_edge.storage.output_lock import locked
 from amalgam_edge.storage.staging import staged
 
 BUDGET = ["--budget", "size<=100MB, latency<=10s, loss<=100%"]
@@ -41,9 +44,10 @@ WRITERS = ["build", "optimize", "export-teacher", "export-web"]
 def test_an_output_that_another_process_writes_is_refused_before_any_work(commands, mistake, tmp_path, name):
     output = tmp_path / "output"
     with staged(output):
+        before = sorted(tmp_path.iterdir())
         message = mistake(*commands[name](output))
-    assert message.startswith(f"{output}: another process writes it (process {os.getpid()} on ")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["libraries"]
+        assert sorted(tmp_path.iterdir()) == before  # no folder of scores, no second folder to write to
+    assert message.startswith(f"{output}: another process writes it")
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -63,6 +67,7 @@ def test_a_place_that_no_folder_can_take_is_refused_before_any_work(commands, mi
     assert not any(output.iterdir())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a right of their own")
 @pytest.mark.parametrize("name", ["export-teacher", "export-web"])
 def test_an_output_that_is_a_link_stays_one(commands, invoke, tmp_path, name):
     (tmp_path / "real").mkdir()
@@ -75,32 +80,20 @@ def test_an_output_that_is_a_link_stays_one(commands, invoke, tmp_path, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["libraries", "link", "real"]
 
 
-def test_a_build_of_the_same_recipe_in_the_same_work_folder_is_refused(build_options, built, mistake, tmp_path):
+def test_a_build_of_the_same_recipe_in_the_same_work_folder_is_refused(build_options, mistake, tmp_path, monkeypatch):
     """It would empty the folder in which the other one trains."""
-    from amalgam_edge.building import pipeline
-    from amalgam_edge.storage.output_lock import locked
+    folders = []
 
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        real = pipeline.run_steps
+    def stop(steps, values, progress):
+        folders.append(values["training_folder"])
+        raise AmalgamError("stopped")
 
-        def run(steps, values, progress):
-            seen.append(values["training_folder"])
-            raise KeyboardInterrupt
-
-        patch.setattr(pipeline, "run_steps", run)
-        with pytest.raises(KeyboardInterrupt):
-            from amalgam_edge.cli.main import cli
-
-            cli.main(
-                [str(part) for part in ["build", *build_options, "--output", tmp_path / "a", "--work", tmp_path / "w"]],
-                standalone_mode=False,
-            )
-        assert real is not run
-    seen[0].parent.mkdir(parents=True, exist_ok=True)
-    with locked(seen[0]):
-        message = mistake("build", *build_options, "--output", tmp_path / "a", "--work", tmp_path / "w")
-    assert message.startswith(f"{seen[0]}: another process writes it")
+    monkeypatch.setattr(pipeline, "run_steps", stop)
+    command = ["build", *build_options, "--output", tmp_path / "output", "--work", tmp_path / "work"]
+    assert mistake(*command) == "stopped"
+    with locked(folders[0]):
+        assert mistake(*command).startswith(f"{folders[0]}: another process writes it")
+    assert mistake(*command) == "stopped"
 
 
 @NEEDS_DEV_FULL
