@@ -82,10 +82,10 @@ def build_bundle(
 @contextmanager
 def _claimed(training_folder: Path) -> Iterator[None]:
     """While entered, no build of the same recipe with another output trains in this work folder."""
-    with report_write_errors(training_folder):
+    with report_write_errors(training_folder, only_writes=True):
         make_folders(training_folder.parent)
-        with locked(training_folder):
-            yield
+    with locked(training_folder):
+        yield
 
 
 def prepare_training_data(recipe: Recipe, progress: Progress) -> tuple[Models, TrainingData]:

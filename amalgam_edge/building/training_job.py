@@ -42,7 +42,7 @@ def write_job(
     Raises:
         AmalgamError: The folder cannot be written to.
     """
-    with report_write_errors(folder):
+    with report_write_errors(folder, only_writes=True):
         folder.mkdir(parents=True, exist_ok=True)
         for result in (_TRAINED_WEIGHTS, _HISTORY):
             (folder / result).unlink(missing_ok=True)

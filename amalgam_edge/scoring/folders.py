@@ -182,10 +182,10 @@ def _claimed(target: Location) -> Iterator[None]:
     if not isinstance(target, Path):
         yield
         return
-    with report_write_errors(target):
+    with report_write_errors(target, only_writes=True):
         make_folders(target.absolute().parent)
-        with locked(target.absolute(), shown=target):
-            yield
+    with locked(target.absolute(), shown=target):
+        yield
 
 
 def _require_no_others(target: Location, made: Sequence[_Merged]) -> None:

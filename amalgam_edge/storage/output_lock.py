@@ -28,8 +28,7 @@ def locked(output: Path, *, shown: Path | None = None) -> Iterator[bool]:
         Whether there is a lock.
 
     Raises:
-        AmalgamError: Another process has it.
-        OSError: The lock's file cannot be written.
+        AmalgamError: Another process has it, or the lock's file cannot be written.
     """
     path = lock_name(output)
     descriptor = _acquire(path, shown or output)
@@ -45,7 +44,10 @@ def _acquire(path: Path, shown: Path) -> int | None:
     from filelock import lock_descriptor
 
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as error:
+            raise AmalgamError(f"{shown}: cannot be written ({path}: {error.strerror})") from error
         try:
             is_ours = lock_descriptor(descriptor, blocking=False)
         except OSError:

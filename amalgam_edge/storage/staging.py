@@ -178,5 +178,5 @@ def write_text_atomically(path: Path, content: str) -> None:
     Raises:
         AmalgamError: The file cannot be written.
     """
-    with report_write_errors(path):
+    with report_write_errors(path, only_writes=True):
         write_atomically(path, content.encode())

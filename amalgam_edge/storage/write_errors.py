@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.storage.owned_names import is_owned
 
 # What only writing fails by, and what reading may fail by too.
@@ -29,12 +29,13 @@ _MOST_CAUSES = 20  # of an exception that are looked at
 
 
 @contextmanager
-def report_write_errors(where: str | Path | None = None) -> Iterator[None]:
+def report_write_errors(where: str | Path | None = None, *, only_writes: bool = False) -> Iterator[None]:
     """Turn what a disk refuses into one line that names the file, or else ``where``; other errors pass.
 
     Args:
         where: What is being written: a file, a folder, or words for it. None where an error without a file's name can
             only come from standard output.
+        only_writes: Whether the block does nothing else with files, so that every ``OSError`` is one of writing.
 
     Raises:
         AmalgamError: The block raised such an error.
@@ -45,6 +46,8 @@ def report_write_errors(where: str | Path | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         message = explain_write_error(error, where)
+        if only_writes and isinstance(error, OSError):
+            message = f"{where}: cannot be written ({error.strerror or first_line(error)})"
         if message is None:
             raise
         raise AmalgamError(message) from error

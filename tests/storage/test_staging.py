@@ -492,3 +492,22 @@ def test_the_calls_that_tests_fail_and_kill_at_are_those_that_are_made(output):
     assert {"open", "fsync", "mkdir", "exchange", "rename", "unlink", "rmdir"} <= set(made)
     assert made.index("fsync") < made.index("exchange") < len(made) - 1 - made[::-1].index("fsync")
     assert "replace" in calls_of(lambda: write_atomically(output / "file", b"content"))
+
+
+def test_a_lock_that_cannot_be_made_is_named(output):
+    lock_name(output).mkdir()
+    with (
+        pytest.raises(AmalgamError, match="student: cannot be written .*amalgam-edge.lock: ") as refused,
+        staged(output),
+    ):
+        raise AssertionError
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_in_the_way_of_a_folder_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "page.html", tmp_path):
+        with pytest.raises(AmalgamError, match="cannot be written") as refused:
+            write_text_atomically(path, "content")
+        assert str(refused.value).startswith(f"{path}: ")
+    assert listing(tmp_path) == ["file"]
