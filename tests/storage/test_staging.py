@@ -497,7 +497,7 @@ def test_the_calls_that_tests_fail_and_kill_at_are_those_that_are_made(output):
 def test_a_lock_that_cannot_be_made_is_named(output):
     lock_name(output).mkdir()
     with (
-        pytest.raises(AmalgamError, match="student: cannot be written .*amalgam-edge.lock: ") as refused,
+        pytest.raises(AmalgamError, match=r"student: cannot be written .*amalgam-edge.lock: ") as refused,
         staged(output),
     ):
         raise AssertionError
