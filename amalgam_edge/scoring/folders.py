@@ -195,7 +195,7 @@ def _require_no_others(target: Location, made: Sequence[_Merged]) -> None:
         if folder not in own or not own[folder].is_done():
             raise AmalgamError(f"{target}: holds scores already; name another folder")
     for merged in made:
-        if merged.strangers():
+        if merged.has_strangers():
             raise AmalgamError(f"{merged.store.folder}: holds shards of something else; name another folder")
 
 
@@ -227,9 +227,15 @@ class _Merged:
             and all(_digest(self.store, shard) == _digest(source, shard) for shard, source in self._sources.items())
         )
 
-    def strangers(self) -> set[int]:
-        """Numbers of shards that stand there and that the merge would not write."""
-        return {*self.store.present(), *self.store.surplus()} - set(self._sources)
+    def has_strangers(self) -> bool:
+        """Whether shards stand there without a manifest that are not those that the merge writes, byte for byte."""
+        if self.store.begun:
+            return False
+        return any(
+            shard not in self._sources
+            or files.read(self.store.path(shard)) != files.read(self._sources[shard].path(shard))
+            for shard in (*self.store.present(), *self.store.surplus())
+        )
 
     def write(self) -> None:
         """Copy the shards, verify them, and say last of all that they are there."""

@@ -51,7 +51,7 @@ def _acquire(path: Path, shown: Path) -> int | None:
         try:
             is_ours = lock_descriptor(descriptor, blocking=False)
         except OSError:
-            os.close(descriptor)
+            _release(path, descriptor)
             return None
         if not is_ours:
             holder = _holder(descriptor)

@@ -116,8 +116,8 @@ def _temporary_files_have_less_room(path: Path) -> bool:
     import shutil
     import tempfile
 
-    folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     try:
+        folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
         temporary = Path(tempfile.gettempdir())
         if temporary.stat().st_dev == folder.stat().st_dev:
             return False

@@ -307,11 +307,13 @@ def test_a_teacher_that_the_merge_does_not_make_is_not_mixed_with_it(parts, tmp_
 
 
 def test_shards_of_nobody_are_not_taken_for_what_a_merge_left(parts, tmp_path):
-    shutil.copytree(parts[1] / "bb", tmp_path / "joined" / "a")
-    (tmp_path / "joined" / "a" / "manifest.json").unlink()
-    assert refusal(parts[:1], tmp_path / "joined").startswith(
-        f"{tmp_path / 'joined' / 'a'}: holds shards of something else; name another folder"
-    )
+    for shards in ([2], [1]):  # one that the merge does not make, and one that it makes in another way
+        store = put(tmp_path / str(shards) / "joined", "a", shards, settings={"passes": 4, "seed": 1})
+        (store.folder / "manifest.json").unlink()
+        before = store.path(shards[0]).read_bytes()
+        message = refusal(parts[:1], store.folder.parent)
+        assert message == f"{store.folder}: holds shards of something else; name another folder"
+        assert store.path(shards[0]).read_bytes() == before
 
 
 def test_two_merges_into_one_folder_are_one_after_the_other(parts, tmp_path):

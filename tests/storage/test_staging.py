@@ -186,7 +186,7 @@ def test_where_there_are_no_locks_it_works_without_and_sweeps_nothing(output, mo
     fill(output, amalgam_json="old")
     replace(output)
     assert content(output) == NEW
-    assert running.is_dir()
+    assert listing(output.parent) == sorted([running.name, "student"])
 
 
 @POSIX
