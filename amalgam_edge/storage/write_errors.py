@@ -19,6 +19,8 @@ from amalgam_edge.storage.owned_names import is_owned
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _OF_ACCESS = (errno.EIO, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EMLINK, errno.ETXTBSY)
 
+# What systems say of the first kind, quoted by libraries that pass no number on.
+_QUOTED = re.compile(r"No space left on device|Dis[ck] quota exceeded|Read-only file system|File too large")
 # The writers of torch and of numpy, and the module tempfile, know that they failed, and not by what.
 _OF_NO_REASON = re.compile(
     r"PytorchStreamWriter|inline_container\.cc|iostream error|\d requested and \d+ written|"
@@ -88,9 +90,8 @@ def _reason(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _OF_WRITING:
         return os.strerror(error.errno)
     said = str(error)
-    for code in _OF_WRITING:
-        if os.strerror(code) in said:
-            return os.strerror(code)
+    if quoted := _QUOTED.search(said):
+        return quoted[0]
     if isinstance(error, (RuntimeError, OSError)) and _OF_NO_REASON.search(said):
         return "the disk may be full"
     return None

@@ -37,7 +37,7 @@ def over(error, context):
     [
         (error_of(errno.ENOSPC, "a/model.onnx"), f"a/model.onnx: cannot be written ({FULL})"),
         (error_of(errno.ENOSPC), f"student: cannot be written ({FULL})"),
-        (error_of(errno.EDQUOT), "student: cannot be written (Disk quota exceeded)"),
+        (error_of(errno.EDQUOT), f"student: cannot be written ({os.strerror(errno.EDQUOT)})"),
         (error_of(errno.EROFS, "x"), "x: cannot be written (Read-only file system)"),
         (error_of(errno.EFBIG, "x"), "x: cannot be written (File too large)"),
         (error_of(errno.EIO, "x"), "x: cannot be read or written (Input/output error)"),
