@@ -27,7 +27,7 @@ from amalgam_edge.scoring.run import choose_backend
 from amalgam_edge.steps import run_steps
 from amalgam_edge.storage.output_lock import locked
 from amalgam_edge.storage.staging import staged
-from amalgam_edge.storage.syncing import make_folders
+from amalgam_edge.storage.syncing import folders_made
 from amalgam_edge.storage.write_errors import report_write_errors
 from amalgam_edge.training.fitting import check_logger
 
@@ -82,9 +82,7 @@ def build_bundle(
 @contextmanager
 def _claimed(training_folder: Path) -> Iterator[None]:
     """While entered, no build of the same recipe with another output trains in this work folder."""
-    with report_write_errors(training_folder, only_writes=True):
-        make_folders(training_folder.parent)
-    with locked(training_folder):
+    with report_write_errors(training_folder), folders_made(training_folder.parent), locked(training_folder):
         yield
 
 

@@ -20,6 +20,8 @@ from amalgam_edge.storage.output_lock import locked
 from amalgam_edge.storage.syncing import make_folders
 from amalgam_edge.storage.write_errors import report_write_errors
 
+_BEGUN = ".merging"  # an empty file in the folder of a merge that is going on, or was cut off
+
 
 def holds_scores(folder: str | Path) -> bool:
     """Whether a folder is a teacher's store of scores, or contains such stores.
@@ -147,7 +149,7 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> list[ScoreStore]
     missing; ``amalgam-edge score --resume`` computes them.
 
     A teacher's manifest is written when all shards are there, so what a merge that was cut off left counts as nothing,
-    and the merge can be called again.
+    and the merge can be called again: a mark in the folder says that one was begun.
 
     Args:
         folders: Folders of scores; they are not changed.
@@ -170,9 +172,14 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> list[ScoreStore]
     target = files.locate(output)
     with _claimed(target):
         made = [_Merged(teacher, by_teacher[teacher], shards, target) for teacher, shards in sources.items()]
-        _require_no_others(target, made)
+        mark = files.join(target, _BEGUN)
+        _require_no_others(target, made, was_cut_off=files.exists(mark))
+        with report_write_errors(str(target), only_writes=True):
+            files.write(mark, b"")
         for merged in made:
             merged.write()
+        with report_write_errors(str(target), only_writes=True):
+            files.delete(mark)
     return [merged.store for merged in made]
 
 
@@ -188,11 +195,11 @@ def _claimed(target: Location) -> Iterator[None]:
         yield
 
 
-def _require_no_others(target: Location, made: Sequence[_Merged]) -> None:
+def _require_no_others(target: Location, made: Sequence[_Merged], *, was_cut_off: bool) -> None:
     """Refuse a folder with scores that the merge would not make."""
     own = {merged.store.folder: merged for merged in made}
     for folder in _store_folders(target):
-        if folder not in own or not own[folder].is_done():
+        if not was_cut_off or folder not in own or not own[folder].is_done():
             raise AmalgamError(f"{target}: holds scores already; name another folder")
     for merged in made:
         if merged.has_strangers():

@@ -27,7 +27,7 @@ from amalgam_edge.storage.owned_names import (
     owned_paths,
 )
 from amalgam_edge.storage.replaceable import real_path, require_movable, require_replaceable
-from amalgam_edge.storage.syncing import make_folders, sync_file, sync_folder, sync_tree
+from amalgam_edge.storage.syncing import folders_made, make_folders, sync_file, sync_folder, sync_tree
 from amalgam_edge.storage.write_errors import report_write_errors
 
 STALE_AFTER = 24 * 3600.0  # seconds; what another machine has not touched for so long has no living writer
@@ -48,28 +48,30 @@ def staged(output: Path, *, check: Callable[[], None] = lambda: None) -> Iterato
     """
     require_replaceable(output)
     target = real_path(output)
-    with report_write_errors(output):
-        make_folders(target.parent)
-        with locked(target, shown=output) as is_alone:
-            if is_alone:
-                _end_what_was_cut_off(target)
-                _sweep(target)
-            check()
-            part = new_name(target)
-            part.mkdir()
-            try:
-                if target.exists():
-                    require_movable(target, part, output)
-                yield part
-                sync_tree(part)
-                sync_folder(part.parent)
-            except BaseException:
-                _remove(part)
-                raise
-            _put_in_place(part, target, output)
-            _remove(part, as_kind(part, RETIRED))
-            if is_alone:
-                _remove(*owned_paths(target, FINISHED))
+    with (
+        report_write_errors(output),
+        folders_made(target.parent),
+        locked(target, shown=output) as is_alone,
+    ):
+        if is_alone:
+            _end_what_was_cut_off(target)
+            _sweep(target)
+        check()
+        part = new_name(target)
+        part.mkdir()
+        try:
+            if target.exists():
+                require_movable(target, part, output)
+            yield part
+            sync_tree(part)
+            sync_folder(part.parent)
+        except BaseException:
+            _remove(part)
+            raise
+        _put_in_place(part, target, output)
+        _remove(part, as_kind(part, RETIRED))
+        if is_alone:
+            _remove(*owned_paths(target, FINISHED))
 
 
 def recover(output: Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # What a file system answers that cannot sync a file or a folder; it has its own way, or none.
@@ -55,8 +57,11 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(parent))
 
 
-def make_folders(folder: Path) -> None:
+def make_folders(folder: Path) -> list[Path]:
     """Make a folder and its parents, where they are missing, and wait until their names are on the disk.
+
+    Returns:
+        Those that were missing, the innermost first.
 
     Raises:
         OSError: One of them cannot be made.
@@ -65,6 +70,26 @@ def make_folders(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):
         sync_folder(path.parent)
+    return missing
+
+
+@contextmanager
+def folders_made(folder: Path) -> Iterator[None]:
+    """While entered, a folder and its parents are there; those that were made are deleted if the block fails.
+
+    Those that hold anything stay.
+
+    Raises:
+        OSError: One of them cannot be made.
+    """
+    made = make_folders(folder)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def _sync(descriptor: int) -> None:

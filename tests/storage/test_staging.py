@@ -511,3 +511,12 @@ def test_a_file_in_the_way_of_a_folder_is_one_line(tmp_path):
             write_text_atomically(path, "content")
         assert str(refused.value).startswith(f"{path}: ")
     assert listing(tmp_path) == ["file"]
+
+
+def test_parents_that_were_made_go_with_a_failure_unless_they_hold_something(tmp_path):
+    for kept in ([], ["notes"]):
+        with pytest.raises(RuntimeError), staged(tmp_path / "a" / "b" / "student"):
+            for name in kept:
+                (tmp_path / "a" / name).touch()
+            raise RuntimeError
+        assert [path.name for path in tmp_path.rglob("*")] == (["a", "notes"] if kept else [])
