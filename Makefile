@@ -44,8 +44,8 @@ coverage: install web
 test-serving: install web
 	$(BIN)/python -m pytest tests/serving --numprocesses 2 -m serving -rs
 
-# Attacks on a server of 512 MiB, power that goes while files are written, and damaged and hostile files. What needs root
-# or Linux is skipped elsewhere.
+# Attacks on a server of 512 MiB, crash images of a disk whose power went, full disks, writers that are killed at every
+# step, damaged and hostile files. What needs root, loop devices or Linux is skipped elsewhere.
 test-hostile: install
 	$(BIN)/python -m pytest tests/hostile --numprocesses 2 -m hostile -rs
 

@@ -15,6 +15,7 @@ from amalgam_edge.console_progress import ProgressChoice, resolve_progress
 from amalgam_edge.errors import needs_extra
 from amalgam_edge.recipe.reading import read_recipe
 from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.storage.write_errors import TEMPORARY_FILES, report_write_errors
 
 if TYPE_CHECKING:
     from amalgam_edge.recipe.fields import RecipeFields
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from amalgam_edge.scoring.scores import ScoreSummary
 
 
+@report_write_errors(TEMPORARY_FILES)
 def build(
     *,
     recipe: Recipe | str | Path | None = None,
@@ -65,6 +67,7 @@ def build(
     return build_bundle(resolved, shown, overwrite=overwrite, resume=resume)
 
 
+@report_write_errors(TEMPORARY_FILES)
 def score(
     *,
     recipe: Recipe | str | Path | None = None,
@@ -97,6 +100,7 @@ def score(
     return score_texts(resolved, shown, resume=resume)
 
 
+@report_write_errors(TEMPORARY_FILES)
 def evaluate(
     bundle: Bundle | str | Path,
     data: str | Path,
@@ -147,6 +151,7 @@ def evaluate(
     )
 
 
+@report_write_errors(TEMPORARY_FILES)
 def optimize(
     bundle: Bundle | str | Path,
     budget: str,
@@ -193,6 +198,7 @@ def optimize(
     )
 
 
+@report_write_errors(TEMPORARY_FILES)
 def export_teacher(
     teacher: str | Path, *, overwrite: bool = False, **settings: Unpack[RecipeFields]
 ) -> TeacherManifest:
@@ -215,7 +221,7 @@ def export_teacher(
     check_teacher_export(resolved, overwrite=overwrite)
     with needs_extra("train", "exporting a teacher"):
         from amalgam_edge.building.teacher_folder import write_teacher
-    return write_teacher(resolved)
+    return write_teacher(resolved, overwrite=overwrite)
 
 
 def _resolve(recipe: Recipe | str | Path | None, settings: Mapping[str, Any]) -> Recipe:

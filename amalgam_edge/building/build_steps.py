@@ -7,7 +7,6 @@ settings of a recipe are values too, a section each, so that the list shows whic
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +37,6 @@ from amalgam_edge.recipe.sections import (
     CorpusSettings,
     ExportSettings,
     MethodSettings,
-    OutputSettings,
     ScoringSettings,
     StudentSettings,
     TrainingSettings,
@@ -48,7 +46,6 @@ from amalgam_edge.scoring.hidden_states import HiddenStates
 from amalgam_edge.scoring.run import cached_stores, scoring_steps
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.steps import Step
-from amalgam_edge.storage.staging import staged
 
 
 def build_steps(recipe: Recipe, backend: Backend) -> list[Step]:
@@ -69,7 +66,6 @@ def build_steps(recipe: Recipe, backend: Backend) -> list[Step]:
         Step(_read_scores, makes="scored"),
         *_supervision_steps(supervising.method_named(recipe.method.name)),
         *_training_steps(recipe),
-        Step(_open_bundle_folder, makes="folder"),
         *_export_steps(recipe),
         *(_cascade_steps() if recipe.cascade.enabled else []),
         *([_EVALUATION] if recipe.evaluation.source else []),
@@ -235,11 +231,6 @@ def _max_disagreement(budget: Budget | None, export_settings: ExportSettings) ->
 def _calibrate_student(trained: TrainedStudent, data: TrainingData, method_settings: MethodSettings) -> TrainedStudent:
     variants = [students.calibrated(variant, data, method_settings) for variant in trained.variants]
     return replace(trained, variants=variants)
-
-
-def _open_bundle_folder(stack: ExitStack, output_settings: OutputSettings) -> Path:
-    """A folder that takes the place of the output folder when the build has succeeded."""
-    return stack.enter_context(staged(Path(output_settings.folder)))
 
 
 def _export_steps(recipe: Recipe) -> Iterator[Step]:

@@ -13,6 +13,7 @@ from amalgam_edge.building.process_group import process_group
 from amalgam_edge.building.processes import PROGRESS_PREFIX
 from amalgam_edge.building.training_job import read_training_settings, run_job
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.storage.write_errors import report_write_errors
 
 
 def run(job: Path, *, resume: bool) -> None:
@@ -39,7 +40,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     arguments = parser.parse_args()
     try:
-        run(arguments.job, resume=arguments.resume)
+        with report_write_errors(arguments.job):
+            run(arguments.job, resume=arguments.resume)
     except AmalgamError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(2)

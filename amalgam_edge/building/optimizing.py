@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from amalgam_edge.building.budget import Budget
@@ -74,32 +74,33 @@ def optimize_bundle(
         AmalgamError: The budget is not understood, the bundle has no float model, or there are no texts.
     """
     limits = Budget.parse(budget).with_loss(100 * bundle.manifest.gate.max_disagreement)
-    if output.resolve() != bundle.folder.resolve():
-        check_output(output, overwrite=False)
+    is_elsewhere = output.resolve() != bundle.folder.resolve()
+    check = partial(check_output, output, overwrite=not is_elsewhere)
+    check()
     if "fp32" not in bundle.precisions:
         raise AmalgamError(f"{bundle.folder}: holds no float model to start from; build it again")
     missing = _missing_static_model(bundle)
-    bundle.verify(without=missing)
     has_cascade = bundle.cascade is not None and not missing
     steps = [
         Step(_read_texts, makes="texts", title="reading texts"),
-        Step(_copy_bundle, makes="folder"),
+        Step(_copy_bundle),
         Step(_candidate_folder, makes="candidates"),
         Step(_measure_and_choose, makes="models", title="quantizing and measuring"),
         Step(_report_missing),
         *([Step(_renew_cascade, makes="cascade", title="setting the cascade's threshold")] if has_cascade else []),
         Step(_write_bundle, title="writing the bundle"),
     ]
-    with ExitStack() as stack:
+    with staged(output, check=check) as folder:
+        bundle.verify(without=missing)  # now that nobody else can replace it
         values = {
             "bundle": bundle,
             "limits": limits,
             "output": output,
+            "folder": folder,
             "calibration": calibration,
             "text_column": text_column,
             "missing": missing,
             "cascade": None,
-            "stack": stack,
         }
         run_steps(steps, values, progress)
     return Bundle.open(output)
@@ -138,12 +139,10 @@ def _warn_of_labels(bundle: Bundle, source: str, say: Say) -> None:
         say(f"warning: {source}: labels that the bundle does not have: {names}{more}; only texts are used")
 
 
-def _copy_bundle(bundle: Bundle, missing: Sequence[str], output: Path, stack: ExitStack) -> Path:
+def _copy_bundle(bundle: Bundle, missing: Sequence[str], folder: Path) -> None:
     """A copy of the bundle without its smaller models; it takes the place of the output folder in the end."""
-    folder = stack.enter_context(staged(output))
     left_out = {bundle.manifest.precisions[name].file for name in bundle.precisions if name != "fp32"}
     copy_files(bundle, folder, [name for name in bundle.manifest.files if name not in left_out.union(missing)])
-    return folder
 
 
 def _candidate_folder(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,14 @@ from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.recipe.sections import TrainingSettings
 from amalgam_edge.runtime.bundle import Bundle
 from amalgam_edge.runtime.manifest import MANIFEST
+from amalgam_edge.runtime.output import check_output
 from amalgam_edge.scoring.backends import Backend
 from amalgam_edge.scoring.run import choose_backend
 from amalgam_edge.steps import run_steps
+from amalgam_edge.storage.output_lock import locked
+from amalgam_edge.storage.staging import staged
+from amalgam_edge.storage.syncing import folders_made
+from amalgam_edge.storage.write_errors import report_write_errors
 from amalgam_edge.training.fitting import check_logger
 
 
@@ -57,17 +64,26 @@ def build_bundle(
         progress.say(f"{output}: finished already, nothing to do")
         return bundle
     training_folder = recipe.work_folder / f"training-{recipe.fingerprint()[:12]}"
-    with ExitStack() as stack:
+    # The folder is claimed before any work, so that nobody waits for a build whose bundle has no place to go to.
+    with staged(output, check=partial(check_output, output, overwrite=overwrite)) as folder:
         values = {
             **_first_values(recipe, backend),
             "processes": processes,
             "resume": resume,
+            "folder": folder,
             "training_folder": training_folder,
-            "stack": stack,
         }
-        run_steps(build_steps(recipe, backend), values, progress)
+        with _claimed(training_folder):
+            run_steps(build_steps(recipe, backend), values, progress)
     shutil.rmtree(training_folder, ignore_errors=True)
     return Bundle.open(output)
+
+
+@contextmanager
+def _claimed(training_folder: Path) -> Iterator[None]:
+    """While entered, no build of the same recipe with another output trains in this work folder."""
+    with report_write_errors(training_folder), folders_made(training_folder.parent), locked(training_folder):
+        yield
 
 
 def prepare_training_data(recipe: Recipe, progress: Progress) -> tuple[Models, TrainingData]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from amalgam_edge import environment
@@ -10,7 +11,8 @@ from amalgam_edge.exporters.teacher_export import export_teacher
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.recipe.sections import ScoringSettings
-from amalgam_edge.runtime.manifest import TeacherManifest, TeacherSite, write_manifest
+from amalgam_edge.runtime.manifest import TEACHER_KIND, TeacherManifest, TeacherSite, write_manifest
+from amalgam_edge.runtime.output import check_output
 from amalgam_edge.scoring.adaptive_passes import balanced_over
 from amalgam_edge.storage.staging import staged
 
@@ -42,7 +44,7 @@ Classes: {classes}.
 """
 
 
-def write_teacher(recipe: Recipe) -> TeacherManifest:
+def write_teacher(recipe: Recipe, *, overwrite: bool = False) -> TeacherManifest:
     """Export a recipe's one teacher into its output folder, whole or not at all; see :func:`export_teacher`.
 
     The exported teacher's passes are those that scoring with the same recipe runs. The recipe has passed
@@ -50,6 +52,7 @@ def write_teacher(recipe: Recipe) -> TeacherManifest:
 
     Args:
         recipe: what to export; what it says of texts and students is ignored.
+        overwrite: replace an export that is in the output folder.
 
     Returns:
         The folder's manifest.
@@ -58,11 +61,11 @@ def write_teacher(recipe: Recipe) -> TeacherManifest:
         AmalgamError: there is no such teacher, it has no dropout, it cannot be exported, or the folder is taken.
     """
     output = Path(recipe.output.folder)
-    (teacher,) = load_teachers(
-        recipe.teachers.sources, dropout=recipe.teachers.dropout, max_length=recipe.teachers.max_length
-    )
     settings = recipe.scoring
-    with staged(output) as folder:
+    with staged(output, check=partial(check_output, output, overwrite=overwrite, kind=TEACHER_KIND)) as folder:
+        (teacher,) = load_teachers(
+            recipe.teachers.sources, dropout=recipe.teachers.dropout, max_length=recipe.teachers.max_length
+        )
         difference = export_teacher(
             teacher,
             folder / MODEL,

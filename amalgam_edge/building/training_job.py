@@ -14,7 +14,6 @@ from transformers import AutoModelForSequenceClassification
 
 from amalgam_edge.building.data import Student, TrainingData
 from amalgam_edge.building.students import objective_of
-from amalgam_edge.errors import AmalgamError
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
@@ -24,8 +23,8 @@ from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
 from amalgam_edge.runtime.manifest import STATIC
 from amalgam_edge.scoring.hidden_states import HiddenStates
-from amalgam_edge.storage.files import reason
 from amalgam_edge.storage.staging import write_text_atomically
+from amalgam_edge.storage.write_errors import report_write_errors
 from amalgam_edge.training.fitting import History, fit
 from amalgam_edge.training.sharing import process_rank
 from amalgam_edge.training.supervised_texts import SupervisedTexts
@@ -43,7 +42,7 @@ def write_job(
     Raises:
         AmalgamError: The folder cannot be written to.
     """
-    try:
+    with report_write_errors(folder, only_writes=True):
         folder.mkdir(parents=True, exist_ok=True)
         for result in (_TRAINED_WEIGHTS, _HISTORY):
             (folder / result).unlink(missing_ok=True)
@@ -59,8 +58,6 @@ def write_job(
             "hidden": [_describe_hidden_states(part) for part in data.signals.hidden],
         }
         write_text_atomically(folder / _SIGNALS, json.dumps(signals))
-    except OSError as error:
-        raise AmalgamError(f"{folder}: cannot be written ({reason(error)})") from error
 
 
 def read_texts(folder: Path, name: str) -> SupervisedTexts:
@@ -106,7 +103,8 @@ def run_job(folder: Path, checkpoints: Path, advance: Advance, *, resume: bool) 
         resume=resume,
     )
     if process_rank() == 0:
-        save_model(student.model, str(folder / _TRAINED_WEIGHTS))
+        with report_write_errors(folder):
+            save_model(student.model, str(folder / _TRAINED_WEIGHTS))
         write_text_atomically(folder / _HISTORY, json.dumps(history))
 
 

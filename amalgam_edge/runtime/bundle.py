@@ -17,6 +17,7 @@ from amalgam_edge.runtime.manifest import MANIFEST, STATIC, Manifest, parse_mani
 from amalgam_edge.runtime.manifest_models import StaticModel
 from amalgam_edge.storage.fingerprints import sha256_of_bytes, sha256_of_file
 from amalgam_edge.storage.own_files import FileContent, own_file
+from amalgam_edge.storage.staging import recover
 
 TOKENIZER, RECIPE, REPORT, CARD = "tokenizer.json", "recipe.yaml", "report.html", "README.md"
 STATIC_FILE = "onnx/model_static.onnx"
@@ -54,6 +55,8 @@ class Bundle:
                 read.
         """
         folder = Path(folder)
+        if not folder.exists():
+            recover(folder)  # whoever replaced it may have been killed between two renames
         content = read_manifest_file(folder)
         return cls(folder, parse_manifest(content), sha256_of_bytes(content.content))
 

@@ -6,10 +6,14 @@ from pathlib import Path
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.manifest import BUNDLE_KIND, manifest_kind
+from amalgam_edge.storage.replaceable import require_replaceable
+from amalgam_edge.storage.staging import recover
 
 
 def check_output(output: Path, *, overwrite: bool, resume: bool | None = None, kind: str = BUNDLE_KIND) -> None:
-    """Refuse an output folder that holds something, unless it may be replaced.
+    """Refuse an output folder that holds something, unless it may be replaced, and one whose place none can take.
+
+    What a killed process finished there and did not get to rename is put in its place first.
 
     Args:
         output: The folder.
@@ -18,13 +22,10 @@ def check_output(output: Path, *, overwrite: bool, resume: bool | None = None, k
         kind: What may be replaced, as its manifest names it.
 
     Raises:
-        AmalgamError: The folder is not empty, or no folder, or holds something of another kind.
+        AmalgamError: The folder is not empty, or no folder, or holds something of another kind, or cannot be replaced.
     """
-    if output.resolve() == Path.cwd():
-        raise AmalgamError(f"{output}: the current folder cannot be replaced; name another for --output")
-    file = next((path for path in (output, *output.parents) if path.exists() and not path.is_dir()), None)
-    if file is not None:
-        raise AmalgamError(f"{file}: a file stands there; name a folder for --output")
+    require_replaceable(output)
+    recover(output)
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not (overwrite or resume):

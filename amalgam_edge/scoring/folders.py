@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
-from amalgam_edge.scoring.scores_manifest import MANIFEST, ScoreWriter
+from amalgam_edge.scoring.scores_manifest import MANIFEST, ScoresManifest, ScoreWriter, read_manifest
 from amalgam_edge.scoring.shards import changes_between
 from amalgam_edge.scoring.store import ScoreStore
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
+from amalgam_edge.storage.output_lock import locked
+from amalgam_edge.storage.syncing import make_folders
+from amalgam_edge.storage.write_errors import report_write_errors
+
+_BEGUN = ".merging"  # an empty file in the folder of a merge that is going on, or was cut off
 
 
 def holds_scores(folder: str | Path) -> bool:
@@ -142,9 +148,12 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> list[ScoreStore]
     A shard that is in several parts must have the same rows in all of them, to the bit. Shards that are in no part stay
     missing; ``amalgam-edge score --resume`` computes them.
 
+    A teacher's manifest is written when all shards are there, so what a merge that was cut off left counts as nothing,
+    and the merge can be called again: a mark in the folder says that one was begun.
+
     Args:
         folders: Folders of scores; they are not changed.
-        output: Folder that holds no scores yet.
+        output: Folder that holds no scores yet, or what the same merge left there.
 
     Returns:
         The stores in ``output``, one for each teacher.
@@ -153,8 +162,6 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> list[ScoreStore]
         AmalgamError: There are no scores, they are of different runs, a shard is damaged or has different rows in two
             parts, or ``output`` holds scores or cannot be written to. All is checked before anything is written.
     """
-    if holds_scores(output):
-        raise AmalgamError(f"{output}: holds scores already; name another folder")
     by_teacher: dict[str, list[ScoreStore]] = defaultdict(list)
     for folder in folders:
         for store in find_stores(folder):
@@ -163,10 +170,88 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> list[ScoreStore]
     sources = {teacher: _shard_sources(parts) for teacher, parts in by_teacher.items()}
     _raise_first(problems)
     target = files.locate(output)
-    return [
-        _copy_shards(by_teacher[teacher], shard_sources, files.join(target, teacher))
-        for teacher, shard_sources in sources.items()
-    ]
+    with _claimed(target):
+        made = [_Merged(teacher, by_teacher[teacher], shards, target) for teacher, shards in sources.items()]
+        mark = files.join(target, _BEGUN)
+        _require_no_others(target, made, was_cut_off=files.exists(mark))
+        with report_write_errors(str(target), only_writes=True):
+            files.write(mark, b"")
+        for merged in made:
+            merged.write()
+        with report_write_errors(str(target), only_writes=True):
+            files.delete(mark)
+    return [merged.store for merged in made]
+
+
+@contextmanager
+def _claimed(target: Location) -> Iterator[None]:
+    """While entered, no other merge on this machine writes to a local folder."""
+    if not isinstance(target, Path):
+        yield
+        return
+    with report_write_errors(target, only_writes=True):
+        make_folders(target.absolute().parent)
+    with locked(target.absolute(), shown=target):
+        yield
+
+
+def _require_no_others(target: Location, made: Sequence[_Merged], *, was_cut_off: bool) -> None:
+    """Refuse a folder with scores that the merge would not make."""
+    own = {merged.store.folder: merged for merged in made}
+    for folder in _store_folders(target):
+        if not was_cut_off or folder not in own or not own[folder].is_done():
+            raise AmalgamError(f"{target}: holds scores already; name another folder")
+    for merged in made:
+        if merged.has_strangers():
+            raise AmalgamError(f"{merged.store.folder}: holds shards of something else; name another folder")
+
+
+class _Merged:
+    """One teacher's store of a merge.
+
+    Args:
+        teacher: The teacher's name.
+        parts: The stores that it is made of.
+        sources: Number of each shard → the part that it is copied from.
+        target: The folder of all teachers' scores.
+    """
+
+    def __init__(
+        self, teacher: str, parts: Sequence[ScoreStore], sources: dict[int, ScoreStore], target: Location
+    ) -> None:
+        self.store = ScoreStore(files.join(target, teacher), parts[0].key, shard_size=parts[0].shard_size)
+        self._sources = sources
+        self._writers: list[ScoreWriter] = []
+        for part in parts:
+            self._writers += [writer for writer in part.written_by() if writer not in self._writers]
+
+    def is_done(self) -> bool:
+        """Whether the store holds what the merge makes of it."""
+        found = read_manifest(self.store.folder)
+        return (
+            found == ScoresManifest(self.store.key, self.store.shard_size, tuple(self._writers))
+            and self.store.present() == sorted(self._sources)
+            and all(_digest(self.store, shard) == _digest(source, shard) for shard, source in self._sources.items())
+        )
+
+    def has_strangers(self) -> bool:
+        """Whether shards stand there without a manifest that are not those that the merge writes, byte for byte."""
+        if self.store.begun:
+            return False
+        return any(
+            shard not in self._sources
+            or files.read(self.store.path(shard)) != files.read(self._sources[shard].path(shard))
+            for shard in (*self.store.present(), *self.store.surplus())
+        )
+
+    def write(self) -> None:
+        """Copy the shards, verify them, and say last of all that they are there."""
+        if self.store.begun:
+            return
+        for shard, part in sorted(self._sources.items()):
+            self.store.copy_shard(shard, part)
+        _raise_first(verify_store(self.store, complete=False))
+        self.store.begin(self._writers)
 
 
 def _shard_sources(parts: Sequence[ScoreStore]) -> dict[int, ScoreStore]:
@@ -206,16 +291,3 @@ def _digest(store: ScoreStore, shard: int) -> str:
 def _raise_first(problems: Sequence[str]) -> None:
     if problems:
         raise AmalgamError(problems[0])
-
-
-def _copy_shards(stores: Sequence[ScoreStore], sources: dict[int, ScoreStore], folder: Location) -> ScoreStore:
-    """Write one teacher's merged store, and verify it."""
-    joined = ScoreStore(folder, stores[0].key, shard_size=stores[0].shard_size)
-    writers: list[ScoreWriter] = []
-    for store in stores:
-        writers += [writer for writer in store.written_by() if writer not in writers]
-    joined.begin(writers)
-    for shard, store in sorted(sources.items()):
-        joined.copy_shard(shard, store)
-    _raise_first(verify_store(joined, complete=False))
-    return joined

@@ -131,7 +131,7 @@ class ShardStore:
             self._write_manifest(replace(manifest, written_by=(*manifest.written_by, writer)))
 
     def begin(self, written_by: Iterable[ScoreWriter]) -> None:
-        """Write the manifest of a store that holds nothing yet and will hold what others wrote.
+        """Write the manifest of a store that has none and holds what others wrote.
 
         Raises:
             AmalgamError: It cannot be written.

@@ -103,6 +103,8 @@ class ScoreStore(ShardStore):
         with self._writing():
             if failures:
                 files.write(self.failures_path(shard), failures)
+            else:
+                files.delete(self.failures_path(shard))
         self._put(shard, content)
 
     def failures(self) -> list[Failure]:

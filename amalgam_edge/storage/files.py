@@ -1,7 +1,7 @@
 """Files on any file system: a local path, or a URL that fsspec knows (``s3://``, ``gs://``, ``memory://`` …).
 
-A file appears whole or not at all: by rename on a local disk, by a single put in an object store. Operations that fail
-over a network are retried with growing waits. Operations on the local disk are not: a full disk stays full.
+A file appears whole or not at all, and stays: by rename on a local disk, by a single put in an object store. Operations
+that fail over a network are retried with growing waits. Operations on the local disk are not: a full disk stays full.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.storage.owned_names import PART, is_owned
 from amalgam_edge.storage.staging import write_atomically
+from amalgam_edge.storage.write_errors import write_reason
 
 Location = Path | str  # a local path, or a URL
 
@@ -92,14 +94,13 @@ def read(location: Location, *, most_bytes: int | None = None) -> bytes:
 
 
 def write(location: Location, content: bytes | memoryview) -> None:
-    """Write a file that appears whole or not at all; missing parent folders are made.
+    """Write a file that appears whole or not at all, and stays; missing parent folders are made.
 
     Raises:
         OSError: The file cannot be written; over a network, after several attempts.
         AmalgamError: The file system is not known.
     """
     if isinstance(location, Path):
-        location.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(location, content)
         return
     files, path = file_system(location)
@@ -158,11 +159,11 @@ def names(folder: Location) -> list[str]:
 
 
 def delete_stale_parts(folder: Path) -> None:
-    """Delete half-written files (``*.part``) that killed processes left, and keep those that may still be written.
+    """Delete half-written files that killed processes left, and keep those that may still be written.
 
     Several processes, on several machines, may write into one folder, so nothing but a file's age tells which is which.
     """
-    for part in folder.glob("*.part"):
+    for part in filter(is_owned, folder.glob(f".*.{PART}")):
         try:
             if time.time() - part.stat().st_mtime > STALE_AFTER:
                 part.unlink()
@@ -224,6 +225,8 @@ def report_unreadable(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if full := write_reason(error):
+            raise AmalgamError(f"{url}: cannot be copied to this machine ({full})") from error
         raise AmalgamError(f"{url}: cannot be read ({reason(error)})") from error
 
 
@@ -244,6 +247,8 @@ def with_retries(call: Callable[[], _T]) -> _T:
         except _NOT_RETRIED:
             raise
         except Exception as error:  # each file system raises what its own libraries do
+            if isinstance(error, OSError) and write_reason(error):  # our own disk is full
+                raise
             if wait is None:
                 raise OSError(f"{first_line(error)}; tried {len(RETRY_WAITS) + 1} times") from error
         time.sleep(wait)

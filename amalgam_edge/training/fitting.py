@@ -9,16 +9,19 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.devices import resolve_device
 from amalgam_edge.methods.objectives import Objective
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import TrainingSettings
+from amalgam_edge.storage.write_errors import report_write_errors
 from amalgam_edge.training.sharing import n_processes, process_rank
 from amalgam_edge.training.supervised_texts import PaddingCollator, SupervisedTexts
 from amalgam_edge.training.trainers import (
+    COMPLETE,
+    DurableCheckpoints,
     LossFunction,
     LossTrainer,
     ProgressCallback,
@@ -81,7 +84,7 @@ def fit(
         "train_dataset": train,
         "eval_dataset": held_out,
         "data_collator": PaddingCollator(tokenizer.pad_token_id or 0),
-        "callbacks": [ProgressCallback(advance)] if process_rank() == 0 else None,
+        "callbacks": [ProgressCallback(advance), DurableCheckpoints()] if process_rank() == 0 else None,
     }
     if n_processes() > 1:
         trainer: LossTrainer = SharedBatchTrainer(loss, batch_size=settings.batch_size, **options)
@@ -91,7 +94,8 @@ def fit(
     if process_rank() > 0:
         torch.manual_seed(settings.seed + process_rank())  # so that each process has dropout masks of its own
     checkpoint = last_checkpoint(folder) if resume else None
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with report_write_errors(folder):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.model.to("cpu").eval()
     return _training_curve(trainer.state.log_history)
 
@@ -126,7 +130,7 @@ def training_arguments(settings: TrainingSettings, n_texts: int, folder: Path, *
         data_seed=settings.seed,
         eval_strategy="epoch" if evaluate else "no",
         save_strategy="epoch",
-        save_total_limit=1,
+        save_total_limit=None,  # see DurableCheckpoints
         logging_strategy="steps",
         logging_steps=max(1, n_updates // CURVE_POINTS),
         report_to=settings.report_to,
@@ -141,7 +145,7 @@ def training_arguments(settings: TrainingSettings, n_texts: int, folder: Path, *
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint with the most updates among those that were written completely. None if there is none."""
-    complete = [file.parent for file in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]  # the file written last
+    complete = [file.parent for file in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
     return max(complete, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from amalgam_edge.methods.objectives import Objective, TrainingBatch
 from amalgam_edge.models.hidden_state import capture_hidden_state
 from amalgam_edge.progress import Advance
+from amalgam_edge.storage.staging import write_atomically
+from amalgam_edge.storage.syncing import sync_folder, sync_tree
 from amalgam_edge.training.sharing import ShareCollator, SharedBatchSampler, gather_batch, n_processes, process_rank
 from amalgam_edge.training.supervised_texts import SupervisedTexts
+
+COMPLETE = "complete"  # the empty file that marks a checkpoint whose files are all on the disk
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -135,6 +141,24 @@ class SharedBatchTrainer(LossTrainer):
         losses = [float(self.prediction_step(self.model, inputs, True)[0]) for inputs in dataloader]
         loss = float(np.average(losses, weights=sizes))
         return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": loss}, sum(sizes))
+
+
+class DurableCheckpoints(TrainerCallback):
+    """Keeps the last checkpoint alone, and deletes the one before it when the last is on the disk as a whole.
+
+    ``Trainer`` would delete it earlier, and after a power cut there might be neither.
+    """
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Sync the checkpoint that was written, mark it as complete, and delete all others."""
+        folder = Path(args.output_dir)
+        written = folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        sync_tree(written)
+        write_atomically(written / COMPLETE, b"")
+        sync_folder(folder)
+        for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            if checkpoint != written:
+                shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 class ProgressCallback(TrainerCallback):

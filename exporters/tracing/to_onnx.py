@@ -108,19 +108,16 @@ def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
     In that case the weights are moved out of ``proto``.
 
     Raises:
-        AmalgamError: The file cannot be written, for lack of room or permission.
+        OSError: The file cannot be written, for lack of room or permission.
     """
     beside = path.with_name(f"{path.name}.data")
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.unlink(missing_ok=True)  # onnx would append to it
-        if weights < _MAX_FILE_BYTES:
-            onnx.save(proto, path)
-        else:
-            onnx.save(proto, path, save_as_external_data=True, location=beside.name)
-    except OSError as error:
-        raise AmalgamError(f"{path}: cannot be written ({error.strerror or first_line(error)})") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside.unlink(missing_ok=True)  # onnx would append to it
+    if weights < _MAX_FILE_BYTES:
+        onnx.save(proto, path)
+    else:
+        onnx.save(proto, path, save_as_external_data=True, location=beside.name)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ VARIANTS = [
     {"launch": 2},
 ]
 BACKEND = Backend("torch", "cpu")
-GIVEN = {"processes", "resume", "training_folder", "stack"}
+GIVEN = {"processes", "resume", "training_folder", "folder"}
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)

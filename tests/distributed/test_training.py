@@ -196,7 +196,7 @@ def test_a_build_goes_on_after_one_of_its_processes_was_killed(alone, invoke, bu
         stderr=subprocess.PIPE, text=True, encoding="utf-8",
     ) as build:  # fmt: skip
         try:
-            while not list(work.glob("training-*/checkpoint-*/trainer_state.json")):
+            while not list(work.glob("training-*/checkpoint-*/complete")):
                 assert build.poll() is None, build.stderr.read()
                 time.sleep(0.02)
             process_of(build.pid, 1).kill()

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -7,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.scoring.folders import find_stores, merge, verify
+from amalgam_edge.scoring.folders import find_stores, holds_scores, merge, verify
 from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
+from amalgam_edge.storage.output_lock import locked
+from tests.support.faults import fail_at
 
 FAILED = {4: "RuntimeError: too deep"}
 
@@ -231,3 +234,98 @@ def test_scores_are_not_joined_into_others(parts, scores):
     before = json.loads((scores / "a" / "manifest.json").read_text())
     assert refusal(parts, scores).startswith(f"{scores}: holds scores already")
     assert json.loads((scores / "a" / "manifest.json").read_text()) == before
+
+
+def assert_joined(stores, output):
+    for store in stores:
+        assert_same(store.read(), scores_of(store.key.teacher))
+    assert verify(output) == []
+    assert [store.key.teacher for store in find_stores(output)] == ["a", "bb"]
+
+
+def test_a_merge_that_was_cut_off_counts_as_nothing_and_can_be_called_again(parts, tmp_path):
+    """Each call to the system fails in turn."""
+    n_cut_off = 0
+    for n in range(0, 400, 3):
+        output = tmp_path / "joined" / str(n)
+        with fail_at(n, errno.ENOSPC) as fault:
+            try:
+                merge(parts, output)
+                was_cut_off = False  # what signs the lock may fail
+            except AmalgamError as error:
+                assert "No space left on device" in str(error)
+                was_cut_off = True
+                n_cut_off += 1
+        for found in find_stores(output) if holds_scores(output) else []:
+            assert found.missing() == []
+        if was_cut_off:
+            assert_joined(merge(parts, output), output)
+        elif not fault.happened:
+            break
+    assert n_cut_off > 10
+    assert not fault.happened
+
+
+def test_a_merge_elsewhere_that_was_cut_off_can_be_called_again(parts, flaky, memory):
+    for n in range(20):
+        flaky.failures, flaky.error = 0, PermissionError("Access Denied")
+        flaky.store.clear()
+        real, puts = flaky.pipe_file, []
+
+        def put_some(system, *arguments, real=real, puts=puts, n=n, **options):
+            puts.append(arguments)
+            if len(puts) == n + 1:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return real(system, *arguments, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(flaky, "pipe_file", put_some)
+            try:
+                merge(parts, "flaky://there/joined")
+            except AmalgamError as error:
+                assert "Permission denied" in str(error)
+        if len(puts) <= n:
+            return
+        stores = merge(parts, "flaky://there/joined")
+        assert [store.missing() for store in stores] == [[], []]
+        assert verify("flaky://there/joined") == []
+    raise AssertionError("no merge went through")
+
+
+def test_a_merge_that_was_cut_off_when_all_was_written_is_done(parts, tmp_path):
+    joined = tmp_path / "joined"
+    merge(parts, joined)
+    before = {path: path.stat().st_mtime_ns for path in joined.rglob("*") if path.is_file()}
+    assert {path.name for path in before} == {
+        "manifest.json", "shard-000001.json", *(f"shard-00000{k}.parquet" for k in range(3)),
+    }  # fmt: skip
+    assert refusal(parts, joined).startswith(f"{joined}: holds scores already")
+    (joined / ".merging").touch()  # as it stands until the end
+    assert_joined(merge(parts, joined), joined)
+    assert {path: path.stat().st_mtime_ns for path in joined.rglob("*") if path.is_file()} == before
+
+
+def test_a_merge_of_more_parts_is_another_one(parts, tmp_path):
+    merge(parts[1:], tmp_path / "joined")
+    assert refusal(parts, tmp_path / "joined").startswith(f"{tmp_path / 'joined'}: holds scores already")
+
+
+def test_a_teacher_that_the_merge_does_not_make_is_not_mixed_with_it(parts, tmp_path):
+    put(tmp_path / "joined", "c", [0])
+    assert refusal(parts, tmp_path / "joined").startswith(f"{tmp_path / 'joined'}: holds scores already")
+
+
+def test_shards_of_nobody_are_not_taken_for_what_a_merge_left(parts, tmp_path):
+    for shards in ([2], [1]):  # one that the merge does not make, and one that it makes in another way
+        store = put(tmp_path / str(shards) / "joined", "a", shards, settings={"passes": 4, "seed": 1})
+        (store.folder / "manifest.json").unlink()
+        before = store.path(shards[0]).read_bytes()
+        message = refusal(parts[:1], store.folder.parent)
+        assert message == f"{store.folder}: holds shards of something else; name another folder"
+        assert store.path(shards[0]).read_bytes() == before
+
+
+def test_two_merges_into_one_folder_are_one_after_the_other(parts, tmp_path):
+    with locked(tmp_path / "joined"):
+        assert "joined: another process writes it" in refusal(parts, tmp_path / "joined")
+    assert_joined(merge(parts, tmp_path / "joined"), tmp_path / "joined")

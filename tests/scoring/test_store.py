@@ -22,6 +22,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.scoring import shards
 from amalgam_edge.scoring.scores import ARRAYS, TeacherScores
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
+from amalgam_edge.storage.owned_names import new_name
 from amalgam_edge.storage.staging import write_atomically
 
 SETTINGS = {
@@ -168,16 +169,17 @@ def test_other_companions_are_named_in_the_plural(tmp_path):
 
 def test_what_a_killed_run_was_writing_is_swept_away(store, scores, tmp_path):
     fill(store, scores, [0])
-    part = tmp_path / "shard-000001.parquet.4711-0a1b2c3d.part"
-    part.write_bytes(b"half a sha")
-    os.utime(part, (time.time() - 3700,) * 2)
+    part, mine = new_name(tmp_path / "shard-000001.parquet"), tmp_path / "notes.part"
+    for path in (part, mine):
+        path.write_bytes(b"half a sha")
+        os.utime(path, (time.time() - 3700,) * 2)
     store.open()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "shard-000000.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "notes.part", "shard-000000.parquet"]
 
 
 def test_what_another_process_may_still_be_writing_is_left_alone(store, scores, tmp_path):
     fill(store, scores, [0])
-    part = tmp_path / "shard-000001.parquet.4711-0a1b2c3d.part"
+    part = new_name(tmp_path / "shard-000001.parquet")
     part.write_bytes(b"half a sha")
     os.utime(part, (time.time() - 3500,) * 2)
     store.open()
@@ -436,6 +438,7 @@ def test_a_folder_without_the_right_to_write_is_refused(tmp_path, scores):
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
+from amalgam_edge.storage.owned_names import new_name
 from amalgam_edge.storage.staging import write_atomically
 
 def die(*_):

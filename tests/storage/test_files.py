@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -5,7 +7,8 @@ import fsspec
 import pytest
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.storage import files
+from amalgam_edge.storage import files, syncing
+from amalgam_edge.storage.owned_names import new_name
 
 
 @pytest.fixture(params=["local", "memory", "bucket"])
@@ -131,3 +134,27 @@ def test_a_file_system_whose_package_is_missing_names_it(monkeypatch):
         AmalgamError, match=r"^s3://b/a: its file system needs a package \(Install s3fs to access S3\)$"
     ):
         files.read("s3://b/a")
+
+
+def test_a_full_disk_here_is_not_tried_again_and_not_told_as_a_file_that_cannot_be_read(flaky):
+    flaky.failures, flaky.error = 99, OSError(errno.ENOSPC, "No space left on device")
+    flaky.waits.clear()
+    with pytest.raises(AmalgamError, match=r"^flaky://there/a: cannot be copied to this machine .No space left"):
+        files.exists("flaky://there/a")
+    assert flaky.waits == []
+
+
+def test_a_file_is_on_the_disk_when_it_was_written(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(syncing, "_sync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    files.write(tmp_path / "deep" / "a", b"content")
+    assert {path.stat().st_ino for path in (tmp_path, tmp_path / "deep", tmp_path / "deep" / "a")} == set(synced)
+
+
+def test_only_parts_of_this_project_are_stale(tmp_path):
+    kept = [tmp_path / "x.part", tmp_path / ".x.part", tmp_path / "shard-000000.parquet.123.part"]
+    for path in (*kept, new_name(tmp_path / "shard-000000.parquet")):
+        path.touch()
+        os.utime(path, (1, 1))
+    files.delete_stale_parts(tmp_path)
+    assert set(tmp_path.iterdir()) == set(kept)

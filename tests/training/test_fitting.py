@@ -1,7 +1,10 @@
 """Fitting under a loss: the updates, the schedule, the curve, checkpoints and resuming."""
 
 import math
-from dataclasses import asdict
+import os
+import shutil
+import sys
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,8 +14,10 @@ import torch
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.methods import weighted_divergence
 from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.storage import syncing
 from amalgam_edge.training.fitting import TrainingSettings, check_logger, fit, last_checkpoint
 from amalgam_edge.training.supervised_texts import PaddingCollator, SupervisedTexts
+from amalgam_edge.training.trainers import COMPLETE
 
 SETTINGS = TrainingSettings(
     epochs=2, batch_size=4, learning_rate=1e-3, warmup_ratio=0.1, weight_decay=0.0, seed=1, device="cpu"
@@ -343,10 +348,48 @@ def test_one_checkpoint_is_kept_and_it_is_the_last(new_model, train, tmp_path):
 
 def test_the_last_checkpoint_has_the_most_updates_and_is_complete(tmp_path):
     assert last_checkpoint(tmp_path) is None
-    for n_updates, file in ((9, "trainer_state.json"), (10, "trainer_state.json"), (11, "model.safetensors")):
+    for n_updates, file in ((9, COMPLETE), (10, COMPLETE), (11, "trainer_state.json")):
         (tmp_path / f"checkpoint-{n_updates}").mkdir()
         (tmp_path / f"checkpoint-{n_updates}" / file).touch()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_one_before_it_is_deleted(new_model, train, tmp_path, monkeypatch):
+    folder, done = tmp_path / "kept", []
+    synced = []
+    monkeypatch.setattr(syncing, "_sync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    real = shutil.rmtree
+
+    def delete(path, **options):
+        newest = max(folder.glob("checkpoint-*"), key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
+        files = [file for file in newest.rglob("*") if file.is_file()]
+        assert {file.stat().st_ino for file in files} <= set(synced)
+        assert (newest / COMPLETE).exists()
+        assert len(files) > 4
+        done.append(path)
+        real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", delete)
+    train(new_model(), supervised(*toy_texts(8)), folder="kept")
+    assert [path.name for path in done] == ["checkpoint-2"]
+    assert last_checkpoint(folder) == folder / "checkpoint-4"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no resource limits")
+@pytest.mark.parametrize("failing", ["model.safetensors", "optimizer.pt"])
+def test_a_full_disk_ends_training_in_one_line_and_keeps_the_last_checkpoint(new_model, train, tmp_path, failing):
+    from tests.support.faults import no_file_longer_than
+
+    folder = tmp_path / "kept"
+    train(new_model(), supervised(*toy_texts(8)), settings=replace(SETTINGS, epochs=1), folder="kept")
+    sizes = {name: (folder / "checkpoint-2" / name).stat().st_size for name in ("model.safetensors", "optimizer.pt")}
+    assert sizes["model.safetensors"] < sizes["optimizer.pt"]
+    with pytest.raises(AmalgamError) as told, no_file_longer_than(sizes[failing] - 1000):
+        train(new_model(), supervised(*toy_texts(8)), settings=SETTINGS, folder="kept", resume=True)
+    assert str(folder) in str(told.value)
+    assert ": cannot be written (" in str(told.value)
+    assert "\n" not in str(told.value)
+    assert last_checkpoint(folder) == folder / "checkpoint-2"
 
 
 def test_a_known_logger_or_none_is_accepted_and_others_are_refused():
