@@ -47,7 +47,7 @@ def test_wrong_requests_get_an_error_that_says_why(server, body, status, why):
     assert why in answer.json()["error"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"inputs": "\\ud800"}', b"[" * 50_000, b'{"inputs": NaN}'])
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 50_000, b'{"inputs": NaN}'])
 def test_a_body_that_is_not_valid_json_is_refused(server, body):
     answer = httpx.post(server.url, content=body)
     assert answer.status_code == 422
@@ -149,7 +149,7 @@ def test_texts_of_disconnected_clients_leave_the_queue(serve, bundle_folder):
     server = serve(bundle_folder, "--batch-tokens", "40")
     body = json.dumps({"inputs": [f"{k} {LONG}" for k in range(1000)]}).encode()
     port = int(server.url.rsplit(":", 1)[1])
-    head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
     for client in clients:
         client.sendall(head + body)

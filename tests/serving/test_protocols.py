@@ -91,7 +91,7 @@ def test_triton_s_client_finds_the_server_and_its_models(triton, server):
     assert client.is_server_ready()
     assert client.is_model_ready("tiny")
     assert not client.is_model_ready("none")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration"]
     metadata = client.get_model_metadata("tiny")
     assert metadata["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
     assert client.get_model_metadata("tiny", metadata["versions"][0]) == metadata
@@ -142,6 +142,13 @@ def test_info_tells_what_is_served(server, bundle_folder):
         "seconds": 10.0,
         "wait_ms": 2.0,
         "batch_tokens": 2048,
+        "connections": 2048,
+        "head_bytes": 32_768,
+        "headers": 100,
+        "inflight_bytes": 32_000_000,
+        "receive_seconds": 30.0,
+        "send_seconds": 30.0,
+        "idle_seconds": 75.0,
     }
 
 
