@@ -11,7 +11,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -60,9 +60,9 @@ class ConnectionTable:
         """Whether there are more connections than the limit, so that only health checks and metrics are answered."""
         return len(self._open) > self.limits.connections
 
-    def create_connection(self, *args: Any, **kwargs: Any) -> BoundedConnection:
-        """A new connection; uvicorn calls it with its own arguments."""
-        return BoundedConnection(*args, table=self, **kwargs)
+    def create_protocol(self, *args: Any, **kwargs: Any) -> asyncio.BaseProtocol:
+        """The protocol of a new connection; uvicorn calls it with its own arguments."""
+        return _BoundedReader(BoundedConnection(*args, table=self, **kwargs), self.buffer)
 
     def add(self, connection: BoundedConnection) -> None:
         """Add a connection; if there are too many, the one that has waited longest for its client is closed."""
@@ -106,6 +106,29 @@ class ConnectionTable:
             total -= n_bytes
 
 
+class _BoundedReader(asyncio.BufferedProtocol):
+    """Hands what a transport reads to a connection. Only a buffered protocol decides how much is read at a time.
+
+    Args:
+        connection: The connection.
+        buffer: Where bytes are read to. All connections may have the same, since each takes its bytes out at once.
+    """
+
+    def __init__(self, connection: BoundedConnection, buffer: memoryview) -> None:
+        self._connection = connection
+        self._buffer = buffer
+        self.connection_made = connection.connection_made  # type: ignore[method-assign]
+        self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
+        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._connection.data_received(bytes(self._buffer[:nbytes]))
+
+
 class _HoldingFlow(FlowControl):
     """Flow control that reads no further while the connection holds what was read too early."""
 
@@ -116,11 +139,10 @@ class _HoldingFlow(FlowControl):
             super().resume_reading()
 
 
-class BoundedConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
+class BoundedConnection(HttpToolsProtocol):
     """uvicorn's HTTP connection within limits.
 
-    What comes while a complete request waits for its answer is held unparsed, and no more is read until then. That is
-    at most 16 KiB, since a buffered protocol chooses the buffer that it reads into.
+    What comes while a complete request waits for its answer is held unparsed, and no more is read until then.
 
     Args:
         table: The server's connections.
@@ -163,14 +185,6 @@ class BoundedConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._table.remove(self)
         self._held = b""
         super().connection_lost(exc)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes are read to: one buffer for all connections, since each takes its bytes out at once."""
-        return self._table.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take the bytes that were read."""
-        self.data_received(bytes(self._table.buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Parse what was read, up to the end of a request that must be answered first."""
@@ -237,10 +251,7 @@ class BoundedConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            if self._has_body:  # the parser has left it out
-                self._refuse(400, "Upgrade is not supported: send the request without it")
-            else:
-                self.cycle.keep_alive = False
+            self.cycle.keep_alive = False
         except httptools.HttpParserError:
             self._refuse(*(self._refusal or (400, "this is no HTTP/1.1 request")))
         else:
@@ -265,6 +276,11 @@ class BoundedConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
             self.transport.write(_error_response(status, reason))
         self.transport.close()
 
+    def _raise(self, status: int, reason: str) -> NoReturn:
+        """Have the parser stop at what it has just found."""
+        self._refusal = status, reason
+        raise ValueError(reason)
+
     # Callbacks of the parser and of uvicorn's request
 
     def on_message_begin(self) -> None:
@@ -279,8 +295,7 @@ class BoundedConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
         """A header has arrived, or a trailer, which is left out."""
         self._n_headers += 1
         if self._n_headers > self._limits.headers:
-            self._refusal = 431, f"more headers than the limit of {self._limits.headers}"
-            raise ValueError(self._refusal)
+            self._raise(431, f"more headers than the limit of {self._limits.headers}")
         if self._receiving == "body":
             return
         super().on_header(name, value)
@@ -293,6 +308,8 @@ class BoundedConnection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         """The head has arrived: the application begins, or a request before this one is answered first."""
+        if self._has_body and self.parser.should_upgrade():  # the parser would leave the body out
+            self._raise(400, "Upgrade is not supported: send the request without it")
         super().on_headers_complete()
         self._n_requests += 1
         self._receiving = "body"

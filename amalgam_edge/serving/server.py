@@ -28,6 +28,7 @@ from amalgam_edge.serving.origins import known_hosts
 
 _WATCH_SECONDS = 1.0
 _BACKLOG = 2048
+_SEND_BUFFER = 262_144  # bytes of responses that the system keeps for a connection
 _OTHER_FILES = 128  # that are open besides connections: models, libraries, the event loop's own
 
 
@@ -104,7 +105,7 @@ async def serve(folders: dict[str, str], settings: ServerSettings, notify: Say =
             server_header=False,
             proxy_headers=False,  # nothing here depends on who a proxy says the client is
             lifespan="off",
-            http=connections.create_connection,
+            http=connections.create_protocol,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         ),
     )
@@ -146,6 +147,8 @@ def listen(host: str, port: int) -> socket.socket:
         # Connections inherit this option. Event loops set it only on sockets that name their protocol, which those of
         # create_server do not. Without it a response's body waits 40 ms for the client to acknowledge the headers.
         listening_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The system would keep up to some megabytes for each client that does not read.
+        listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         return listening_socket
     except OSError as error:
         raise AmalgamError(f"cannot listen on {host}, port {port} ({error.strerror}): name another --port") from error
