@@ -125,7 +125,7 @@ class AdmissionMiddleware:
     def _check_host(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         n_hosts = sum(name == b"host" for name, _ in scope["headers"])
         if n_hosts != 1 and (n_hosts or scope["http_version"] == "1.1"):
-            raise RefusedError(400, "a request has one header Host")
+            raise RefusedError(400, "a request has one header Host", (b"connection", b"close"))
         if n_hosts and self._host_names is not None:
             host = headers[b"host"].decode("latin-1")
             if not is_known_host(host, self._host_names):
