@@ -23,6 +23,7 @@ from amalgam_edge.serving.limits import Limits
 RESERVED_CONNECTIONS = 64
 _READ_BYTES = 16_384  # that are read from a connection at a time
 _PARSE_BYTES = 256  # of which the head of several small requests can come at a time
+_PARTS = 65_536  # of a body, such as chunks; each takes its time, however small it is
 _UNSENT_BYTES = 32_768  # of responses that a connection buffers before its application waits
 _TAKEN_BYTES = 65_536  # that a client must take of a response in the time given for it
 _SWEEP_SECONDS = 1.0
@@ -160,6 +161,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._n_requests = 0
         self._n_head_bytes = 0
         self._n_headers = 0
+        self._n_parts = 0
         self._n_body_bytes_left = 0
         self._has_body = False
         self._held = b""
@@ -289,7 +291,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._receiving = "head"
         self._has_body = False
         self._since = self.loop.time()
-        self._n_head_bytes = self._n_headers = self._n_body_bytes_left = 0
+        self._n_head_bytes = self._n_headers = self._n_parts = self._n_body_bytes_left = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header has arrived, or a trailer, which is left out."""
@@ -317,6 +319,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of the body has arrived."""
+        self._n_parts += 1
+        if self._n_parts > _PARTS:
+            self._raise(413, f"the body comes in more than {_PARTS} parts")
         super().on_body(body)
         self._n_head_bytes = 0
         self._n_body_bytes_left -= len(body)

@@ -145,12 +145,14 @@ def attack(victim: Victim, n_connections: int, step: Callable[[int], bytes], n_b
                 sent = sum(send_some(connections, connection, step, n_bytes) for connection in [*connections])
                 if not sent:
                     in_place.set()
-                    stop.wait(0.05)
+                if in_place.is_set():
+                    stop.wait(0.05)  # the honest clients are threads of this process, too
 
     thread = threading.Thread(target=send_all)
     thread.start()
     try:
         in_place.wait(SECONDS)
+        in_place.set()
         yield
     finally:
         stop.set()

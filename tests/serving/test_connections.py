@@ -165,6 +165,7 @@ def test_a_body_behind_a_request_that_is_being_answered_is_not_read():
         (POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + b"x: y\r\n" * 200, 431),
         (POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nx: " + b"y" * 40_000, 431),
         (POST + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"y" * 40_000, 431),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 65_537, 413),
         (POST + b"Transfer-Encoding: chunked\r\n\r\nZ", 400),
         (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx", 400),
         (POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nx", 400),
