@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ def create_app(
         version=own_version(),
         description="Text classifiers, by the protocol of Hugging Face and by the Open Inference Protocol.",
     )
-    app.openapi = partial(_openapi_document, app, models)  # type: ignore[method-assign]
+    describe = lru_cache(maxsize=1)(partial(_openapi_document, app))
+    app.openapi = lambda: describe(_versions(models))  # type: ignore[method-assign]
     for kind in (StarletteHTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _error_response)
     protocol_routers = [create_router(models, limits) for create_router in PROTOCOLS]
@@ -94,10 +95,15 @@ def create_app(
     return EnvelopeMiddleware(answering, metrics=metrics, is_open_to_others=bool(access.allowed_origins))
 
 
-def _openapi_document(app: FastAPI, models: ModelRegistry) -> dict[str, Any]:
+def _versions(models: ModelRegistry) -> tuple[tuple[str, str], ...]:
+    """Name and version of each model."""
+    return tuple((name, find_model(models, name).version) for name in models.names)
+
+
+def _openapi_document(app: FastAPI, versions: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The API's description, in which path parameters list the names and versions that there are."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    known = {"name": models.names, "version": [find_model(models, name).version for name in models.names]}
+    known = {"name": [name for name, _ in versions], "version": [version for _, version in versions]}
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", []):

@@ -118,7 +118,7 @@ class _BoundedReader(asyncio.BufferedProtocol):
     def __init__(self, connection: BoundedConnection, buffer: memoryview) -> None:
         self._connection = connection
         self._buffer = buffer
-        self.connection_made = connection.connection_made  # type: ignore[method-assign]
+        self.connection_made = connection.connection_made  # type: ignore[method-assign, assignment]
         self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
         self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
         self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
