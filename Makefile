@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 endif
 INSTALLED := build/installed
 # The tests of "make test"; the other tests have targets of their own.
-HERE := -m "not interop and not serving and not distributed"
+HERE := -m "not interop and not serving and not distributed and not hostile"
 
 .PHONY: install web demo test coverage test-serving test-distributed test-interop lint lint-dependencies format dist clean
 

@@ -1,4 +1,4 @@
-"""Bodies of requests and responses: compression within limits, memory that all requests share, JSON that is not quite."""
+"""Bodies of requests and responses: compression within limits, memory that all share, JSON that is not quite."""
 
 from __future__ import annotations
 
