@@ -116,7 +116,7 @@ def _decoder_of(encoding: bytes) -> Decoder:
         return _Identity()
     if name not in _FORMATS:
         raise HTTPException(
-            415, "the body is compressed in a way that is not read here", {"accept-encoding": "gzip, deflate"}
+            415, "Content-Encoding is none of identity, gzip and deflate", {"accept-encoding": "gzip, deflate"}
         )
     return _Decompressor(_FORMATS[name])
 

@@ -68,9 +68,10 @@ def test_a_body_above_the_limit_is_refused_with_and_without_a_content_length(ser
     assert post(server, "x").status_code == 200
 
 
-def test_compressed_bodies_are_refused(server):
-    answer = httpx.post(server.url, content=b"x", headers={"content-encoding": "gzip"})
+def test_bodies_in_an_unknown_encoding_are_refused(server):
+    answer = httpx.post(server.url, content=b"x", headers={"content-encoding": "br"})
     assert (answer.status_code, "Content-Encoding" in answer.json()["error"]) == (415, True)
+    assert answer.headers["accept-encoding"] == "gzip, deflate"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,35 @@ def test_only_named_origins_may_ask(serve, bundle_folder):
     for origin, allowed in (("https://example.org", "https://example.org"), ("https://evil.example", None)):
         answer = httpx.options(server.url, headers={"origin": origin, **asked})
         assert answer.headers.get("access-control-allow-origin") == allowed
+        assert post(server, "x", headers={"origin": origin}).status_code == (200 if allowed else 403)
         assert post(server, "x", headers={"origin": origin}).headers.get("access-control-allow-origin") == allowed
+
+
+def test_a_server_on_loopback_answers_to_its_own_names_only(serve, bundle_folder):
+    server = serve(bundle_folder, "--allow-host", "box.example")
+    for host, status in (("localhost:1", 200), ("127.0.0.1", 200), ("box.example", 200), ("evil.example:80", 421)):
+        answer = httpx.get(f"{server.url}/health", headers={"host": host})
+        assert answer.status_code == status, host
+        assert status == 200 or "--allow-host" in answer.json()["error"]
+
+
+def test_keys_that_are_replaced_in_their_file_are_taken_without_a_restart(serve, bundle_folder, tmp_path):
+    keys = tmp_path / "keys.txt"
+    keys.write_text("old\n")
+    server = serve(bundle_folder, "--api-key-file", keys, "--cors", "https://example.org")
+
+    def status(key):
+        return post(
+            server, "x", headers={"authorization": f"Bearer {key}", "origin": "https://example.org"}
+        ).status_code
+
+    assert (status("old"), status("new")) == (200, 401)
+    keys.write_text("new\n")
+    until(lambda: status("old") == 401)
+    assert status("new") == 200
+    keys.write_text("")
+    until(lambda: "the 1 keys read before stay" in server.log.read_text())
+    assert status("new") == 200
 
 
 def test_overload_gives_503_and_no_other_error(serve, bundle_folder):
