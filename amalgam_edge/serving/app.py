@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from amalgam_edge.environment import own_version
 from amalgam_edge.serving.admission import HEALTH_PATHS, AccessControl, AdmissionMiddleware
+from amalgam_edge.serving.description_page import ApiDescription
 from amalgam_edge.serving.envelope import EnvelopeMiddleware
 from amalgam_edge.serving.fast_path import FastPathMiddleware
 from amalgam_edge.serving.limits import Limits
@@ -57,13 +58,11 @@ def create_app(
     app = FastAPI(
         title="amalgam-edge",
         redirect_slashes=False,
-        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
-        redoc_url=None,
+        openapi_url=None,  # FastAPI encodes the description for each request, and its pages load scripts from elsewhere
         version=own_version(),
         description="Text classifiers, by the protocol of Hugging Face and by the Open Inference Protocol.",
     )
-    describe = lru_cache(maxsize=1)(partial(_openapi_document, app))
-    app.openapi = lambda: describe(_versions(models))  # type: ignore[method-assign]
+    describe = lru_cache(maxsize=1)(lambda versions: ApiDescription(_openapi_document(app, versions)))
     for kind in (StarletteHTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _error_response)
     protocol_routers = [create_router(models, limits) for create_router in PROTOCOLS]
@@ -71,7 +70,12 @@ def create_app(
         app.include_router(router, responses=_ERROR_RESPONSES)
     app.include_router(monitoring_router(models, limits, metrics))
     app.include_router(
-        page_router(models, browser_libraries, needs_key=bool(access.api_keys), describe_api=app.openapi)
+        page_router(
+            models,
+            browser_libraries,
+            needs_key=bool(access.api_keys),
+            describe_api=lambda: describe(_versions(models)),
+        )
     )
     fast_routes = [route for router in protocol_routers for route in router.routes]
     answering: ASGIApp = FastPathMiddleware(app, fast_routes, _error_response)

@@ -1,13 +1,36 @@
-"""The API's description as a page of HTML, without scripts and without anything from elsewhere. Pure functions."""
+"""The API's description by OpenAPI, and as a page without scripts that loads nothing from elsewhere. Pure."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from typing import Any
 
 _METHODS = ("get", "post")
+
+
+@dataclass(frozen=True)
+class ApiDescription:
+    """The API's description, encoded once.
+
+    Attributes:
+        document: The description by OpenAPI.
+    """
+
+    document: dict[str, Any]
+
+    @cached_property
+    def json(self) -> bytes:
+        """The document as JSON."""
+        return json.dumps(self.document, ensure_ascii=False).encode()
+
+    @cached_property
+    def page(self) -> bytes:
+        """The document as a page of HTML."""
+        return description_page(self.document).encode()
 
 
 def description_page(document: Mapping[str, Any]) -> str:

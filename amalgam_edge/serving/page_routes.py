@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse
 from amalgam_edge.browser.libraries import LIBRARY_FILES
 from amalgam_edge.browser.site import CONFIG_FILE, PAGE_FILES, read_page_file
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.serving.description_page import description_page
+from amalgam_edge.serving.description_page import ApiDescription
 from amalgam_edge.serving.models import ModelRegistry, ServedModel
 from amalgam_edge.serving.request_handling import find_model
 
@@ -88,7 +88,7 @@ def page_router(
     libraries: Path | None,
     *,
     needs_key: bool,
-    describe_api: Callable[[], dict[str, Any]],
+    describe_api: Callable[[], ApiDescription],
 ) -> APIRouter:
     """The routes of the page.
 
@@ -96,18 +96,15 @@ def page_router(
         models: The served models.
         libraries: Folder of the JavaScript libraries; None if models run on the server only.
         needs_key: Whether requests need an API key.
-        describe_api: Returns the API's description by OpenAPI.
+        describe_api: Returns the API's description.
     """
     router = APIRouter(include_in_schema=False)
+    _add_description_routes(router, describe_api)
     browser_models = _BrowserModels()
 
     @router.get("/")
     async def page() -> Response:
         return _page_file_response("index.html")
-
-    @router.get("/docs")
-    async def api_description() -> Response:
-        return Response(description_page(describe_api()), media_type=_media_type("docs.html"), headers=_HEADERS)
 
     @router.get(f"/{CONFIG_FILE}")
     async def config(request: Request) -> dict[str, Any]:
@@ -142,6 +139,16 @@ def page_router(
         return _page_file_response(name)
 
     return router
+
+
+def _add_description_routes(router: APIRouter, describe_api: Callable[[], ApiDescription]) -> None:
+    @router.get("/docs")
+    async def api_description() -> Response:
+        return Response(describe_api().page, media_type=_media_type("docs.html"), headers=_HEADERS)
+
+    @router.get("/openapi.json")
+    async def api_description_for_programs() -> Response:
+        return Response(describe_api().json, media_type=_media_type("openapi.json"))
 
 
 def _brief_description(model: ServedModel) -> dict[str, Any]:
