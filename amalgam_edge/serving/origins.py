@@ -8,6 +8,7 @@ which browsers add to every request of a page but for plain reading.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -38,6 +39,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=256)  # most requests ask for the same
 def is_known_host(host_header: str, names: frozenset[str]) -> bool:
     """Whether a header ``Host`` names the server. DNS rebinding needs a name, so that any IP address will do.
 
