@@ -300,9 +300,11 @@ class BoundedConnection(HttpToolsProtocol):
             self._raise(431, f"more headers than the limit of {self._limits.headers}")
         if self._receiving == "body":
             return
-        super().on_header(name, value)
-        name = self.headers[-1][0]
-        if name == b"content-length":
+        name = name.lower()  # and so on, as uvicorn does: a call of its own would cost as much as all of this
+        self.headers.append((name, value))
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        elif name == b"content-length":
             self._n_body_bytes_left = int(value)
             self._has_body = self._n_body_bytes_left > 0
         elif name == b"transfer-encoding":
@@ -343,8 +345,9 @@ class BoundedConnection(HttpToolsProtocol):
         if self._must_hold():
             return
         self.flow.holds = False
-        held, self._held = self._held, b""
-        self.data_received(held)
+        if self._held:
+            held, self._held = self._held, b""
+            self.data_received(held)
         self.flow.resume_reading()
 
 
