@@ -20,6 +20,9 @@ DEFAULTS = Limits()
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--api-key-file", type=click.Path(), help="File of API keys, one on each line; requests must carry one.")
 @click.option("--cors", multiple=True, metavar="ORIGIN", help="Allow web pages of this origin; may be repeated.")
+@click.option(
+    "--allow-host", multiple=True, metavar="NAME", help="Answer requests for this host name, too; may be repeated."
+)
 @click.option("--in-browser", is_flag=True, help="Let the page run models in the browser; downloads libraries once.")
 @click.option("--watch", is_flag=True, help="Look for new versions of bundles every second; SIGHUP looks once.")
 @click.option(
@@ -67,6 +70,27 @@ DEFAULTS = Limits()
     show_default=True,
     help="Most seconds for a request.",
 )
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1),
+    default=DEFAULTS.connections,
+    show_default=True,
+    help="Most open connections; for one more, the longest idle one is closed.",
+)
+@click.option(
+    "--max-inflight-mb",
+    type=click.FloatRange(0.001),
+    default=DEFAULTS.inflight_bytes / 1e6,
+    show_default=True,
+    help="Largest size of all requests that wait for an answer.",
+)
+@click.option(
+    "--keep-alive",
+    type=click.FloatRange(0.01),
+    default=DEFAULTS.idle_seconds,
+    show_default=True,
+    help="Most seconds that a connection stays open without a request.",
+)
 @click.option("--precision", help="One of the bundle's precisions.  [default: the bundle's choice]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one per core]")
 @click.option(
@@ -80,6 +104,7 @@ def command(
     port: int,
     api_key_file: str | None,
     cors: tuple[str, ...],
+    allow_host: tuple[str, ...],
     in_browser: bool,
     watch: bool,
     max_wait_ms: float,
@@ -89,6 +114,9 @@ def command(
     max_characters: int,
     max_body_mb: float,
     deadline: float,
+    max_connections: int,
+    max_inflight_mb: float,
+    keep_alive: float,
     precision: str | None,
     threads: int | None,
     cascade: bool | None,
@@ -109,6 +137,7 @@ def command(
     with needs_extra("serve", "serving"):
         from amalgam_edge.browser.libraries import get_libraries
         from amalgam_edge.serving.admission import AccessControl
+        from amalgam_edge.serving.api_keys import read_key_file
         from amalgam_edge.serving.models import LoadOptions
         from amalgam_edge.serving.server import ServerSettings, run_server
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
@@ -120,6 +149,9 @@ def command(
         seconds=deadline,
         wait_ms=max_wait_ms,
         batch_tokens=batch_tokens,
+        connections=max_connections,
+        inflight_bytes=round(max_inflight_mb * 1e6),
+        idle_seconds=keep_alive,
     )
     settings = ServerSettings(
         host=host,
@@ -127,7 +159,12 @@ def command(
         watch=watch,
         load_options=LoadOptions(precision=precision, threads=threads, cascade=cascade),
         limits=limits,
-        access=AccessControl(api_keys=_read_keys(api_key_file), allowed_origins=cors),
+        access=AccessControl(
+            api_keys=read_key_file(api_key_file) if api_key_file is not None else (),
+            key_file=api_key_file,
+            allowed_origins=cors,
+            allowed_hosts=allow_host,
+        ),
         browser_libraries=get_libraries(_to_stderr) if in_browser else None,
     )
     run_server(_named_folders(bundles), settings, notify=_to_stderr)
@@ -152,17 +189,3 @@ def _named_folders(bundles: tuple[str, ...]) -> dict[str, str]:
             raise AmalgamError(f"two bundles are called '{name}': give one of them another name, NAME={folder}")
         folders[name] = folder
     return folders
-
-
-def _read_keys(file: str | None) -> tuple[str, ...]:
-    """The API keys in a file; none if no file is given."""
-    if file is None:
-        return ()
-    try:
-        lines = Path(file).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AmalgamError(f"{file}: cannot be read as a file of API keys") from error
-    keys = tuple(line.strip() for line in lines if line.strip())
-    if not keys:
-        raise AmalgamError(f"{file}: holds no API key; write one on each line")
-    return keys

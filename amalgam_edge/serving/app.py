@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,20 @@ from starlette.types import ASGIApp
 
 from amalgam_edge.environment import own_version
 from amalgam_edge.serving.admission import HEALTH_PATHS, AccessControl, AdmissionMiddleware
+from amalgam_edge.serving.description_page import ApiDescription
+from amalgam_edge.serving.envelope import EnvelopeMiddleware
 from amalgam_edge.serving.fast_path import FastPathMiddleware
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import ServerMetrics
 from amalgam_edge.serving.models import ModelRegistry
 from amalgam_edge.serving.monitoring_routes import monitoring_router
-from amalgam_edge.serving.page_routes import OPEN_PATHS, page_router
+from amalgam_edge.serving.page_routes import OPEN_PATHS, PATHS_WITH_MORE, page_router
 from amalgam_edge.serving.protocols import PROTOCOLS
+from amalgam_edge.serving.protocols.open_inference_tensors import HEADER_LENGTH
 from amalgam_edge.serving.request_handling import find_model
 
 _ERROR = {"description": "What is wrong.", "content": {"application/json": {"example": {"error": "…"}}}}
-_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 404, 413, 415, 422, 503), _ERROR)
+_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 404, 413, 415, 421, 422, 429, 503), _ERROR)
 
 
 def create_app(
@@ -36,6 +40,8 @@ def create_app(
     access: AccessControl,
     *,
     browser_libraries: Path | None = None,
+    host_names: frozenset[str] | None = None,
+    is_full: Callable[[], bool] = lambda: False,
 ) -> ASGIApp:
     """The application over models, which must be loaded before the first request.
 
@@ -46,43 +52,62 @@ def create_app(
         access: API keys and origins.
         browser_libraries: Folder of the JavaScript libraries with which the page runs models in the browser; None if
             models run on the server only.
+        host_names: Names of the server, see :func:`amalgam_edge.serving.origins.known_hosts`.
+        is_full: Whether all places for connections are taken.
     """
     app = FastAPI(
         title="amalgam-edge",
         redirect_slashes=False,
+        openapi_url=None,  # FastAPI encodes the description for each request, and its pages load scripts from elsewhere
         version=own_version(),
         description="Text classifiers, by the protocol of Hugging Face and by the Open Inference Protocol.",
     )
-    app.openapi = partial(_openapi_document, app, models)  # type: ignore[method-assign]
+    describe = lru_cache(maxsize=1)(lambda versions: ApiDescription(_openapi_document(app, versions)))
     for kind in (StarletteHTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _error_response)
     protocol_routers = [create_router(models, limits) for create_router in PROTOCOLS]
     for router in protocol_routers:
         app.include_router(router, responses=_ERROR_RESPONSES)
     app.include_router(monitoring_router(models, limits, metrics))
-    app.include_router(page_router(models, browser_libraries, needs_key=bool(access.api_keys)))
+    app.include_router(
+        page_router(
+            models,
+            browser_libraries,
+            needs_key=bool(access.api_keys),
+            describe_api=lambda: describe(_versions(models)),
+        )
+    )
     fast_routes = [route for router in protocol_routers for route in router.routes]
     answering: ASGIApp = FastPathMiddleware(app, fast_routes, _error_response)
-    if access.allowed_origins:
+    answering = AdmissionMiddleware(
+        answering,
+        access=access,
+        limits=limits,
+        open_paths=OPEN_PATHS | HEALTH_PATHS,
+        paths_with_more=PATHS_WITH_MORE,
+        host_names=host_names,
+        is_full=is_full,
+    )
+    if access.allowed_origins:  # before admission: a browser sends no key with its preflight, and reads every error
         answering = CORSMiddleware(
             answering,
             allow_origins=[*access.allowed_origins],
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["authorization", "content-type", "content-encoding", HEADER_LENGTH],
+            expose_headers=["content-encoding", "retry-after", "www-authenticate", HEADER_LENGTH],
         )
-    return AdmissionMiddleware(
-        answering,
-        metrics=metrics,
-        access=access,
-        body_bytes=limits.body_bytes,
-        open_paths=OPEN_PATHS | HEALTH_PATHS,
-    )
+    return EnvelopeMiddleware(answering, metrics=metrics, is_open_to_others=bool(access.allowed_origins))
 
 
-def _openapi_document(app: FastAPI, models: ModelRegistry) -> dict[str, Any]:
+def _versions(models: ModelRegistry) -> tuple[tuple[str, str], ...]:
+    """Name and version of each model."""
+    return tuple((name, find_model(models, name).version) for name in models.names)
+
+
+def _openapi_document(app: FastAPI, versions: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The API's description, in which path parameters list the names and versions that there are."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    known = {"name": models.names, "version": [find_model(models, name).version for name in models.names]}
+    known = {"name": [name for name, _ in versions], "version": [version for _, version in versions]}
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", []):

@@ -45,6 +45,13 @@ class ServerMetrics:
         self._reloads = Counter(
             "amalgam_reloads", "New versions of bundles, taken or refused.", ["model", "result"], registry=registry
         )
+        self._closed = Counter(
+            "amalgam_closed_connections",
+            "Connections closed because their client was slow, or to make room.",
+            ["reason"],
+            registry=registry,
+        )
+        self._connections = Gauge("amalgam_connections", "Open connections.", registry=registry)
         self._queue = Gauge("amalgam_queue_texts", "Texts that wait for a model.", ["model"], registry=registry)
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
@@ -68,6 +75,14 @@ class ServerMetrics:
     def count_reload(self, model: str, *, taken: bool) -> None:
         """Count a new version of a bundle, which was either taken or refused."""
         self._reloads.labels(model, "taken" if taken else "refused").inc()
+
+    def count_closed_connection(self, reason: str) -> None:
+        """Count a connection that was closed because its client was ``slow``, or because the server was ``full``."""
+        self._closed.labels(reason).inc()
+
+    def watch_connections(self, number: Callable[[], int]) -> None:
+        """Call ``number`` for the number of open connections whenever metrics are read."""
+        self._connections.set_function(number)
 
     def watch_queue(self, model: str, length: Callable[[], int]) -> None:
         """Call ``length`` for the number of waiting texts whenever metrics are read."""

@@ -1,4 +1,4 @@
-"""``/metrics`` for Prometheus and ``/info`` for people."""
+"""``/health`` for whatever starts servers, ``/metrics`` for Prometheus, ``/info`` for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, HTTPException, Response
 
 from amalgam_edge import __version__
 from amalgam_edge.serving.limits import Limits
@@ -16,10 +16,17 @@ from amalgam_edge.serving.request_handling import find_model
 
 
 def monitoring_router(models: ModelRegistry, limits: Limits, metrics: ServerMetrics) -> APIRouter:
-    """The routes ``/metrics`` and ``/info``; metrics include the length of each model's queue from now on."""
+    """The routes ``/health``, ``/metrics`` and ``/info``; metrics include each model's queue from now on."""
     for name in models.names:
         metrics.watch_queue(name, partial(_n_queued, models, name))
     router = APIRouter(tags=["monitoring"])
+
+    @router.get("/health")
+    async def read_health() -> dict[str, str]:
+        """Whether the server answers with all models."""
+        if not models.all_loaded:
+            raise HTTPException(503, "models are being loaded", {"retry-after": "1"})
+        return {"status": "ok"}
 
     @router.get("/metrics", response_class=Response)
     async def read_metrics() -> Response:

@@ -1,4 +1,4 @@
-"""The steps of a request that all protocols share: find the model, read the body, check the texts, run the model."""
+"""The steps of a request that all protocols share: find the model, check the texts, run the model."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Sequence
 
 from fastapi import HTTPException, Request
-from starlette.requests import ClientDisconnect
 
-from amalgam_edge.serving.admission import CLIENT_CLOSED_REQUEST
 from amalgam_edge.serving.batching import ModelOutput, UnavailableError
+from amalgam_edge.serving.bodies import client_disconnected
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import ModelRegistry, ServedModel
 
@@ -26,21 +25,6 @@ def find_model(models: ModelRegistry, name: str | None = None) -> ServedModel:
     if model is None:
         raise HTTPException(404, f"no model of that name; there are {', '.join(models.names)}")
     return model
-
-
-async def read_body(request: Request) -> bytes:
-    """A request's body.
-
-    Raises:
-        HTTPException: 415, the body is compressed; 499, the client has disconnected.
-    """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise HTTPException(415, "compressed bodies are not read; leave Content-Encoding out")
-    try:
-        return await request.body()
-    except ClientDisconnect:
-        raise _client_disconnected() from None
 
 
 def check_texts(texts: Sequence[str], limits: Limits) -> None:
@@ -86,12 +70,8 @@ async def run_unless_disconnected(request: Request, model: ServedModel, texts: S
     except asyncio.CancelledError:
         if not disconnected:
             raise
-        raise _client_disconnected() from None
+        raise client_disconnected() from None
     finally:
         timer.cancel()
         if watcher is not None:
             watcher.cancel()
-
-
-def _client_disconnected() -> HTTPException:
-    return HTTPException(CLIENT_CLOSED_REQUEST, "the client is gone")

@@ -6,21 +6,30 @@ import asyncio
 import signal
 import socket
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import uvicorn
+
+try:
+    import resource
+except ImportError:  # on Windows, which has no such limits
+    resource = None  # type: ignore[assignment]
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.progress import Say
 from amalgam_edge.serving.admission import AccessControl
 from amalgam_edge.serving.app import create_app
+from amalgam_edge.serving.connections import RESERVED_CONNECTIONS, ConnectionTable
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import ServerMetrics
 from amalgam_edge.serving.models import LoadOptions, ModelRegistry
+from amalgam_edge.serving.origins import known_hosts
 
 _WATCH_SECONDS = 1.0
 _BACKLOG = 2048
+_SEND_BUFFER = 262_144  # bytes of responses that the system keeps for a connection
+_OTHER_FILES = 128  # that are open besides connections: models, libraries, the event loop's own
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,6 @@ class ServerSettings:
         host: Address to listen on.
         port: Port to listen on; 0 for any free one.
         watch: Whether to look for new versions of the bundles every second.
-        connections: Most connections that are open at a time.
         shutdown_seconds: Time that requests get to finish after SIGTERM.
         load_options: How bundles are loaded.
         limits: Limits of requests.
@@ -43,7 +51,6 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8080
     watch: bool = False
-    connections: int = 2048
     shutdown_seconds: int = 30
     load_options: LoadOptions = field(default_factory=LoadOptions)
     limits: Limits = field(default_factory=Limits)
@@ -74,7 +81,22 @@ async def serve(folders: dict[str, str], settings: ServerSettings, notify: Say =
     models = ModelRegistry(folders, settings.load_options, settings.limits, metrics)
     await models.load()
     listening_socket = listen(settings.host, settings.port)
-    app = create_app(models, settings.limits, metrics, settings.access, browser_libraries=settings.browser_libraries)
+    connections = ConnectionTable(
+        replace(settings.limits, connections=_possible_connections(settings.limits.connections)),
+        count_refusal=lambda status: metrics.count_request("other", status, 0.0),
+        count_closed=metrics.count_closed_connection,
+    )
+    metrics.watch_connections(lambda: len(connections))
+    connections.watch()
+    app = create_app(
+        models,
+        settings.limits,
+        metrics,
+        settings.access,
+        browser_libraries=settings.browser_libraries,
+        host_names=known_hosts(settings.host, settings.access.allowed_hosts),
+        is_full=lambda: connections.is_full,
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -83,7 +105,7 @@ async def serve(folders: dict[str, str], settings: ServerSettings, notify: Say =
             server_header=False,
             proxy_headers=False,  # nothing here depends on who a proxy says the client is
             lifespan="off",
-            limit_concurrency=settings.connections,
+            http=connections.create_protocol,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         ),
     )
@@ -100,6 +122,19 @@ async def serve(folders: dict[str, str], settings: ServerSettings, notify: Say =
         await models.close()
 
 
+def _possible_connections(wanted: int) -> int:
+    """How many connections the limit of open files allows, which is raised as far as it may be."""
+    if resource is None:
+        return wanted
+    needed = wanted + RESERVED_CONNECTIONS + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, min(wanted, allowed - RESERVED_CONNECTIONS - _OTHER_FILES))
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket.
 
@@ -112,6 +147,8 @@ def listen(host: str, port: int) -> socket.socket:
         # Connections inherit this option. Event loops set it only on sockets that name their protocol, which those of
         # create_server do not. Without it a response's body waits 40 ms for the client to acknowledge the headers.
         listening_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The system would keep up to some megabytes for each client that does not read.
+        listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         return listening_socket
     except OSError as error:
         raise AmalgamError(f"cannot listen on {host}, port {port} ({error.strerror}): name another --port") from error

@@ -37,6 +37,7 @@ def test_every_option_reaches_the_settings(serve, tmp_path):
         *("a=one/", "b.c-d_1=two/", "--host", "0.0.0.0", "--port", "9000", "--api-key-file", keys),
         *("--cors", "https://a", "--cors", "https://b", "--watch", "--max-wait-ms", "1", "--batch-tokens", "2"),
         *("--max-queue", "3", "--max-texts", "4", "--max-characters", "5", "--max-body-mb", "0.5", "--deadline", "7"),
+        *("--max-connections", "8", "--max-inflight-mb", "9", "--keep-alive", "10", "--allow-host", "there"),
         *("--precision", "fp32", "--threads", "8", "--no-cascade"),
     )
     assert folders == {"a": "one/", "b.c-d_1": "two/"}
@@ -45,8 +46,24 @@ def test_every_option_reaches_the_settings(serve, tmp_path):
         port=9000,
         watch=True,
         load_options=LoadOptions(precision="fp32", threads=8, cascade=False),
-        limits=Limits(body_bytes=500_000, texts=4, characters=5, queue=3, seconds=7.0, wait_ms=1.0, batch_tokens=2),
-        access=AccessControl(api_keys=("first", "second"), allowed_origins=("https://a", "https://b")),
+        limits=Limits(
+            body_bytes=500_000,
+            texts=4,
+            characters=5,
+            queue=3,
+            seconds=7.0,
+            wait_ms=1.0,
+            batch_tokens=2,
+            connections=8,
+            inflight_bytes=9_000_000,
+            idle_seconds=10.0,
+        ),
+        access=AccessControl(
+            api_keys=("first", "second"),
+            key_file=str(keys),
+            allowed_origins=("https://a", "https://b"),
+            allowed_hosts=("there",),
+        ),
     )
 
 

@@ -83,12 +83,19 @@ def test_the_default_limits_are_the_documented_ones():
         seconds=10.0,
         wait_ms=2.0,
         batch_tokens=2048,
+        connections=2048,
+        head_bytes=32_768,
+        headers=100,
+        inflight_bytes=32_000_000,
+        receive_seconds=30.0,
+        send_seconds=30.0,
+        idle_seconds=75.0,
     )
     settings = ServerSettings()
     assert (settings.host, settings.port, settings.watch) == ("127.0.0.1", 8080, False)
-    assert (settings.connections, settings.shutdown_seconds) == (2048, 30)
+    assert settings.shutdown_seconds == 30
     assert settings.limits == Limits()
-    assert settings.access == AccessControl(api_keys=(), allowed_origins=())
+    assert settings.access == AccessControl(api_keys=(), key_file=None, allowed_origins=(), allowed_hosts=())
     assert settings.browser_libraries is None
 
 

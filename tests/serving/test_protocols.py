@@ -91,7 +91,7 @@ def test_triton_s_client_finds_the_server_and_its_models(triton, server):
     assert client.is_server_ready()
     assert client.is_model_ready("tiny")
     assert not client.is_model_ready("none")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration"]
     metadata = client.get_model_metadata("tiny")
     assert metadata["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
     assert client.get_model_metadata("tiny", metadata["versions"][0]) == metadata
@@ -142,6 +142,13 @@ def test_info_tells_what_is_served(server, bundle_folder):
         "seconds": 10.0,
         "wait_ms": 2.0,
         "batch_tokens": 2048,
+        "connections": 2048,
+        "head_bytes": 32_768,
+        "headers": 100,
+        "inflight_bytes": 32_000_000,
+        "receive_seconds": 30.0,
+        "send_seconds": 30.0,
+        "idle_seconds": 75.0,
     }
 
 
@@ -161,3 +168,50 @@ def test_metrics_count_texts_and_requests(server):
     n_bad = server.metric("amalgam_requests_total", path="/predict", status="422")
     httpx.post(f"{server.url}/predict", json={"inputs": 3})
     assert server.metric("amalgam_requests_total", path="/predict", status="422") == n_bad + 1
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_s_client_may_compress_requests_and_ask_for_compressed_responses(triton, expected, algorithm, binary):
+    http, client = triton
+    result = client.infer(
+        "tiny",
+        [input_tensor(http, TEXTS, binary=binary)],
+        outputs=[http.InferRequestedOutput("score", binary_data=binary)],
+        request_compression_algorithm=algorithm,
+        response_compression_algorithm=algorithm,
+    )
+    np.testing.assert_allclose(result.as_numpy("score"), [answer.score for answer in expected], atol=1e-5)
+
+
+def test_triton_s_client_reads_the_index_and_configurations(triton):
+    _, client = triton
+    index = client.get_model_repository_index()
+    version = client.get_model_metadata("tiny")["versions"][0]
+    assert index == [{"name": name, "version": version, "state": "READY", "reason": ""} for name in ("tiny", "other")]
+    config = client.get_model_config("tiny")
+    assert config["name"] == "tiny"
+    assert config["input"] == [{"name": "text", "data_type": "TYPE_STRING", "dims": [-1]}]
+    assert config["output"][2] == {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [-1, 4]}
+    assert client.get_model_config("tiny", version) == config
+    with pytest.raises(InferenceServerException, match="no model of that name"):
+        client.get_model_config("none")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"", 200), (b'{"ready": true}', 200), (b"[]", 422), (b"{", 422), (b'{"ready": 1}', 422)]
+)
+def test_the_index_reads_its_request(server, body, status):
+    assert httpx.post(f"{server.url}/v2/repository/index", content=body).status_code == status
+
+
+def test_half_an_emoji_fails_no_other_text(server):
+    whole, mark = httpx.post(server.url, json={"inputs": ["cut ?", "x"]}).json(), "\ufeff"
+    for body in (r'{"inputs": ["cut \ud83d", "x"]}', mark + r'{"inputs": ["cut \ud83d", "x"]}'):
+        answer = httpx.post(server.url, content=body.encode(), headers={"content-encoding": "Identity"})
+        assert answer.json() == whole
+    tensor = r'{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["cut \ud83d", "x"]}'
+    answer = httpx.post(
+        f"{server.url}/v2/models/tiny/infer", content=f'{mark}{{"id": "\\ud83d", "inputs": [{tensor}]}}'.encode()
+    )
+    assert answer.json()["outputs"][0]["data"] == [row[0]["label"] for row in whole]

@@ -108,6 +108,11 @@ function showMany(results) {
 async function classify(event) {
   event?.preventDefault();
   const texts = $("texts").value.split("\n").map((line) => line.trim()).filter(Boolean);
+  if (!model() && !(await loadModels())) {
+    showStatus("Type the API key first.", true);
+    $("key").focus();
+    return;
+  }
   if (!texts.length) {
     showStatus("Type or paste a text first.", true);
     $("texts").focus();
@@ -157,25 +162,39 @@ function save() {
 }
 
 function describe() {
+  if (!model()) return;
   const { labels, bytes } = model();
   const download = config.browser ? ` In this browser it takes a download of ${((bytes + LIBRARIES_BYTES) / 1e6).toFixed(0)} MB, once.` : "";
   $("about").textContent = `${labels.length} labels: ${labels.join(", ")}.${download}`;
 }
 
-async function start() {
-  config = await (await fetch("config.json")).json();
+// Asks for the models. A server with API keys names them only to those who have one. Returns whether there are any.
+async function loadModels() {
+  const response = await fetch("config.json", { headers: headers() });
+  const answer = await response.json();
+  if (!response.ok) {
+    if (!config) throw new Error(answer.error);
+    return false;
+  }
+  config = answer;
   $("model").replaceChildren(...config.models.map(({ name }) => new Option(name, name)));
   $("model-choice").hidden = config.models.length < 2;
+  $("where-browser").disabled = !config.browser;
+  describe();
+  return config.models.length > 0;
+}
+
+async function start() {
+  await loadModels();
   $("where").hidden = !config.server;
   $("where-server").checked = config.server;
   $("where-browser").checked = !config.server;
-  $("where-browser").disabled = !config.browser;
   $("key-choice").hidden = !config.key;
   if (!config.browser) {
     $("why").textContent = "This server was started without --in-browser, so the model runs on the server only.";
     $("why").hidden = false;
   }
-  describe();
+  $("key").addEventListener("change", loadModels);
   $("model").addEventListener("change", describe);
   $("form").addEventListener("submit", classify);
   $("save").addEventListener("click", save);

@@ -16,10 +16,12 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from amalgam_edge.serving.batching import ModelOutput
+from amalgam_edge.serving.bodies import compressed_if_asked, read_body
 from amalgam_edge.serving.fast_path import FastPathRoute
+from amalgam_edge.serving.json_bodies import mended_json
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import ModelRegistry
-from amalgam_edge.serving.request_handling import check_texts, find_model, read_body, run_unless_disconnected
+from amalgam_edge.serving.request_handling import check_texts, find_model, run_unless_disconnected
 
 # Functions from logits to scores, besides softmax. None of them changes the ranking of the labels.
 _SCORE_FUNCTIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
@@ -71,7 +73,7 @@ def create_router(models: ModelRegistry, limits: Limits) -> APIRouter:
         check_texts(texts, limits)
         output = await run_unless_disconnected(request, model, texts)
         content = encode_response(output, model.labels_as_json, classification.parameters)
-        return Response(content, media_type="application/json")
+        return await compressed_if_asked(request, content, "application/json")
 
     async def classify_by_first(request: Request) -> Response:
         """Classify with the first bundle."""
@@ -122,7 +124,7 @@ def encode_response(
 
 def _parse(body: bytes) -> ClassificationRequest:
     try:
-        return ClassificationRequest.model_validate_json(body)
+        return ClassificationRequest.model_validate_json(mended_json(body))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         if first["loc"][:1] == ("inputs",):

@@ -5,14 +5,18 @@ Specification: https://github.com/kserve/open-inference-protocol
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 
 from amalgam_edge.environment import own_version
 from amalgam_edge.serving.batching import ModelOutput
+from amalgam_edge.serving.bodies import compressed_if_asked, read_body
 from amalgam_edge.serving.fast_path import FastPathRoute
+from amalgam_edge.serving.json_bodies import mended_json
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import ModelRegistry, ServedModel
 from amalgam_edge.serving.protocols.open_inference_tensors import (
@@ -23,9 +27,10 @@ from amalgam_edge.serving.protocols.open_inference_tensors import (
     encode_response,
     parse_request,
 )
-from amalgam_edge.serving.request_handling import check_texts, find_model, read_body, run_unless_disconnected
+from amalgam_edge.serving.request_handling import check_texts, find_model, run_unless_disconnected
 
 _OUTPUT_TYPES = {"label": "BYTES", "score": "FP32", "probabilities": "FP32"}
+_CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32"}
 _REQUEST_BODY = {
     "requestBody": {
         "required": True,
@@ -87,7 +92,7 @@ def create_router(models: ModelRegistry, limits: Limits) -> APIRouter:
         inference = _parse(await read_body(request), request.headers.get(HEADER_LENGTH), limits)
         model = _find_version(models, name, version)  # once more: it may have been replaced while the body came
         output = await run_unless_disconnected(request, model, inference.texts)
-        return _response(model, inference, output)
+        return await _response(request, model, inference, output)
 
     for path in ("/models/{name}/infer", "/models/{name}/versions/{version}/infer"):
         router.add_api_route(
@@ -106,7 +111,11 @@ def _add_health_routes(router: APIRouter, models: ModelRegistry) -> None:
     @router.get("")
     async def server_metadata() -> dict[str, Any]:
         """The server's name, version and protocol extensions."""
-        return {"name": "amalgam-edge", "version": own_version(), "extensions": ["binary_tensor_data"]}
+        return {
+            "name": "amalgam-edge",
+            "version": own_version(),
+            "extensions": ["binary_tensor_data", "model_configuration"],
+        }
 
     @router.get("/health/live")
     async def live() -> dict[str, bool]:
@@ -128,11 +137,32 @@ def _add_metadata_routes(router: APIRouter, models: ModelRegistry) -> None:
         """A model's input and output tensors."""
         return _metadata(_find_version(models, name, version))
 
+    @router.get("/models/{name}/config")
+    @router.get("/models/{name}/versions/{version}/config")
+    async def model_config(name: str, version: str | None = None) -> dict[str, Any]:
+        """A model's configuration, as Triton's extension describes it."""
+        return _config(_find_version(models, name, version))
+
     @router.get("/models/{name}/ready")
     @router.get("/models/{name}/versions/{version}/ready")
     async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
         """Whether a model can answer."""
         return {"name": _find_version(models, name, version).name, "ready": True}
+
+    async def repository_index(request: Request) -> Response:
+        """The models that there are; with ``{"ready": true}``, those that can answer."""
+        only_ready = _reads_only_ready(await read_body(request))
+        entries = [_index_entry(name, models.get(name)) for name in models.names]
+        return JSONResponse([entry for entry in entries if entry["state"] == "READY" or not only_ready])
+
+    router.add_api_route(
+        "/repository/index",
+        repository_index,
+        methods=["POST"],
+        openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}},
+        response_model=None,
+        route_class_override=FastPathRoute,
+    )
 
 
 def _parse(body: bytes, header_length: str | None, limits: Limits) -> InferenceRequest:
@@ -146,7 +176,7 @@ def _parse(body: bytes, header_length: str | None, limits: Limits) -> InferenceR
     return inference
 
 
-def _response(model: ServedModel, inference: InferenceRequest, output: ModelOutput) -> Response:
+async def _response(request: Request, model: ServedModel, inference: InferenceRequest, output: ModelOutput) -> Response:
     best = output.ranking[:, 0]
     values = {
         "label": np.array([model.labels[k].encode() for k in best], dtype=object),
@@ -162,8 +192,9 @@ def _response(model: ServedModel, inference: InferenceRequest, output: ModelOutp
     ]
     content, header_length = encode_response(header, tensors)
     if header_length is None:
-        return Response(content, media_type="application/json")
-    return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(header_length)})
+        return await compressed_if_asked(request, content, "application/json")
+    headers = {HEADER_LENGTH: str(header_length)}
+    return await compressed_if_asked(request, content, "application/octet-stream", headers)
 
 
 def _find_version(models: ModelRegistry, name: str, version: str | None) -> ServedModel:
@@ -185,3 +216,36 @@ def _metadata(model: ServedModel) -> dict[str, Any]:
         ],
         "parameters": {"labels": [*model.labels]},
     }
+
+
+def _config(model: ServedModel) -> dict[str, Any]:
+    dims = {"label": [-1], "score": [-1], "probabilities": [-1, len(model.labels)]}
+    return {
+        "name": model.name,
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "max_batch_size": 0,  # the shapes tell the batch themselves
+        "input": [{"name": "text", "data_type": "TYPE_STRING", "dims": [-1]}],
+        "output": [
+            {"name": name, "data_type": _CONFIG_TYPES[datatype], "dims": dims[name]}
+            for name, datatype in _OUTPUT_TYPES.items()
+        ],
+    }
+
+
+def _index_entry(name: str, model: ServedModel | None) -> dict[str, str]:
+    if model is None:
+        return {"name": name, "version": "", "state": "UNAVAILABLE", "reason": "it is being loaded"}
+    return {"name": name, "version": model.version, "state": "READY", "reason": ""}
+
+
+def _reads_only_ready(body: bytes) -> bool:
+    """The entry ``ready`` of a request for the index, whose body may be empty."""
+    try:
+        request = json.loads(mended_json(body) or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, "the request is no JSON") from error
+    ready = request.get("ready", False) if isinstance(request, dict) else None
+    if not isinstance(ready, bool):
+        raise HTTPException(422, "the request is a JSON object, of which ready is true or false")
+    return ready

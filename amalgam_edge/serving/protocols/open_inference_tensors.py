@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from amalgam_edge.serving.json_bodies import mended_json
+
 HEADER_LENGTH = "inference-header-content-length"  # the name of an HTTP header
 _BINARY_SIZE = "binary_data_size"
 _MAX_DIGITS = 11  # of the header's value
@@ -70,7 +72,7 @@ def parse_request(body: bytes, header_length: str | None, *, max_texts: int) -> 
     """
     header, tail = _split(body, header_length)
     try:
-        parsed = json.loads(header)
+        parsed = json.loads(mended_json(header))
     except (ValueError, RecursionError) as error:
         raise BadTensorsError("the request is no JSON") from error
     if not isinstance(parsed, dict):
