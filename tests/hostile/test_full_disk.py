@@ -64,7 +64,7 @@ def test_optimize_ends_in_one_line_and_leaves_the_old_bundle(invoke, built, tmp_
     output = shutil.copytree(built.bundle, tmp_path / "student")
     before = state(output)
     for length in LENGTHS[:3]:
-        assert not ends_in_one_line(invoke, length, "optimize", output, *BUDGET)
+        assert not ends_in_one_line(invoke, length, "optimize", output, "--calibration", inputs.corpus, *BUDGET)
         assert state(output) == before
         assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
