@@ -11,8 +11,9 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.padding import pad_batch
-from amalgam_edge.runtime import tokens
-from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds, special_tokens, splits_at_spaces
+from amalgam_edge.runtime import word_cache
+from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds, special_tokens
+from amalgam_edge.runtime.word_cache import splits_at_spaces
 
 MAX_LENGTH = 9
 WORDS = tuple("a b ab abc un ##un ##a ##b ##c ##1 1 12 . , - ' [ ] ! é e ß σ ss 中 文 가 sep ##sep cls".split())  # noqa: SIM905
@@ -91,24 +92,34 @@ def test_tokens_are_those_of_the_library(open_tokenizer, kind):
     check()
 
 
-def test_a_cache_that_has_grown_too_large_is_emptied(open_tokenizer, monkeypatch):
-    monkeypatch.setattr(tokens, "_CACHE_BYTES", 1000)
+def test_words_that_were_not_met_for_long_are_forgotten(open_tokenizer, monkeypatch):
+    monkeypatch.setattr(word_cache, "_GENERATION_BYTES", 3000)
     tokenizer = word_piece()
     opened = open_tokenizer(tokenizer)
-    for first in range(0, 60, 3):
+    for first in range(0, 150, 3):
         texts = [f"a{number} b, {number}" for number in range(first, first + 3)]
         assert our_tokens(opened, texts) == library_tokens(tokenizer, texts)
-    assert len(opened._words._numbers) < 15
+        assert opened._words.n_bytes < 6000
+        remembered = opened._words._recent.numbers | opened._words._older.numbers
+        assert "b," in remembered  # it comes in every text
+    assert "a149" in remembered
+    assert "a20" not in remembered
+    assert "b," in opened._words._recent.numbers
 
 
-def test_some_thirty_thousand_words_are_cached(open_tokenizer):
+def test_some_twenty_thousand_words_are_remembered(open_tokenizer):
     opened = open_tokenizer(word_piece())
-    sizes = []
-    for first in range(0, 33_000, 1000):
-        opened.encode([" ".join(f"w{number:05}" for number in range(first, first + 1000))])
-        sizes.append(len(opened._words._numbers))
-    assert sizes[:31] == [1000 * (k + 1) for k in range(31)]
-    assert sizes[-1] < 3000
+    words = [f"w{number:05}" for number in range(20_000)]
+    for first in range(0, len(words), 100):
+        opened.encode(words[first : first + 100])
+    assert opened._words._recent.numbers.keys() | opened._words._older.numbers.keys() == {*words}
+    assert opened._words.n_bytes <= 16_000_000
+
+
+def test_long_words_are_not_remembered(open_tokenizer):
+    opened = open_tokenizer(word_piece())
+    opened.encode(["a " + "b" * 48, "c" * 49, "d-" * 40, "文" * 60])
+    assert {*opened._words._recent.numbers} == {"a", "b" * 48}
 
 
 def test_concurrent_calls_get_the_right_tokens(open_tokenizer):
