@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.session import open_session
 
 if TYPE_CHECKING:
@@ -39,9 +40,15 @@ class ModelRunner:
 
     @property
     def n_labels(self) -> int | None:
-        """The number of logits that the model gives; None if its ONNX file does not tell."""
-        width = next(output.shape[-1] for output in self._shared_session.get_outputs() if output.name == "logits")
-        return width if isinstance(width, int) else None
+        """The number of logits that the model gives; None if its ONNX file does not tell.
+
+        Raises:
+            AmalgamError: The model gives no logits.
+        """
+        widths = [output.shape[-1] for output in self._shared_session.get_outputs() if output.name == "logits"]
+        if not widths:
+            raise AmalgamError(f"{self._model}: the model has no output named 'logits'; build the bundle again")
+        return widths[0] if isinstance(widths[0], int) else None
 
     def run(self, names: Sequence[str], feeds: Sequence[Feed]) -> list[list[np.ndarray]]:
         """The outputs of these names, for each batch of inputs.

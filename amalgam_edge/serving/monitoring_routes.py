@@ -47,6 +47,7 @@ def _model_info(models: ModelRegistry, name: str) -> dict[str, Any]:
         "precision": model.classifier.precision,
         "max_length": model.classifier.max_length,
         "abstain": model.classifier.abstain,
+        "fault": model.fault,
         "reload_error": models.reload_error(name),
     }
 

@@ -9,7 +9,7 @@ from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
 from amalgam_edge.serving.admission import CLIENT_CLOSED_REQUEST
-from amalgam_edge.serving.batching import ModelOutput, UnavailableError
+from amalgam_edge.serving.batching import ModelFailedError, ModelOutput, UnavailableError
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import ModelRegistry, ServedModel
 
@@ -60,7 +60,8 @@ async def run_unless_disconnected(request: Request, model: ServedModel, texts: S
     """The model's output for the texts; waiting texts leave the queue if the client disconnects.
 
     Raises:
-        HTTPException: 503, the queue is full or the time is over; 499, the client has disconnected.
+        HTTPException: 503, the queue is full or the time is over; 500, the model fails over these texts; 499, the
+            client has disconnected.
     """
     request_task = asyncio.current_task()
     watcher: asyncio.Task[None] | None = None
@@ -83,6 +84,8 @@ async def run_unless_disconnected(request: Request, model: ServedModel, texts: S
         return await model.run(texts)
     except UnavailableError as error:
         raise HTTPException(503, str(error), {"retry-after": str(error.retry_after)}) from error
+    except ModelFailedError as error:
+        raise HTTPException(500, "the model fails over these texts; the server's log says more") from error
     except asyncio.CancelledError:
         if not disconnected:
             raise
