@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import PROCESS_ENDING, AmalgamError, first_line
 from amalgam_edge.runtime.text_prefixes import (
     CHARACTERS_PER_TOKEN,
     character_groups,
@@ -84,12 +84,14 @@ class BatchTokenizer:
     def __init__(self, path: Path, max_length: int) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise AmalgamError(f"{path}: cannot be read as a tokenizer ({error})") from error
+            special = special_tokens(self._tokenizer)
+        except PROCESS_ENDING:
+            raise
+        except BaseException as error:  # the tokenizers library raises bare Exception, and panics
+            raise AmalgamError(f"{path}: cannot be read as a tokenizer ({first_line(error)})") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._n_characters = CHARACTERS_PER_TOKEN * max_length
-        special = special_tokens(self._tokenizer)
         self._words = None
         if special is not None and splits_at_spaces(self._tokenizer):
             self._words = WordCache(self._tokenizer, self._n_characters)
@@ -105,11 +107,20 @@ class BatchTokenizer:
         input; see :func:`readable_parts`.
 
         Raises:
-            AmalgamError: There are no texts.
+            AmalgamError: There are no texts, or the tokenizer fails over one of them.
         """
         if not texts:
             raise AmalgamError("no texts given")
-        return self._encode_texts(texts) if self._words is None else self._encode_by_words(texts, self._words)
+        try:
+            return self._encode_texts(texts) if self._words is None else self._encode_by_words(texts, self._words)
+        except PROCESS_ENDING:
+            raise
+        except BaseException as error:  # the tokenizers library raises bare Exception, and panics
+            which = "a text" if len(texts) == 1 else f"one of {len(texts)} texts"
+            raise AmalgamError(
+                f"the tokenizer fails over {which} ({type(error).__name__}: {first_line(error)}); "
+                "leave that text out, or build the bundle again"
+            ) from error
 
     def _encode_texts(self, texts: Sequence[str]) -> TokenIds:
         """The texts as token ids, each tokenized by the library."""

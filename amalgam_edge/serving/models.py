@@ -246,7 +246,7 @@ def _open_classifier(folder: str, options: LoadOptions) -> EdgeClassifier:
     """A classifier that has run once, so that a bundle that gives no finite scores is refused before it answers."""
     classifier = EdgeClassifier.from_pretrained(folder, precision=options.precision, threads=1, cascade=options.cascade)
     logits = classifier.logits(_WARM_UP_TEXTS)
-    if logits.shape != (len(_WARM_UP_TEXTS), len(classifier.labels)):
+    if logits.ndim != 2 or logits.shape[1] != len(classifier.labels):
         raise AmalgamError(f"{folder}: the model gives logits of shape {logits.shape}; build the bundle again")
     if not np.isfinite(logits).all():
         raise AmalgamError(f"{folder}: the model gives scores that are not finite; build the bundle again")

@@ -24,14 +24,13 @@ def supervise(
     """
 
     async def repeat() -> None:
-        logged: set[tuple[type, str]] = set()
+        logged: set[type] = set()
         while True:
             try:
                 await step()
             except Exception as error:
-                failure = type(error), str(error)
-                if failure not in logged:
-                    logged.add(failure)
+                if type(error) not in logged:
+                    logged.add(type(error))
                     _log.exception("%s has failed and is tried again", name)
                 await asyncio.sleep(retry_seconds)
 

@@ -183,3 +183,37 @@ def test_content_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps([1]), "utf-8")
     with pytest.raises(AmalgamError, match="cannot be read as a tokenizer"):
         BatchTokenizer(tmp_path / "tokenizer.json", 8)
+
+
+def panicking(tokenizer):
+    """The tokenizer with an added token that is normalized to nothing: it panics over texts that are not ASCII."""
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("~", ""), normalizers.NFC()])
+    tokenizer.add_tokens([AddedToken("~", normalized=True)])
+    return tokenizer
+
+
+def test_a_panic_of_the_tokenizer_is_one_line(open_tokenizer):
+    opened = open_tokenizer(panicking(word_piece()))
+    assert opened.encode(["a b"]).lengths.tolist() == [4]
+    with pytest.raises(AmalgamError, match=r"the tokenizer fails over a text \(PanicException: "):
+        opened.encode(["a é"])
+    with pytest.raises(AmalgamError, match=r"the tokenizer fails over one of 2 texts"):
+        opened.encode(["a b", "a é"])
+
+
+def test_the_end_of_the_process_is_no_failure_of_a_text(open_tokenizer, monkeypatch):
+    opened = open_tokenizer(word_piece())
+    monkeypatch.setattr(opened._words, "look_up", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opened.encode(["a"])
+
+
+def interrupted(words):
+    raise KeyboardInterrupt
+
+
+def test_a_tokenizer_that_panics_over_every_text_is_refused(open_tokenizer):
+    tokenizer = word_piece()
+    tokenizer.pre_tokenizer = pre_tokenizers.FixedLength(length=0)
+    with pytest.raises(AmalgamError, match=r"cannot be read as a tokenizer .*non-zero"):
+        open_tokenizer(tokenizer)
