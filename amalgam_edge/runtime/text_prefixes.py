@@ -76,7 +76,7 @@ def _is_settled(encoding: Encoding, n_characters: int) -> bool:
     beyond = encoding.overflowing
     if not beyond:
         return False
-    n_words_beyond = beyond[-1].word_ids[-1] - beyond[0].word_ids[0]
-    return n_words_beyond >= _WORDS_BEYOND or (
-        n_characters >= _CHARACTERS_WITHOUT_WORDS and sum(map(len, beyond)) > _TOKENS_BEYOND
-    )
+    first, last = beyond[0].word_ids[0], beyond[-1].word_ids[-1]
+    if first is not None and last is not None and last - first >= _WORDS_BEYOND:
+        return True
+    return n_characters >= _CHARACTERS_WITHOUT_WORDS and sum(map(len, beyond)) > _TOKENS_BEYOND
