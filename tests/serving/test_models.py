@@ -237,8 +237,6 @@ def test_a_manifest_of_junk_does_not_end_reloading(copied, content):
         old = registry.get()
         path.write_text(content, "utf-8")
         assert "not taken" in (await registry.reload())["tiny"]
-        path.write_text(sound.replace("1", "1e999", 1), "utf-8")
-        await registry.reload()
         assert registry.get() is old
         path.write_text(sound, "utf-8")
         assert await registry.reload() == {}
