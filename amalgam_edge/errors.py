@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from amalgam_edge.shown_text import LONGEST_LINE, line
 
+# What ends the process. All else may come from a library over a text: a panic of Rust is a BaseException, too.
+PROCESS_ENDING = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
 
 class AmalgamError(Exception):
     """A problem that the user can fix; the message says in one line what is wrong, where, and what to do.

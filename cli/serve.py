@@ -10,6 +10,7 @@ import click
 from amalgam_edge.cli.output import show_line
 from amalgam_edge.errors import AmalgamError, needs_extra
 from amalgam_edge.serving.limits import Limits
+from amalgam_edge.serving.signals import prepare_for_signals
 
 DEFAULTS = Limits()
 
@@ -134,6 +135,7 @@ def command(
       amalgam-edge serve debian=student/ tickets=other/ --port 9000 --watch
       amalgam-edge serve student/ --host 0.0.0.0 --api-key-file keys.txt --cors https://example.org
     """  # noqa: D301  (click reads \b as "do not rewrap")
+    prepare_for_signals()
     with needs_extra("serve", "serving"):
         from amalgam_edge.browser.libraries import get_libraries
         from amalgam_edge.serving.admission import AccessControl

@@ -176,8 +176,12 @@ class Bundle:
 
 
 def version_of(folder: str | Path) -> str:
-    """The first digits of the SHA-256 of a bundle's manifest, which names those of all files; empty where none is."""
+    """The first digits of the SHA-256 of a bundle's manifest, which names those of all files; empty where none is.
+
+    Raises:
+        OSError: There is a manifest, but it cannot be read, perhaps for now only.
+    """
     try:
         return sha256_of_file(Path(folder) / MANIFEST)[:_VERSION_DIGITS]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.errors import PROCESS_ENDING, AmalgamError, first_line
 from amalgam_edge.scoring.scores import TeacherScores
 
 # From positions of teachers, and texts, to the scores of each of these teachers.
@@ -49,9 +49,9 @@ def isolate_failures(score: ScoreTexts, texts: Sequence[str], blanks: Sequence[T
     teachers = range(len(blanks))
     try:
         return [_blank_where_not_finite(IsolatedScores(scores)) for scores in score(teachers, texts)]
-    except AmalgamError:
+    except (AmalgamError, *PROCESS_ENDING):
         raise
-    except Exception as error:  # a model, a tokenizer or a runtime may raise anything over a text
+    except BaseException as error:  # a model, a tokenizer or a runtime may raise anything over a text
         failures = [_find_failures(partial(_score_alone, score, position), texts) for position in teachers]
         _require_texts_at_fault(failures, texts, blanks, error)
         return _score_around(score, texts, blanks, failures)
@@ -65,9 +65,9 @@ def _find_failures(score: Callable[[Sequence[str]], TeacherScores], texts: Seque
     """The texts that one teacher cannot score, by their rows, and why; found by halving."""
     try:
         return _blank_where_not_finite(IsolatedScores(score(texts))).failures
-    except AmalgamError:
+    except (AmalgamError, *PROCESS_ENDING):
         raise
-    except Exception as error:  # as above
+    except BaseException as error:  # as above
         if len(texts) == 1:
             return {0: f"{type(error).__name__}: {first_line(error)}"}
     half = len(texts) // 2
@@ -76,7 +76,7 @@ def _find_failures(score: Callable[[Sequence[str]], TeacherScores], texts: Seque
 
 
 def _require_texts_at_fault(
-    failures: Sequence[dict[int, str]], texts: Sequence[str], blanks: Sequence[TeacherScores], error: Exception
+    failures: Sequence[dict[int, str]], texts: Sequence[str], blanks: Sequence[TeacherScores], error: BaseException
 ) -> None:
     """Refuse to blame texts for what they are not at fault for.
 

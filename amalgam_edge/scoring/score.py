@@ -9,7 +9,7 @@ import numpy as np
 
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.dropout.masks import DROPOUT_OFF
-from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.errors import PROCESS_ENDING, AmalgamError, first_line
 from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, batches_by_length, encode
 from amalgam_edge.inference.runner import DropoutRunner, prove_dropout_alive
 from amalgam_edge.models.teacher import Teacher
@@ -276,8 +276,8 @@ def _check_dropout(teacher: Teacher, runner: DropoutRunner, texts: Sequence[str]
             pad = teacher.tokenizer.pad_token_id
             batch = next(batches_by_length(encoded, pad_token_id=pad, batch_tokens=_PROBE_BATCH_TOKENS))
             return prove_dropout_alive(teacher.name, runner, batch.input_ids, batch.attention_mask)
-        except AmalgamError:
+        except (AmalgamError, *PROCESS_ENDING):
             raise
-        except Exception as error:  # a model, a tokenizer or a runtime may raise anything over a text
-            raised = error
+        except BaseException as error:  # a model, a tokenizer or a runtime may raise anything over a text
+            raised: BaseException = error
     raise AmalgamError(f"teacher '{teacher.name}': cannot be run ({type(raised).__name__}: {first_line(raised)})")

@@ -39,6 +39,12 @@ class ServerMetrics:
             ["model"],
             registry=registry,
         )
+        self._failed = Counter(
+            "amalgam_failed_texts",
+            "Texts of requests that failed because the tokenizer or the model did.",
+            ["model"],
+            registry=registry,
+        )
         self._batches = Histogram(
             "amalgam_batch_texts", "Texts in a batch.", ["model"], buckets=_TEXTS_BUCKETS, registry=registry
         )
@@ -71,6 +77,10 @@ class ServerMetrics:
         self._texts.labels(model).inc(n_texts)
         self._truncated.labels(model).inc(n_truncated)
         self._abstentions.labels(model).inc(n_abstentions)
+
+    def count_failure(self, model: str, n_texts: int) -> None:
+        """Count the texts of a request over which a model has failed."""
+        self._failed.labels(model).inc(n_texts)
 
     def count_reload(self, model: str, *, taken: bool) -> None:
         """Count a new version of a bundle, which was either taken or refused."""

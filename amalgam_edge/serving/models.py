@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from amalgam_edge.browser.site import describe_model, model_files
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.runtime.bundle import version_of
 from amalgam_edge.runtime.classifier import EdgeClassifier
 from amalgam_edge.runtime.model_runner import usable_cores
@@ -21,6 +22,9 @@ from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import ServerMetrics
 from amalgam_edge.storage.own_files import FileContent
 
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 _WARM_UP_TEXTS = ["warm up", "a longer text, so that a second shape is known too"]
 
 
@@ -71,6 +75,7 @@ class ServedModel:
             max_length=classifier.max_length,
             limits=limits,
             on_batch=self._count_batch,
+            on_failure=partial(metrics.count_failure, name),
             n_threads=n_threads,
         )
 
@@ -78,6 +83,11 @@ class ServedModel:
     def n_queued(self) -> int:
         """The number of texts that wait for this model."""
         return self._batcher.n_queued
+
+    @property
+    def fault(self) -> str | None:
+        """Why the model can no longer answer as it should; None if it can."""
+        return self._batcher.fault
 
     @cached_property
     def page_description(self) -> dict[str, Any]:
@@ -113,6 +123,9 @@ class ModelRegistry:
         options: How bundles are loaded.
         limits: Limits of the server.
         metrics: Counts batches and reloads.
+
+    Attributes:
+        reloading_fault: Why bundles are no longer reloaded; None if they are. The server's process sets it.
     """
 
     def __init__(self, folders: dict[str, str], options: LoadOptions, limits: Limits, metrics: ServerMetrics) -> None:
@@ -123,6 +136,7 @@ class ModelRegistry:
         self._served: dict[str, ServedModel] = {}
         self._reload_errors: dict[str, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self.reloading_fault: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -130,9 +144,12 @@ class ModelRegistry:
         return [*self._folders]
 
     @property
-    def all_loaded(self) -> bool:
-        """Whether all models are loaded."""
-        return len(self._served) == len(self._folders)
+    def fault(self) -> str | None:
+        """Why the server is not ready: a model is not loaded or no longer answers, or reloading has ended."""
+        if len(self._served) < len(self._folders):
+            return "models are being loaded"
+        faults = (f"{name}: {model.fault}" for name, model in self._served.items() if model.fault)
+        return next(faults, self.reloading_fault)
 
     def get(self, name: str | None = None) -> ServedModel | None:
         """The model with this name, or the first model if no name is given; None if there is none."""
@@ -146,57 +163,91 @@ class ModelRegistry:
         """Load all bundles.
 
         Raises:
-            AmalgamError: A bundle cannot be opened.
+            AmalgamError: A bundle cannot be loaded, for whatever reason.
         """
         for name in self._folders:
             await self._load(name)
 
     async def reload(self) -> dict[str, str]:
-        """Load the bundles that have changed on disk. If one cannot be opened, its old version goes on answering.
+        """Load the bundles that have changed on disk. If one cannot be loaded, its old version goes on answering.
 
         Returns:
             Name → message, for each bundle that was replaced or newly refused.
         """
         messages = {}
-        for name, folder in self._folders.items():
-            if version_of(folder) == self._served[name].version:
-                self._reload_errors.pop(name, None)
-                continue
+        for name in self._folders:
             try:
-                await self._load(name)
+                if await self._version_on_disk(name) != self._served[name].version:
+                    await self._load(name)
+                    messages[name] = f"version {self._served[name].version}"
+                    self._metrics.count_reload(name, taken=True)
             except AmalgamError as error:
                 if self._reload_errors.get(name) != str(error):  # it is tried each time, but reported once
                     self._reload_errors[name] = str(error)
                     messages[name] = f"not taken, version {self._served[name].version} goes on: {error}"
                     self._metrics.count_reload(name, taken=False)
+                    if error.__cause__ is not None:
+                        _log.error("%s: cannot be loaded", name, exc_info=error.__cause__)
             else:
                 self._reload_errors.pop(name, None)
-                messages[name] = f"version {self._served[name].version}"
-                self._metrics.count_reload(name, taken=True)
         return messages
 
     async def close(self) -> None:
         """Refuse further requests and answer those that wait."""
         await asyncio.gather(*(model.close() for model in self._served.values()), *self._closing)
 
+    async def _version_on_disk(self, name: str) -> str:
+        """The version of the bundle in the folder that a model was loaded from.
+
+        Raises:
+            AmalgamError: There is one, but it cannot be read.
+        """
+        folder = self._served[name].classifier.bundle.folder
+        return await asyncio.to_thread(_or_amalgam_error, str(folder), lambda: version_of(folder))
+
     async def _load(self, name: str) -> None:
-        """Load a bundle; the version that it replaces answers what waits for it and ends."""
+        """Load a bundle; the version that it replaces answers what waits for it and ends.
+
+        Raises:
+            AmalgamError: The bundle cannot be loaded, for whatever reason.
+        """
         folder = self._folders[name]
-        classifier = await asyncio.to_thread(_open_classifier, folder, self._options)
+        classifier = await asyncio.to_thread(_or_amalgam_error, folder, lambda: _open_classifier(folder, self._options))
         version = classifier.bundle.version
-        replaced = self._served.get(name)
         n_threads = self._options.threads or usable_cores()
-        self._served[name] = ServedModel(name, classifier, version, self._limits, self._metrics, n_threads)
+        replaced = self._served.get(name)
+        self._served[name] = _or_amalgam_error(
+            folder, lambda: ServedModel(name, classifier, version, self._limits, self._metrics, n_threads)
+        )
         if replaced is not None:
             task = asyncio.create_task(replaced.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
 
+def _or_amalgam_error(folder: str, function: Callable[[], T]) -> T:
+    """What a function returns that reads a bundle.
+
+    A damaged bundle, a full memory, a lack of descriptors or a panic in a library may raise anything. Nothing of it
+    may end the task or the process that waits for it, and some exceptions (StopIteration) would not even reach it.
+
+    Raises:
+        AmalgamError: The function raised something; the cause is what it was.
+    """
+    try:
+        return function()
+    except AmalgamError:
+        raise
+    except BaseException as error:
+        raise AmalgamError(f"{folder}: cannot be loaded ({type(error).__name__}: {first_line(error)})") from error
+
+
 def _open_classifier(folder: str, options: LoadOptions) -> EdgeClassifier:
     """A classifier that has run once, so that a bundle that gives no finite scores is refused before it answers."""
     classifier = EdgeClassifier.from_pretrained(folder, precision=options.precision, threads=1, cascade=options.cascade)
     logits = classifier.logits(_WARM_UP_TEXTS)
+    if logits.ndim != 2 or logits.shape[1] != len(classifier.labels):
+        raise AmalgamError(f"{folder}: the model gives logits of shape {logits.shape}; build the bundle again")
     if not np.isfinite(logits).all():
         raise AmalgamError(f"{folder}: the model gives scores that are not finite; build the bundle again")
     return classifier

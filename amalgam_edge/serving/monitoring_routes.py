@@ -23,9 +23,9 @@ def monitoring_router(models: ModelRegistry, limits: Limits, metrics: ServerMetr
 
     @router.get("/health")
     async def read_health() -> dict[str, str]:
-        """Whether the server answers with all models."""
-        if not models.all_loaded:
-            raise HTTPException(503, "models are being loaded", {"retry-after": "1"})
+        """Whether all models are loaded and answer."""
+        if models.fault:
+            raise HTTPException(503, models.fault, {"retry-after": "1"})
         return {"status": "ok"}
 
     @router.get("/metrics", response_class=Response)
@@ -54,6 +54,7 @@ def _model_info(models: ModelRegistry, name: str) -> dict[str, Any]:
         "precision": model.classifier.precision,
         "max_length": model.classifier.max_length,
         "abstain": model.classifier.abstain,
+        "fault": model.fault,
         "reload_error": models.reload_error(name),
     }
 

@@ -18,6 +18,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.serving.description_page import ApiDescription
 from amalgam_edge.serving.models import ModelRegistry, ServedModel
 from amalgam_edge.serving.request_handling import find_model
+from amalgam_edge.storage.own_files import FileContent
 
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -69,14 +70,14 @@ class _BrowserModels:
             task = self._tasks[model] = asyncio.create_task(asyncio.to_thread(_describe, model))
         return await asyncio.shield(task)
 
-    async def files(self, model: ServedModel) -> Mapping[str, Path]:
-        """Name → file that the page loads to run a model; none if no browser can run it."""
+    async def files(self, model: ServedModel) -> Mapping[str, FileContent]:
+        """Name → content of a file that the page loads to run a model; none if no browser can run it."""
         return {} if await self.describe(model) is None else model.page_files
 
 
 def _describe(model: ServedModel) -> dict[str, Any] | None:
     try:
-        model.page_files  # noqa: B018  (checks the files, and keeps their names)
+        model.page_files  # noqa: B018  (reads and checks the files, and keeps them)
         return model.page_description
     except AmalgamError as error:
         _log.warning("%s runs on the server only: %s", model.name, error)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fastapi import HTTPException, Request
 
-from amalgam_edge.serving.batching import ModelOutput, UnavailableError
+from amalgam_edge.serving.batching import ModelFailedError, ModelOutput, UnavailableError
 from amalgam_edge.serving.bodies import client_disconnected
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import ModelRegistry, ServedModel
@@ -44,7 +44,8 @@ async def run_unless_disconnected(request: Request, model: ServedModel, texts: S
     """The model's output for the texts; waiting texts leave the queue if the client disconnects.
 
     Raises:
-        HTTPException: 503, the queue is full or the time is over; 499, the client has disconnected.
+        HTTPException: 503, the queue is full or the time is over; 500, the model fails over these texts; 499, the
+            client has disconnected.
     """
     request_task = asyncio.current_task()
     watcher: asyncio.Task[None] | None = None
@@ -67,6 +68,8 @@ async def run_unless_disconnected(request: Request, model: ServedModel, texts: S
         return await model.run(texts)
     except UnavailableError as error:
         raise HTTPException(503, str(error), {"retry-after": str(error.retry_after)}) from error
+    except ModelFailedError as error:
+        raise HTTPException(500, "the model fails over these texts; the server's log says more") from error
     except asyncio.CancelledError:
         if not disconnected:
             raise

@@ -7,7 +7,9 @@ import signal
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -25,6 +27,8 @@ from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import ServerMetrics
 from amalgam_edge.serving.models import LoadOptions, ModelRegistry
 from amalgam_edge.serving.origins import known_hosts
+from amalgam_edge.serving.signals import prepare_for_signals
+from amalgam_edge.serving.supervision import supervise
 
 _WATCH_SECONDS = 1.0
 _BACKLOG = 2048
@@ -60,6 +64,7 @@ class ServerSettings:
 
 def run_server(folders: dict[str, str], settings: ServerSettings, notify: Say = lambda line: None) -> None:
     """:func:`serve` on the fastest event loop that is installed."""
+    prepare_for_signals()
     with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
         runner.run(serve(folders, settings, notify))
 
@@ -75,8 +80,9 @@ async def serve(folders: dict[str, str], settings: ServerSettings, notify: Say =
         notify: Called with the server's address, and with the result of each reload.
 
     Raises:
-        AmalgamError: A bundle cannot be opened, or the address cannot be listened on.
+        AmalgamError: A bundle cannot be loaded, or the address cannot be listened on.
     """
+    reload_requested = _reload_request_on_sighup()
     metrics = ServerMetrics()
     models = ModelRegistry(folders, settings.load_options, settings.limits, metrics)
     await models.load()
@@ -110,9 +116,13 @@ async def serve(folders: dict[str, str], settings: ServerSettings, notify: Say =
         ),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises a signal again once it has shut down; without a handler that would end the process too early.
-        signal.signal(number, lambda number, frame: None)
-    reloader = asyncio.create_task(_reload_on_request(models, notify, watch=settings.watch))
+        # uvicorn handles signals from its start to its end, and then raises those that came once more.
+        signal.signal(number, server.handle_exit)
+    reloader = supervise(
+        "reloading",
+        partial(_reload_on_request, models, notify, reload_requested, watch=settings.watch),
+        partial(setattr, models, "reloading_fault"),
+    )
     url = url_of(listening_socket)
     notify(f"{', '.join(models.names)} at {url} (its API: {url}/docs)")
     try:
@@ -160,14 +170,28 @@ def url_of(listening_socket: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-async def _reload_on_request(models: ModelRegistry, notify: Say, *, watch: bool) -> None:
-    """Look for new versions of the bundles on SIGHUP, and every second if ``watch``."""
+def _reload_request_on_sighup() -> asyncio.Event:
+    """An event that SIGHUP sets from now on.
+
+    The handler stays until the process ends. One of the event loop's own would go with the loop, and the last SIGHUP
+    would kill the process.
+    """
     requested = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def request(number: int, frame: FrameType | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(requested.set)
+
     if hasattr(signal, "SIGHUP"):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, requested.set)
-    while True:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(requested.wait(), _WATCH_SECONDS if watch else None)
-        requested.clear()
-        for name, message in (await models.reload()).items():
-            notify(f"{name}: {message}")
+        signal.signal(signal.SIGHUP, request)
+    return requested
+
+
+async def _reload_on_request(models: ModelRegistry, notify: Say, requested: asyncio.Event, *, watch: bool) -> None:
+    """Look once for new versions of the bundles, when that is requested, or after a second if ``watch``."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(requested.wait(), _WATCH_SECONDS if watch else None)
+    requested.clear()
+    for name, message in (await models.reload()).items():
+        notify(f"{name}: {message}")

@@ -29,11 +29,10 @@ def commands(inputs, build_options, built, tmp_path, monkeypatch):
     for name in LIBRARY_FILES:
         (libraries / name).write_text("library", "utf-8")
     monkeypatch.setenv(FOLDER_VARIABLE, str(libraries))
+    texts = ["--calibration", inputs.corpus]
     return {
         "build": lambda output: ["build", *build_options, "--output", output],
-        "optimize": lambda output: [
-            *("optimize", built.bundle, "--calibration", inputs.corpus), *BUDGET, "--output", output,
-        ],  # fmt: skip
+        "optimize": lambda output: ["optimize", built.bundle, *texts, *BUDGET, "--output", output],
         "export-teacher": lambda output: ["export-teacher", inputs.a, "--output", output],
         "export-web": lambda output: ["export-web", built.bundle, output],
     }

@@ -60,7 +60,7 @@ def test_a_build_ends_in_one_line_and_leaves_the_old_bundle(invoke, build_option
     assert Bundle.open(output).verify() is None
 
 
-def test_optimize_ends_in_one_line_and_leaves_the_old_bundle(invoke, built, tmp_path):
+def test_optimize_ends_in_one_line_and_leaves_the_old_bundle(invoke, built, inputs, tmp_path):
     output = shutil.copytree(built.bundle, tmp_path / "student")
     before = state(output)
     for length in LENGTHS[:3]:

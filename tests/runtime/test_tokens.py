@@ -11,8 +11,9 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.padding import pad_batch
-from amalgam_edge.runtime import tokens
-from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds, special_tokens, splits_at_spaces
+from amalgam_edge.runtime import word_cache
+from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds, special_tokens
+from amalgam_edge.runtime.word_cache import splits_at_spaces
 from amalgam_edge.storage.own_files import FileContent
 
 MAX_LENGTH = 9
@@ -96,26 +97,34 @@ def test_tokens_are_those_of_the_library(open_tokenizer, kind):
     check()
 
 
-def test_a_cache_that_has_grown_too_large_is_emptied(open_tokenizer, monkeypatch):
-    monkeypatch.setattr(tokens, "_CACHE_BYTES", 1000)
+def test_words_that_were_not_met_for_long_are_forgotten(open_tokenizer, monkeypatch):
+    monkeypatch.setattr(word_cache, "_GENERATION_BYTES", 3000)
     tokenizer = word_piece()
     opened = open_tokenizer(tokenizer)
-    for first in range(0, 60, 3):
+    for first in range(0, 150, 3):
         texts = [f"a{number} b, {number}" for number in range(first, first + 3)]
         assert our_tokens(opened, texts) == library_tokens(tokenizer, texts)
-    assert len(opened._words._numbers) < 15
-    assert len(opened._words._ascii._pieces) < 15  # the pieces of words go with them
+        assert opened._words.n_bytes < 6000
+        remembered = opened._words._recent.numbers | opened._words._older.numbers
+        assert "b," in remembered  # it comes in every text
+    assert "a149" in remembered
+    assert "a20" not in remembered
+    assert "b," in opened._words._recent.numbers
 
 
-def test_some_thirty_thousand_words_are_cached(open_tokenizer):
+def test_some_twenty_thousand_words_are_remembered(open_tokenizer):
     opened = open_tokenizer(word_piece())
-    sizes = []
-    for first in range(0, 36_000, 1000):
-        opened.encode([" ".join(f"w{number:05}" for number in range(first, first + 1000))])
-        sizes.append(len(opened._words._numbers))
-    assert sizes[:31] == [1000 * (k + 1) for k in range(31)]
-    emptied = next(k for k in range(31, len(sizes)) if sizes[k] < sizes[k - 1])
-    assert sizes[emptied : emptied + 3] == [1000, 2000, 3000]  # and it fills again
+    words = [f"w{number:05}" for number in range(20_000)]
+    for first in range(0, len(words), 100):
+        opened.encode(words[first : first + 100])
+    assert opened._words._recent.numbers.keys() | opened._words._older.numbers.keys() == {*words}
+    assert opened._words.n_bytes <= 16_000_000
+
+
+def test_long_words_are_not_remembered(open_tokenizer):
+    opened = open_tokenizer(word_piece())
+    opened.encode(["a " + "b" * 48, "c" * 49, "d-" * 40, "文" * 60])
+    assert {*opened._words._recent.numbers} == {"a", "b" * 48}
 
 
 def test_concurrent_calls_get_the_right_tokens(open_tokenizer):
@@ -182,3 +191,37 @@ def test_content_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps([1]), "utf-8")
     with pytest.raises(AmalgamError, match="cannot be read as a tokenizer"):
         BatchTokenizer(FileContent.read(tmp_path / "tokenizer.json"), 8)
+
+
+def panicking(tokenizer):
+    """The tokenizer with an added token that is normalized to nothing: it panics over texts that are not ASCII."""
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("~", ""), normalizers.NFC()])
+    tokenizer.add_tokens([AddedToken("~", normalized=True)])
+    return tokenizer
+
+
+def test_a_panic_of_the_tokenizer_is_one_line(open_tokenizer):
+    opened = open_tokenizer(panicking(word_piece()))
+    assert opened.encode(["a b"]).lengths.tolist() == [4]
+    with pytest.raises(AmalgamError, match=r"the tokenizer fails over a text \(PanicException: "):
+        opened.encode(["a é"])
+    with pytest.raises(AmalgamError, match=r"the tokenizer fails over one of 2 texts"):
+        opened.encode(["a b", "a é"])
+
+
+def test_the_end_of_the_process_is_no_failure_of_a_text(open_tokenizer, monkeypatch):
+    opened = open_tokenizer(word_piece())
+    monkeypatch.setattr(opened._words, "look_up", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opened.encode(["a"])
+
+
+def interrupted(words):
+    raise KeyboardInterrupt
+
+
+def test_a_tokenizer_that_panics_over_every_text_is_refused(open_tokenizer):
+    tokenizer = word_piece()
+    tokenizer.pre_tokenizer = pre_tokenizers.FixedLength(length=0)
+    with pytest.raises(AmalgamError, match=r"cannot be read as a tokenizer .*non-zero"):
+        open_tokenizer(tokenizer)

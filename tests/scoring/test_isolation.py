@@ -16,7 +16,11 @@ def scores_of(name, texts):
     return TeacherScores.from_logits(name, logits, np.stack([logits, logits / 2]))
 
 
-def scoring(poison):
+class Panic(BaseException):
+    """As pyo3's PanicException, which is no Exception."""
+
+
+def scoring(poison, error=RuntimeError):
     """Teachers, of which each raises over its own poisoned texts; and the calls that there were."""
     calls = []
 
@@ -25,7 +29,7 @@ def scoring(poison):
         for position in positions:
             for text in texts:
                 if text in poison.get(NAMES[position], ()):
-                    raise RuntimeError(f"no room for\n{text}")
+                    raise error(f"no room for\n{text}")
         return [scores_of(NAMES[position], texts) for position in positions]
 
     return score, calls
@@ -55,6 +59,23 @@ def test_the_texts_at_fault_are_found_and_the_others_scored(poison):
             assert getattr(each.scores, array).dtype == getattr(expected, array).dtype
             if array != "passes":
                 assert np.isnan(getattr(each.scores, array)[bad]).all()
+
+
+def test_a_panic_over_a_text_is_a_failure_of_it():
+    score, _ = scoring({"first": ["text 3"], "second": ["text 3", "text 7"]}, Panic)
+    told = isolate_failures(score, TEXTS, BLANKS)
+    assert [each.failures for each in told] == [
+        {3: "Panic: no room for"},
+        {3: "Panic: no room for", 7: "Panic: no room for"},
+    ]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_the_end_of_the_process_is_no_failure_of_a_text(error):
+    score, calls = scoring({"first": ["text 3"]}, error)
+    with pytest.raises(error):
+        isolate_failures(score, TEXTS, BLANKS)
+    assert len(calls) == 1
 
 
 def test_where_nothing_is_wrong_texts_are_scored_once():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -71,3 +73,25 @@ def server(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Ite
     folder = tmp_path_factory.mktemp("server")
     with running_server(folder, f"tiny={bundle_folder}", f"other={bundle_folder}", "--precision", "fp32") as running:
         yield running
+
+
+@pytest.fixture
+def without_logits() -> Callable[[Path], None]:
+    """``without_logits(folder)`` renames the logits of a bundle's float model, and writes its manifest anew."""
+
+    def rename(folder: Path) -> None:
+        import onnx
+
+        path = folder / "onnx" / "model.onnx"
+        model = onnx.load(path)
+        for output in model.graph.output:
+            for node in model.graph.node:
+                node.output[:] = ["scores" if name == output.name == "logits" else name for name in node.output]
+                node.input[:] = ["scores" if name == output.name == "logits" else name for name in node.input]
+            output.name = "scores" if output.name == "logits" else output.name
+        onnx.save(model, path)
+        manifest = json.loads((folder / "amalgam.json").read_text("utf-8"))
+        manifest["files"]["onnx/model.onnx"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (folder / "amalgam.json").write_text(json.dumps(manifest), "utf-8")
+
+    return rename

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from amalgam_edge.serving.batching import MicroBatcher, UnavailableError
+from amalgam_edge.serving.batching import MicroBatcher, ModelFailedError, UnavailableError
 from amalgam_edge.serving.limits import Limits
 
 
@@ -26,12 +26,13 @@ class RecordingModel:
         self.may_finish = threading.Event()
         self.may_finish.set()
         self.poison = None
+        self.raises = ValueError
 
     def __call__(self, texts):
         self.batches.append([*texts])
         self.may_finish.wait(10)
         if self.poison in texts:
-            raise ValueError("a poisoned text")
+            raise self.raises(f"cannot read {self.poison}")
         return np.array([logits_of(text) for text in texts], dtype=np.float32), np.array([len(t) > 40 for t in texts])
 
 
@@ -45,7 +46,8 @@ def run(scenario, model=None, n_threads=1, **limits):
         try:
             return await scenario(batcher, model)
         finally:
-            model.may_finish.set()
+            if isinstance(model, RecordingModel):
+                model.may_finish.set()
             await batcher.close()
 
     return asyncio.run(main())
@@ -249,16 +251,141 @@ def test_texts_of_a_cancelled_request_leave_the_queue():
     run(scenario)
 
 
-def test_a_failing_batch_fails_only_its_own_requests():
+class Panic(BaseException):
+    """As pyo3's PanicException, which is no Exception."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, MemoryError, Panic, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_text_that_makes_the_model_raise_fails_its_own_request_only(kind, n_threads, caplog):
+    model = RecordingModel()
+    model.poison, model.raises = "secret", kind
+    failed = []
+
+    async def scenario(batcher, _):
+        batcher._on_failure = failed.append
+        model.may_finish.clear()
+        firsts = [asyncio.create_task(batcher.run(["first"])) for _ in range(n_threads)]
+        await until(lambda: len(model.batches) == n_threads)
+        requests = [[f"{k}", "secret"[k % 3 :]] for k in range(9)]
+        tasks = [asyncio.create_task(batcher.run(texts)) for texts in requests]
+        await until(lambda: batcher.n_queued == 18)
+        model.may_finish.set()
+        outputs = await asyncio.gather(*tasks, return_exceptions=True)
+        for texts, output in zip(requests, outputs, strict=True):
+            if "secret" in texts:
+                assert isinstance(output, ModelFailedError)
+                assert isinstance(output.__cause__, kind)
+            else:
+                assert is_output_for(output, texts)
+        await asyncio.gather(*firsts)
+        for _ in range(5):
+            with pytest.raises(ModelFailedError):
+                await batcher.run(["secret"])
+        assert is_output_for(await batcher.run(["next"]), ["next"])
+        assert all(thread.is_alive() for thread in batcher._threads)
+        assert (batcher.n_queued, batcher._n_running, batcher._n_bytes, batcher.fault) == (0, 0, 0, None)
+
+    run(scenario, model, n_threads=n_threads)
+    assert sum(failed) == 2 * 3 + 5
+    (record,) = caplog.records  # of eight failures in one place
+    assert "a request fails" in record.message
+    assert kind.__name__ in record.message
+    assert "test_batching.py" in record.message
+    assert "secret" not in record.message
+
+
+def test_failing_requests_at_most_double_the_work():
     model = RecordingModel()
     model.poison = "poison"
 
     async def scenario(batcher, _):
-        with pytest.raises(ValueError, match="a poisoned text"):
-            await batcher.run(["poison"])
-        assert is_output_for(await batcher.run(["next"]), ["next"])
+        model.may_finish.clear()
+        first = asyncio.create_task(batcher.run(["first"]))
+        await until(lambda: model.batches)
+        tasks = [asyncio.create_task(batcher.run(["poison"] * 40)) for _ in range(30)]
+        await until(lambda: batcher.n_queued == 30 * 40)
+        model.may_finish.set()
+        outputs = await asyncio.gather(first, *tasks, return_exceptions=True)
+        assert sum(isinstance(output, ModelFailedError) for output in outputs) == 30
+        assert sum(map(len, model.batches)) <= 1 + 2 * 30 * 40
 
     run(scenario, model)
+
+
+def test_a_model_that_answers_for_too_few_texts_fails():
+    async def scenario(batcher, model):
+        with pytest.raises(ModelFailedError) as failed:
+            await batcher.run(["a", "b"])
+        assert str(failed.value.__cause__) == "1 rows of logits for 2 texts"
+
+    run(scenario, lambda texts: (np.zeros((1, 2), np.float32), np.zeros(1, bool)))
+
+
+def test_a_thread_that_ends_is_a_fault(monkeypatch, caplog):
+    async def scenario(batcher, model):
+        assert batcher.fault is None
+        monkeypatch.setattr(batcher, "_take_batch", lambda: 1 / 0)
+        task = asyncio.create_task(batcher.run(["text"]))
+        await until(lambda: batcher.fault)
+        assert batcher.fault == "a model thread has ended (ZeroDivisionError)"
+        task.cancel()
+
+    run(scenario)
+    assert "a model thread has ended" in caplog.text
+
+
+def test_a_batch_that_never_ends_is_a_fault_and_leaves_nothing_in_the_queue(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("amalgam_edge.serving.batching.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        with pytest.raises(UnavailableError):
+            await batcher.run(["stuck"])
+        for _ in range(20):
+            with pytest.raises(UnavailableError):
+                await batcher.run(["late"])
+        assert (batcher.n_queued, len(batcher._requests), batcher._n_bytes) == (0, 0, 0)
+        now[0] += 30
+        assert batcher.fault is None
+        now[0] += 1
+        assert batcher.fault == "a batch has been running for 31 s"
+        model.may_finish.set()
+        assert is_output_for(await batcher.run(["next"]), ["next"])
+        assert batcher.fault is None
+
+    run(scenario, seconds=0.05)
+
+
+def test_closing_does_not_wait_for_a_batch_that_never_ends():
+    model = RecordingModel()
+
+    async def scenario():
+        batcher = MicroBatcher(model, max_length=64, limits=replace(Limits(), seconds=0.05))
+        model.may_finish.clear()
+        with pytest.raises(UnavailableError):
+            await batcher.run(["stuck"])
+        await batcher.close()
+        assert batcher._threads[0].is_alive()
+        model.may_finish.set()
+        batcher._threads[0].join()
+
+    asyncio.run(scenario())
+
+
+def test_the_memory_of_waiting_texts_is_bounded():
+    async def scenario(batcher, model):
+        model.may_finish.clear()
+        running = asyncio.create_task(batcher.run(["x" * 100_000]))  # as much as one request likes
+        await until(lambda: model.batches)
+        with pytest.raises(UnavailableError, match=r"the queue is full \(0\.0 MB of texts\)"):
+            await batcher.run(["x"])
+        model.may_finish.set()
+        await running
+        assert is_output_for(await batcher.run(["x"]), ["x"])
+
+    run(scenario, queue=4)
 
 
 def test_closing_answers_the_texts_that_wait():

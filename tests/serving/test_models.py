@@ -1,7 +1,10 @@
 """The registry of models: loading, reloading, and bundles that are refused."""
 
 import asyncio
+import errno
 import json
+import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -93,3 +96,171 @@ def test_a_refused_version_is_reported_once_and_tried_until_it_is_sound(copied):
         assert registry.reload_error("tiny") is None
 
     with_registry(scenario, {"tiny": str(copied)}, threads=1)
+
+
+class Panic(BaseException):
+    """As pyo3's PanicException, which is no Exception."""
+
+
+def raising(error):
+    def raise_it(*arguments, **options):
+        raise error
+
+    return raise_it
+
+
+def failing(stage, error):
+    """What stands in for a stage of loading, and raises."""
+    if not stage.endswith("Thread"):
+        return raising(error)
+
+    class SecondThreadFails(threading.Thread):
+        started: ClassVar[list[threading.Thread]] = []
+
+        def start(self):
+            if self.started:
+                raise error
+            self.started.append(self)
+            super().start()
+
+    return SecondThreadFails
+
+
+ERRORS = [
+    OSError(errno.EMFILE, "Too many open files"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    MemoryError(),
+    RuntimeError("can't start new thread"),
+    RecursionError("maximum recursion depth exceeded"),
+    OverflowError("cannot convert float infinity to integer"),
+    StopIteration(),
+    Panic("a panic"),
+    SystemExit(3),
+    KeyboardInterrupt(),
+]
+STAGES = [
+    "models.version_of",
+    "models.EdgeClassifier.from_pretrained",
+    "models.EdgeClassifier.logits",
+    "models.MicroBatcher",
+    "batching.Thread",
+]
+
+
+class QuickClassifier:
+    """Loads at once whatever the folder holds."""
+
+    labels = ("a", "b")
+    max_length = 16
+    abstain = 0.0
+
+    @classmethod
+    def from_pretrained(cls, folder, **options):
+        return cls()
+
+    def logits(self, texts):
+        return np.zeros((len(texts), 2), np.float32)
+
+    def run(self, texts):
+        return self.logits(texts), np.zeros(len(texts), bool)
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """A folder of a bundle that is loaded at once."""
+    monkeypatch.setattr(models_module, "EdgeClassifier", QuickClassifier)
+    (tmp_path / "amalgam.json").write_text("1", "utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_fails_a_reload_the_old_version_goes_on(quick, monkeypatch, caplog, stage, error):
+    async def scenario(registry):
+        old = registry.get()
+        (quick / "amalgam.json").write_text("2", "utf-8")
+        with monkeypatch.context() as patch:
+            patch.setattr(f"amalgam_edge.serving.{stage}", failing(stage, error))
+            messages = await registry.reload()
+            assert messages["tiny"].startswith(f"not taken, version {old.version} goes on: ")
+            assert type(error).__name__ in registry.reload_error("tiny")
+            assert stage.endswith("Thread") or await registry.reload() == {}
+        assert registry.get() is old
+        assert len(await old.run(["a text"])) == 1
+        assert registry.fault is None
+        messages = await registry.reload()
+        assert messages == {"tiny": f"version {registry.get().version}"}
+        assert registry.get() is not old
+        assert registry.reload_error("tiny") is None
+
+    with_registry(scenario, {"tiny": str(quick)}, threads=2)
+    assert [record.exc_info[0] for record in caplog.records] == [type(error)]
+    assert "model" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_fails_the_start_ends_it_in_one_line(quick, monkeypatch, stage, error):
+    monkeypatch.setattr(f"amalgam_edge.serving.{stage}", failing(stage, error))
+
+    async def scenario(registry):
+        raise AssertionError("it must not be loaded")
+
+    with pytest.raises(AmalgamError, match=rf"cannot be loaded \({type(error).__name__}: ") as raised:
+        with_registry(scenario, {"tiny": str(quick)}, threads=2)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_version_that_cannot_be_read_for_a_while_is_no_new_one(copied, monkeypatch):
+    async def scenario(registry):
+        old = registry.get()
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "amalgam_edge.runtime.bundle.sha256_of_file", raising(OSError(errno.EMFILE, "Too many files"))
+            )
+            assert "OSError" in (await registry.reload())["tiny"]
+        assert await registry.reload() == {}
+        assert registry.get() is old
+        assert registry.reload_error("tiny") is None
+
+    with_registry(scenario, {"tiny": str(copied)}, threads=1)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"format": 1e999}', "[" * 100_000, "1" * 10_000, '"\\ud800"', "\ufeff{}", "NaN", "\0", ""]
+)
+def test_a_manifest_of_junk_does_not_end_reloading(copied, content):
+    path = copied / "amalgam.json"
+    sound = path.read_text("utf-8")
+
+    async def scenario(registry):
+        old = registry.get()
+        path.write_text(content, "utf-8")
+        assert "not taken" in (await registry.reload())["tiny"]
+        assert registry.get() is old
+        path.write_text(sound, "utf-8")
+        assert await registry.reload() == {}
+        assert registry.reload_error("tiny") is None
+
+    with_registry(scenario, {"tiny": str(copied)}, threads=1)
+
+
+def test_a_model_without_logits_is_refused(copied, without_logits):
+    without_logits(copied)
+
+    async def scenario(registry):
+        raise AssertionError("it must not be loaded")
+
+    with pytest.raises(AmalgamError, match="no output named 'logits'"):
+        with_registry(scenario, {"tiny": str(copied)}, precision="fp32", threads=1)
+
+
+def test_a_model_that_no_longer_answers_and_the_end_of_reloading_fail_readiness(bundle_folder, monkeypatch):
+    async def scenario(registry):
+        assert registry.fault is None
+        registry.reloading_fault = "reloading has ended (Panic)"
+        assert registry.fault == "reloading has ended (Panic)"
+        monkeypatch.setattr(registry.get("b")._batcher, "_ended", "Panic")
+        assert registry.fault == "b: a model thread has ended (Panic)"
+
+    with_registry(scenario, {"a": str(bundle_folder), "b": str(bundle_folder)}, threads=1)

@@ -124,9 +124,9 @@ def _add_health_routes(router: APIRouter, models: ModelRegistry) -> None:
 
     @router.get("/health/ready")
     async def ready() -> dict[str, bool]:
-        """Whether all models are loaded."""
-        if not models.all_loaded:
-            raise HTTPException(503, "models are being loaded", {"retry-after": "1"})
+        """Whether all models are loaded and can answer."""
+        if models.fault:
+            raise HTTPException(503, models.fault, {"retry-after": "1"})
         return {"ready": True}
 
 
@@ -147,7 +147,10 @@ def _add_metadata_routes(router: APIRouter, models: ModelRegistry) -> None:
     @router.get("/models/{name}/versions/{version}/ready")
     async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
         """Whether a model can answer."""
-        return {"name": _find_version(models, name, version).name, "ready": True}
+        model = _find_version(models, name, version)
+        if model.fault:
+            raise HTTPException(503, model.fault, {"retry-after": "1"})
+        return {"name": model.name, "ready": True}
 
     async def repository_index(request: Request) -> Response:
         """The models that there are; with ``{"ready": true}``, those that can answer."""
