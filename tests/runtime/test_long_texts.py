@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from amalgam_edge.runtime import text_prefixes
 from amalgam_edge.runtime.tokens import BatchTokenizer
+from amalgam_edge.storage.own_files import FileContent
 from tests.support import tiny
 
 MAX_LENGTH = 6  # so that 96 characters are a long text
@@ -77,7 +78,7 @@ def open_tokenizer(tmp_path_factory):
     def opened(tokenizer, max_length=MAX_LENGTH):
         path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
         path.write_text(tokenizer.to_str(), "utf-8")
-        return BatchTokenizer(path, max_length)
+        return BatchTokenizer(FileContent.read(path), max_length)
 
     return opened
 
@@ -158,8 +159,9 @@ ATTACK = """
 import resource, sys
 from pathlib import Path
 from amalgam_edge.runtime.tokens import BatchTokenizer
+from amalgam_edge.storage.own_files import FileContent
 
-tokenizer = BatchTokenizer(Path(sys.argv[1]), 128)
+tokenizer = BatchTokenizer(FileContent.read(Path(sys.argv[1])), 128)
 tokenizer.encode(["warm up"])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for batch in range(4):

@@ -102,8 +102,13 @@ def test_responses_and_metrics_are_those_of_fastapi():
     assert 'amalgam_requests_total{path="/",status="500"} 1.0' in metrics
 
 
-def test_an_unexpected_error_tells_the_client_nothing_and_reaches_the_log():
-    request = post("/", '{"inputs": "boom"}')
+async def out_of_order(*arguments):
+    raise RuntimeError("out of order")
+
+
+def test_an_unexpected_error_tells_the_client_nothing_and_reaches_the_log(monkeypatch):
+    monkeypatch.setattr(ServedModel, "run", out_of_order)
+    request = post("/", '{"inputs": "a text"}')
     ((status, headers, body),), _ = ask([request])
     assert status == 500
     assert json.loads(body) == {"error": "internal error; the server's log says more"}

@@ -33,10 +33,10 @@ def test_a_bundle_without_a_model_for_browsers_is_refused():
 
 
 def test_the_page_gets_the_model_and_its_tokenizer_under_fixed_names(bundle_folder):
-    assert model_files(Bundle.open(bundle_folder)) == {
-        "model.onnx": bundle_folder / "onnx" / "model_quantized.onnx",
-        "tokenizer.json": bundle_folder / "tokenizer.json",
-        "tokenizer_config.json": bundle_folder / "tokenizer_config.json",
+    assert {name: file.content for name, file in model_files(Bundle.open(bundle_folder)).items()} == {
+        "model.onnx": (bundle_folder / "onnx" / "model_quantized.onnx").read_bytes(),
+        "tokenizer.json": (bundle_folder / "tokenizer.json").read_bytes(),
+        "tokenizer_config.json": (bundle_folder / "tokenizer_config.json").read_bytes(),
     }
 
 
@@ -49,9 +49,10 @@ def test_the_tokenizer_s_settings_may_be_missing(copied):
 
 def test_the_page_s_description_of_a_model(bundle_folder, tokenizer):
     files = ("onnx/model_quantized.onnx", "tokenizer.json", "tokenizer_config.json")
-    assert describe_model("tiny", Bundle.open(bundle_folder), "v1") == {
+    bundle = Bundle.open(bundle_folder)
+    assert describe_model("tiny", bundle) == {
         "name": "tiny",
-        "version": "v1",
+        "version": bundle.version,
         "labels": ["games", "science", "net", "Straße & 猫"],
         "max_length": 40,
         "pad_token_id": tokenizer.pad_token_id,
@@ -87,10 +88,10 @@ def test_an_exported_page_holds_itself_its_libraries_and_the_model(bundle_folder
         "server": False,
         "browser": True,
         "key": False,
-        "models": [describe_model(bundle_folder.name, bundle, version)],
+        "models": [{**describe_model(bundle_folder.name, bundle), "version": version}],
     }
     page = {path.name: path.read_bytes() for path in (files("amalgam_edge.browser") / "page").iterdir()}
-    model = {f"bundles/{bundle_folder.name}/{name}": path.read_bytes() for name, path in model_files(bundle).items()}
+    model = {f"bundles/{bundle_folder.name}/{name}": file.content for name, file in model_files(bundle).items()}
     scripts = {f"libraries/{name}": name.encode() for name in LIBRARY_FILES}
     assert found == {".amalgam-edge-page": b"", **page, **model, **scripts}
     assert n_bytes == sum(path.stat().st_size for path in (tmp_path / "page").rglob("*") if path.is_file())
@@ -115,6 +116,6 @@ def test_an_exported_page_is_replaced_on_request_and_other_folders_never(bundle_
 
 def test_a_tokenizer_that_changes_texts_for_its_special_tokens_has_no_last_ones(bundle_folder, monkeypatch):
     monkeypatch.setattr("amalgam_edge.browser.site.special_tokens", lambda tokenizer: None)
-    assert describe_model("tiny", Bundle.open(bundle_folder), "v1")["n_last_tokens"] == 0
+    assert describe_model("tiny", Bundle.open(bundle_folder))["n_last_tokens"] == 0
     monkeypatch.setattr("amalgam_edge.browser.site.special_tokens", lambda tokenizer: ([1], [2, 3]))
-    assert describe_model("tiny", Bundle.open(bundle_folder), "v1")["n_last_tokens"] == 2
+    assert describe_model("tiny", Bundle.open(bundle_folder))["n_last_tokens"] == 2
