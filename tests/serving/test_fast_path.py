@@ -48,9 +48,11 @@ def ask(requests, *, fast_path=True, raise_errors=False, **access):
         if not fast_path:
             middleware._routes.clear()
         transport = httpx.ASGITransport(app, raise_app_exceptions=raise_errors)
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
-            responses = [await client.request(**request) for request in requests]
-        await model.close()
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+                responses = [await client.request(**request) for request in requests]
+        finally:
+            await model.close()
         return [(r.status_code, dict(r.headers), r.content) for r in responses], metrics.exposition().decode()
 
     return asyncio.run(run())
