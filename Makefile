@@ -11,6 +11,8 @@ endif
 INSTALLED := build/installed
 # The tests of "make test"; the other tests have targets of their own.
 HERE := -m "not interop and not serving and not distributed and not hostile"
+# All tests of a module run in one worker, so that what they have in common, such as a built bundle, is made once.
+TWO_WORKERS := --numprocesses 2 --dist loadscope
 
 .PHONY: install web demo test coverage test-serving test-hostile test-distributed test-interop lint lint-dependencies format dist clean
 
@@ -33,21 +35,21 @@ tests/web/node_modules: tests/web/package.json
 	if command -v npm > /dev/null; then npm install --prefix tests/web --ignore-scripts --no-audit --no-fund --silent; fi
 
 test: install web
-	$(BIN)/python -m pytest --numprocesses 2 $(HERE)
+	$(BIN)/python -m pytest $(TWO_WORKERS) $(HERE)
 
 # The same, and which lines it ran: half as long again.
 coverage: install web
-	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term $(HERE)
+	$(BIN)/python -m pytest $(TWO_WORKERS) --cov --cov-report=term $(HERE)
 
 # A running server: the clients that people have, its page in Chromium, overload and faults, fuzzing. Where there is no
 # Chromium or no npm registry, the tests of the page are skipped.
 test-serving: install web
-	$(BIN)/python -m pytest tests/serving --numprocesses 2 -m serving -rs
+	$(BIN)/python -m pytest tests/serving $(TWO_WORKERS) -m serving -rs
 
 # Attacks on a server of 512 MiB, crash images of a disk whose power went, full disks, writers that are killed at every
 # step, damaged and hostile files. What needs root, loop devices or Linux is skipped elsewhere.
 test-hostile: install
-	$(BIN)/python -m pytest tests/hostile --numprocesses 2 -m hostile -rs
+	$(BIN)/python -m pytest tests/hostile $(TWO_WORKERS) -m hostile -rs
 
 # Workers, nodes and drivers that are killed, on a Ray cluster of several nodes on loopback, and training on two processes.
 test-distributed: install
