@@ -64,13 +64,20 @@ def own_file(folder: Path, name: str) -> Path:
         name: The file's path in it, with forward slashes; one that the caller has checked.
 
     Raises:
-        AmalgamError: A link stands there, or something else that is no regular file.
-        FileNotFoundError: Nothing stands there.
+        AmalgamError: A link stands there, or something else that is no regular file, or nobody may look.
+        FileNotFoundError, NotADirectoryError: Nothing stands there.
     """
     path = folder / name
-    if leads_elsewhere(path, folder):
+    try:
+        is_link = leads_elsewhere(path, folder)
+        is_file = is_link or stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:  # no permission, or a name that is too long for this file system
+        raise AmalgamError(f"{path}: cannot be read ({error.strerror})") from error
+    if is_link:
         raise AmalgamError(f"{path}: a link, and links in a folder are not followed; put the file itself there")
-    if not stat.S_ISREG(path.stat().st_mode):
+    if not is_file:
         raise AmalgamError(f"{path}: no regular file")
     return path
 

@@ -75,3 +75,9 @@ def test_the_cache_of_the_hub_links_to_its_own_contents_alone(tmp_path, secret):
     for name in ("c.txt", "d.txt", "e.txt"):
         with pytest.raises(AmalgamError, match="a link"):
             own_file(version, name)
+
+
+def test_a_name_that_is_too_long_is_one_line(folder):
+    with pytest.raises(AmalgamError, match="cannot be read") as refused:
+        own_file(folder, "x" * 300)
+    assert "\n" not in str(refused.value)
