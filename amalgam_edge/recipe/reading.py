@@ -10,6 +10,7 @@ from amalgam_edge.errors import AmalgamError, MissingExtraError
 from amalgam_edge.recipe.recipe import InvalidSettingError, Recipe
 
 _MOST_BYTES = 2**20
+_DEEPEST = 20  # lists and mappings within each other
 
 if TYPE_CHECKING:
     from amalgam_edge.labels import Renames
@@ -70,8 +71,15 @@ def read_yaml_mapping(path: str | Path, what: str) -> dict[Any, Any]:
             text = file.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:
             raise AmalgamError(f"{path}: longer than {_MOST_BYTES} bytes, which no {what} is")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise AmalgamError(f"{path}: a {what} without aliases (*name) is expected; write out what they stand for")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise AmalgamError(
+                    f"{path}: a {what} without aliases (*name) is expected; write out what they stand for"
+                )
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise AmalgamError(f"{path}: nested more deeply than a {what} is")
         content = yaml.safe_load(text)
     except OSError as error:
         raise AmalgamError(f"{path}: no such {what}") from error

@@ -536,7 +536,7 @@ def test_no_space_left_ends_in_one_line_and_loses_nothing(crowd, invoke, mistake
     original = Path.write_bytes
 
     def write(path, content):
-        if path.name.startswith(file):
+        if path.name.startswith(f".{file}."):  # the name that it has until it is whole
             original(path, bytes(content)[:100])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return original(path, content)

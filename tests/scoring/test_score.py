@@ -203,7 +203,7 @@ def test_finished_scores_are_left_alone_without_a_model(teacher, corpus, store, 
     assert_same(store.read(), first)
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     pass
 
 
