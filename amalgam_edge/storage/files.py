@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.storage.own_files import read_at_most
 from amalgam_edge.storage.owned_names import PART, is_owned
 from amalgam_edge.storage.staging import write_atomically
 from amalgam_edge.storage.write_errors import write_reason
@@ -86,7 +87,7 @@ def read(location: Location, *, most_bytes: int | None = None) -> bytes:
     """
     if isinstance(location, Path):
         with location.open("rb") as file:
-            return file.read(-1 if most_bytes is None else most_bytes)
+            return file.read() if most_bytes is None else read_at_most(file, most_bytes)
     files, path = file_system(location)
     with report_unreadable(location):
         content: bytes = with_retries(lambda: files.cat_file(path, end=most_bytes))

@@ -7,9 +7,11 @@ links into a folder of contents beside them.
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from amalgam_edge.errors import AmalgamError, first_line
 
@@ -51,9 +53,14 @@ class FileContent:
         """
         try:
             with path.open("rb") as file:
-                return cls(path, file.read(n_bytes))
+                return cls(path, read_at_most(file, n_bytes))
         except OSError as error:
             raise AmalgamError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
+
+
+def read_at_most(file: BinaryIO, n_bytes: int) -> bytes:
+    """The first bytes of a file, as many as there are; ``read`` alone would take memory for as many as are asked for."""
+    return file.read(min(n_bytes, os.fstat(file.fileno()).st_size + 1))
 
 
 def own_file(folder: Path, name: str) -> Path:

@@ -1,10 +1,12 @@
 """Files of a stranger's folder: regular ones of its own, and none that a link leads to."""
 
 import os
+import tracemalloc
 
 import pytest
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.storage import files
 from amalgam_edge.storage.own_files import FileContent, own_file
 
 
@@ -81,3 +83,22 @@ def test_a_name_that_is_too_long_is_one_line(folder):
     with pytest.raises(AmalgamError, match="cannot be read") as refused:
         own_file(folder, "x" * 300)
     assert "\n" not in str(refused.value)
+
+
+def test_no_memory_is_taken_for_more_than_there_is(folder):
+    path = folder / "inside" / "a.txt"
+    tracemalloc.start()
+    try:
+        assert FileContent.read(path).content == b"a"
+        assert files.read(path, most_bytes=2**31) == b"a"
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_first_bytes_are_as_many_as_are_asked_for(folder):
+    path = folder / "inside" / "long.txt"
+    path.write_bytes(b"0123456789")
+    assert [FileContent.read_start(path, n).content for n in (0, 4, 10, 11)] == [b"", b"0123", b"0123456789"] + [
+        b"0123456789"
+    ]
