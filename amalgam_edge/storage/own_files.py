@@ -59,7 +59,7 @@ class FileContent:
 
 
 def read_at_most(file: BinaryIO, n_bytes: int) -> bytes:
-    """The first bytes of a file, as many as there are; ``read`` alone would take memory for as many as are asked for."""
+    """The first bytes of a file; ``read`` alone would take memory for as many as are asked for, there or not."""
     return file.read(min(n_bytes, os.fstat(file.fileno()).st_size + 1))
 
 
