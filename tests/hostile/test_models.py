@@ -185,17 +185,30 @@ def test_whatever_becomes_of_a_bundle_its_old_version_answers(tmp_path, copied):
         assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
 
 
+SLOW_START = """
+import sys
+from amalgam_edge.cli.main import main
+from amalgam_edge.serving import models
+open_classifier, pipe = models._open_classifier, sys.argv.pop()
+def wait_and_open(*arguments):
+    with open(pipe) as file:
+        file.read()
+    return open_classifier(*arguments)
+models._open_classifier = wait_and_open
+main()
+"""
+
+
 @contextmanager
 def starting_server(tmp_path):
-    """A server that is reading a bundle's manifest, which does not come to an end."""
-    manifest = tmp_path / "bundle" / "amalgam.json"
-    manifest.parent.mkdir()
-    os.mkfifo(manifest)
-    command = [sys.executable, "-m", "amalgam_edge.cli", "serve", str(manifest.parent), "--port", "0"]
+    """A server that is loading a bundle, once it has read a pipe to its end; there is no bundle."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-c", SLOW_START, "serve", str(tmp_path / "bundle"), "--port", "0", str(pipe)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        with manifest.open("w", encoding="utf-8") as pipe:  # waits until the server reads
-            yield process, pipe
+        with pipe.open("w", encoding="utf-8") as end:  # waits until the server reads
+            yield process, end
     finally:
         if process.poll() is None:
             process.kill()
@@ -212,8 +225,7 @@ def test_sigterm_ends_a_server_that_starts(tmp_path):
 def test_sighup_does_not_end_a_server_that_starts(tmp_path):
     with starting_server(tmp_path) as (process, pipe):
         process.send_signal(signal.SIGHUP)
-        pipe.write("{")
-        pipe.close()  # it reads on, and finds that this is no bundle
+        pipe.close()  # it goes on, and finds that there is no bundle
         assert process.wait(60) == 2
         (line,) = process.stderr.read().splitlines()
         assert line.startswith("Error: ")
