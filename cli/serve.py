@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.signals import prepare_for_signals
 
 DEFAULTS = Limits()
+_limit = partial(click.option, show_default=True)
 
 
 @click.command("serve")
@@ -26,70 +28,41 @@ DEFAULTS = Limits()
 )
 @click.option("--in-browser", is_flag=True, help="Let the page run models in the browser; downloads libraries once.")
 @click.option("--watch", is_flag=True, help="Look for new versions of bundles every second; SIGHUP looks once.")
-@click.option(
+@_limit(
     "--max-wait-ms",
     type=click.FloatRange(0, 1000),
     default=DEFAULTS.wait_ms,
-    show_default=True,
     help="Longest time that a text waits to share a batch.",
 )
-@click.option(
-    "--batch-tokens",
-    type=click.IntRange(1),
-    default=DEFAULTS.batch_tokens,
-    show_default=True,
-    help="Most tokens in a batch.",
-)
-@click.option(
+@_limit("--batch-tokens", type=click.IntRange(1), default=DEFAULTS.batch_tokens, help="Most tokens in a batch.")
+@_limit(
     "--max-queue",
     type=click.IntRange(1),
     default=DEFAULTS.queue,
-    show_default=True,
     help="Most texts that wait; requests beyond that get status 503.",
 )
-@click.option(
-    "--max-texts", type=click.IntRange(1), default=DEFAULTS.texts, show_default=True, help="Most texts in a request."
+@_limit("--max-texts", type=click.IntRange(1), default=DEFAULTS.texts, help="Most texts in a request.")
+@_limit("--max-characters", type=click.IntRange(1), default=DEFAULTS.characters, help="Most characters in a text.")
+@_limit(
+    "--max-body-mb", type=click.FloatRange(0.001), default=DEFAULTS.body_bytes / 1e6, help="Largest size of a request."
 )
-@click.option(
-    "--max-characters",
-    type=click.IntRange(1),
-    default=DEFAULTS.characters,
-    show_default=True,
-    help="Most characters in a text.",
-)
-@click.option(
-    "--max-body-mb",
-    type=click.FloatRange(0.001),
-    default=DEFAULTS.body_bytes / 1e6,
-    show_default=True,
-    help="Largest size of a request.",
-)
-@click.option(
-    "--deadline",
-    type=click.FloatRange(0.01),
-    default=DEFAULTS.seconds,
-    show_default=True,
-    help="Most seconds for a request.",
-)
-@click.option(
+@_limit("--deadline", type=click.FloatRange(0.01), default=DEFAULTS.seconds, help="Most seconds for a request.")
+@_limit(
     "--max-connections",
     type=click.IntRange(1),
     default=DEFAULTS.connections,
-    show_default=True,
     help="Most open connections; for one more, the longest idle one is closed.",
 )
-@click.option(
+@_limit(
     "--max-inflight-mb",
     type=click.FloatRange(0.001),
     default=DEFAULTS.inflight_bytes / 1e6,
-    show_default=True,
     help="Largest size of all requests that wait for an answer.",
 )
-@click.option(
+@_limit(
     "--keep-alive",
     type=click.FloatRange(0.01),
     default=DEFAULTS.idle_seconds,
-    show_default=True,
     help="Most seconds that a connection stays open without a request.",
 )
 @click.option("--precision", help="One of the bundle's precisions.  [default: the bundle's choice]")

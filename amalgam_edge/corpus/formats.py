@@ -17,6 +17,8 @@ import datasets
 
 from amalgam_edge.errors import AmalgamError
 
+HEAD_BYTES = 2**16  # of a file, by which its format is checked
+
 STRING = datasets.Value("string")
 COMPRESSIONS = {".gz": "gzip", ".xz": "xz", ".bz2": "bz2", ".zst": "zstd"}  # suffix → its name in fsspec
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import datasets
 import fsspec.compression
 
-from amalgam_edge.corpus.formats import COMPRESSIONS, check_head, format_suffix, is_compressed
+from amalgam_edge.corpus.formats import COMPRESSIONS, HEAD_BYTES, check_head, format_suffix, is_compressed
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.storage import files
 from amalgam_edge.storage.fingerprints import sha256_of_mapping
@@ -28,7 +28,6 @@ MOST_UNPACKED = 2**30
 MOST_EXPANSION = 100
 
 _CHUNK = 2**20
-_HEAD = 2**16
 _NOT_PLAIN = re.compile(r"[*?\[\]]|::|://")  # a pattern, or a chain of file systems
 
 
@@ -85,7 +84,7 @@ def _unpack(path: Path, part: Path) -> None:
         with path.open("rb") as packed, _unpacked(packed, compression) as source, part.open("wb") as target:
             while chunk := source.read(_CHUNK):
                 if n_written == 0:
-                    check_head(path.name, format_suffix(path.name), chunk[:_HEAD])
+                    check_head(path.name, format_suffix(path.name), chunk[:HEAD_BYTES])
                 n_written += len(chunk)
                 if most is not None and n_written > most:
                     raise AmalgamError(

@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer
 
 CHARACTERS_PER_TOKEN = 16  # of the first part that is read, for each token that is kept; words have 4 to 6 for a token
 
-_GROWTH = 4  # from one part to the next, should the first one not do
+GROWTH = 4  # from one part to the next, should the first one not do
 _WORDS_BEYOND = 16  # words between the tokens that are kept and the end of the part
 _CHARACTERS_WITHOUT_WORDS = 8192  # from here on, a part need not end between words
 _TOKENS_BEYOND = 256  # tokens that such a part has besides those that are kept
@@ -43,9 +43,9 @@ def readable_parts(tokenizer: Tokenizer, texts: Sequence[str], n_characters: int
         for row, beginning, encoding in zip(rows, beginnings, encodings, strict=True):
             if _is_settled(encoding, len(beginning)):
                 parts[row] = beginning
-            elif n_characters * _GROWTH < len(texts[row]):
+            elif n_characters * GROWTH < len(texts[row]):
                 unsettled.append(row)
-        n_characters *= _GROWTH
+        n_characters *= GROWTH
     return parts
 
 

@@ -19,14 +19,13 @@ from tokenizers import Tokenizer
 from amalgam_edge.errors import PROCESS_ENDING, AmalgamError, first_line
 from amalgam_edge.runtime.text_prefixes import (
     CHARACTERS_PER_TOKEN,
+    GROWTH,
     character_groups,
     readable_parts,
     without_lone_surrogates,
 )
 from amalgam_edge.runtime.word_cache import WordCache, flatten, ranges, splits_at_spaces
 from amalgam_edge.storage.own_files import FileContent
-
-_GROWTH = 4  # from one part of a text that is read to the next, should the first one not do
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class BatchTokenizer:
             ]
             if not unfinished:
                 return tokens
-            n_characters *= _GROWTH
+            n_characters *= GROWTH
             for row in unfinished:
                 parts[row] = _words_from(texts[row], n_characters)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-FREE_BYTES = (
-    16_384  # of each request: they never count, so that small requests are answered while large ones are refused
-)
+# Of each request: they never count, so that small requests are answered while large ones are refused.
+FREE_BYTES = 16_384
 
 
 class ByteBudget:

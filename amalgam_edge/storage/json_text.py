@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.storage.own_files import read_at_most
 
 
 def read_json(path: Path, most_bytes: int) -> Any:
@@ -21,7 +22,7 @@ def read_json(path: Path, most_bytes: int) -> Any:
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
-        return parse_json(file.read(most_bytes + 1), most_bytes)
+        return parse_json(read_at_most(file, most_bytes + 1), most_bytes)
 
 
 def parse_json(content: bytes, most_bytes: int) -> Any:

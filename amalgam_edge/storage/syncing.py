@@ -22,11 +22,7 @@ def sync_file(path: Path) -> None:
     is_windows = os.name == "nt"  # which syncs what is open for writing
     if is_windows and not os.access(path, os.W_OK):
         return
-    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
-    try:
-        _sync(descriptor)
-    finally:
-        os.close(descriptor)
+    _open_and_sync(path, os.O_RDWR if is_windows else os.O_RDONLY)
 
 
 def sync_folder(path: Path) -> None:
@@ -37,11 +33,7 @@ def sync_folder(path: Path) -> None:
     """
     if os.name == "nt":
         return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        _sync(descriptor)
-    finally:
-        os.close(descriptor)
+    _open_and_sync(path, os.O_RDONLY)
 
 
 def sync_tree(folder: Path) -> None:
@@ -90,6 +82,14 @@ def folders_made(folder: Path) -> Iterator[None]:
             for path in made:
                 path.rmdir()
         raise
+
+
+def _open_and_sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(descriptor: int) -> None:

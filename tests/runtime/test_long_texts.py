@@ -5,16 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from amalgam_edge.runtime import text_prefixes
-from amalgam_edge.runtime.tokens import BatchTokenizer
-from amalgam_edge.storage.own_files import FileContent
 from tests.support import tiny
+from tests.support.token_ids import library_tokens, open_batch_tokenizer, our_tokens
 
 MAX_LENGTH = 6  # so that 96 characters are a long text
 PIECES = [
@@ -73,39 +71,16 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def open_tokenizer(tmp_path_factory):
-    def opened(tokenizer, max_length=MAX_LENGTH):
-        path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-        path.write_text(tokenizer.to_str(), "utf-8")
-        return BatchTokenizer(FileContent.read(path), max_length)
-
-    return opened
-
-
-def library_tokens(tokenizer, texts, max_length=MAX_LENGTH):
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
-    tokenizer.enable_truncation(max_length)
-    encodings = tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])
-    return [encoding.ids for encoding in encodings], [bool(encoding.overflowing) for encoding in encodings]
-
-
-def our_tokens(opened, texts):
-    found = opened.encode(texts)
-    parts = np.split(found.ids, np.cumsum(found.lengths)[:-1])
-    return [part.tolist() for part in parts], found.truncated.tolist()
-
-
 @pytest.mark.parametrize("texts", [LONG_TEXTS, ANY_TEXTS], ids=["pieces", "any"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_of_long_texts_are_those_of_the_library(open_tokenizer, kind, texts):
+def test_tokens_of_long_texts_are_those_of_the_library(kind, texts):
     tokenizer = KINDS[kind]()
-    opened = open_tokenizer(tokenizer)
+    opened = open_batch_tokenizer(tokenizer, MAX_LENGTH)
 
     @settings(max_examples=120, deadline=None)
     @given(texts)
     def check(texts):
-        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts)
+        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts, MAX_LENGTH)
 
     check()
 
@@ -132,15 +107,15 @@ HUGE = {
 
 @pytest.mark.parametrize("name", HUGE)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("Unigram")])
-def test_tokens_of_huge_texts_are_those_of_the_library(open_tokenizer, kind, name):
+def test_tokens_of_huge_texts_are_those_of_the_library(kind, name):
     tokenizer = KINDS[kind]()
-    opened = open_tokenizer(tokenizer, 64)
+    opened = open_batch_tokenizer(tokenizer, 64)
     texts = [HUGE[name], "maps", HUGE[name][1:]]
     assert our_tokens(opened, texts) == library_tokens(tokenizer, texts, 64)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_more_of_a_text_is_read_than_its_first_tokens_take(open_tokenizer, kind, monkeypatch):
+def test_no_more_of_a_text_is_read_than_its_first_tokens_take(kind, monkeypatch):
     read = []
     encode = text_prefixes.without_lone_surrogates
     for module in ("text_prefixes", "word_cache", "tokens"):
@@ -148,7 +123,7 @@ def test_no_more_of_a_text_is_read_than_its_first_tokens_take(open_tokenizer, ki
             f"amalgam_edge.runtime.{module}.without_lone_surrogates",
             lambda texts: read.append(sum(map(len, texts))) or encode(texts),
         )
-    opened = open_tokenizer(KINDS[kind](), 64)
+    opened = open_batch_tokenizer(KINDS[kind](), 64)
     for name in ("hyphenated words", "hyphenated words and spaces", "dashes", "words"):
         read.clear()
         assert opened.encode([HUGE[name]]).truncated.tolist() == [True]

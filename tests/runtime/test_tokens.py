@@ -15,6 +15,7 @@ from amalgam_edge.runtime import word_cache
 from amalgam_edge.runtime.tokens import BatchTokenizer, TokenIds, special_tokens
 from amalgam_edge.runtime.word_cache import splits_at_spaces
 from amalgam_edge.storage.own_files import FileContent
+from tests.support.token_ids import library_tokens, open_batch_tokenizer, our_tokens
 
 MAX_LENGTH = 9
 WORDS = tuple("a b ab abc un ##un ##a ##b ##c ##1 1 12 . , - ' [ ] ! é e ß σ ss 中 文 가 sep ##sep cls".split())  # noqa: SIM905
@@ -44,29 +45,6 @@ def word_piece(*, special_tokens=True, normalizer=None, pre_tokenizer=None):
     return tokenizer
 
 
-def library_tokens(tokenizer, texts):
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
-    tokenizer.enable_truncation(MAX_LENGTH)
-    encodings = tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])
-    return [encoding.ids for encoding in encodings], [bool(encoding.overflowing) for encoding in encodings]
-
-
-def our_tokens(opened, texts):
-    found = opened.encode(texts)
-    parts = np.split(found.ids, np.cumsum(found.lengths)[:-1])
-    return [part.tolist() for part in parts], found.truncated.tolist()
-
-
-@pytest.fixture(scope="module")
-def open_tokenizer(tmp_path_factory):
-    def opened(tokenizer):
-        path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-        path.write_text(tokenizer.to_str(), "utf-8")
-        return BatchTokenizer(FileContent.read(path), MAX_LENGTH)
-
-    return opened
-
-
 KINDS = {
     "BERT's": {},
     "cased": {"normalizer": normalizers.BertNormalizer(lowercase=False)},
@@ -84,26 +62,26 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_are_those_of_the_library(open_tokenizer, kind):
+def test_tokens_are_those_of_the_library(kind):
     tokenizer = word_piece(**KINDS[kind])
-    opened = open_tokenizer(tokenizer)
+    opened = open_batch_tokenizer(tokenizer, MAX_LENGTH)
 
     @settings(max_examples=150, deadline=None)
     @given(TEXTS)
     def check(texts):
-        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts)
-        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts)  # by now every word is known
+        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts, MAX_LENGTH)
+        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts, MAX_LENGTH)  # by now every word is known
 
     check()
 
 
-def test_words_that_were_not_met_for_long_are_forgotten(open_tokenizer, monkeypatch):
+def test_words_that_were_not_met_for_long_are_forgotten(monkeypatch):
     monkeypatch.setattr(word_cache, "_GENERATION_BYTES", 3000)
     tokenizer = word_piece()
-    opened = open_tokenizer(tokenizer)
+    opened = open_batch_tokenizer(tokenizer, MAX_LENGTH)
     for first in range(0, 150, 3):
         texts = [f"a{number} b, {number}" for number in range(first, first + 3)]
-        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts)
+        assert our_tokens(opened, texts) == library_tokens(tokenizer, texts, MAX_LENGTH)
         assert opened._words.n_bytes < 6000
         remembered = opened._words._recent.numbers | opened._words._older.numbers
         assert "b," in remembered  # it comes in every text
@@ -112,8 +90,8 @@ def test_words_that_were_not_met_for_long_are_forgotten(open_tokenizer, monkeypa
     assert "b," in opened._words._recent.numbers
 
 
-def test_some_twenty_thousand_words_are_remembered(open_tokenizer):
-    opened = open_tokenizer(word_piece())
+def test_some_twenty_thousand_words_are_remembered():
+    opened = open_batch_tokenizer(word_piece(), MAX_LENGTH)
     words = [f"w{number:05}" for number in range(20_000)]
     for first in range(0, len(words), 100):
         opened.encode(words[first : first + 100])
@@ -121,19 +99,19 @@ def test_some_twenty_thousand_words_are_remembered(open_tokenizer):
     assert opened._words.n_bytes <= 16_000_000
 
 
-def test_long_words_are_not_remembered(open_tokenizer):
-    opened = open_tokenizer(word_piece())
+def test_long_words_are_not_remembered():
+    opened = open_batch_tokenizer(word_piece(), MAX_LENGTH)
     opened.encode(["a " + "b" * 48, "c" * 49, "d-" * 40, "文" * 60])
     assert {*opened._words._recent.numbers} == {"a", "b" * 48}
 
 
-def test_concurrent_calls_get_the_right_tokens(open_tokenizer):
+def test_concurrent_calls_get_the_right_tokens():
     tokenizer = word_piece()
-    opened = open_tokenizer(tokenizer)
+    opened = open_batch_tokenizer(tokenizer, MAX_LENGTH)
     calls = [[f"a{number} {word}" for number in range(call, call + 40)] for call, word in enumerate(WORDS)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda texts: our_tokens(opened, texts), calls))
-    assert answers == [library_tokens(tokenizer, texts) for texts in calls]
+    assert answers == [library_tokens(tokenizer, texts, MAX_LENGTH) for texts in calls]
 
 
 @pytest.mark.parametrize(
@@ -182,9 +160,9 @@ def test_padded_batches_are_those_of_training(texts, data):
         assert found.dtype == np.int64
 
 
-def test_no_texts_are_refused(open_tokenizer):
+def test_no_texts_are_refused():
     with pytest.raises(AmalgamError, match="no texts"):
-        open_tokenizer(word_piece()).encode([])
+        open_batch_tokenizer(word_piece(), MAX_LENGTH).encode([])
 
 
 def test_content_that_is_no_tokenizer_is_refused(tmp_path):
@@ -200,8 +178,8 @@ def panicking(tokenizer):
     return tokenizer
 
 
-def test_a_panic_of_the_tokenizer_is_one_line(open_tokenizer):
-    opened = open_tokenizer(panicking(word_piece()))
+def test_a_panic_of_the_tokenizer_is_one_line():
+    opened = open_batch_tokenizer(panicking(word_piece()), MAX_LENGTH)
     assert opened.encode(["a b"]).lengths.tolist() == [4]
     with pytest.raises(AmalgamError, match=r"the tokenizer fails over a text \(PanicException: "):
         opened.encode(["a é"])
@@ -209,8 +187,8 @@ def test_a_panic_of_the_tokenizer_is_one_line(open_tokenizer):
         opened.encode(["a b", "a é"])
 
 
-def test_the_end_of_the_process_is_no_failure_of_a_text(open_tokenizer, monkeypatch):
-    opened = open_tokenizer(word_piece())
+def test_the_end_of_the_process_is_no_failure_of_a_text(monkeypatch):
+    opened = open_batch_tokenizer(word_piece(), MAX_LENGTH)
     monkeypatch.setattr(opened._words, "look_up", interrupted)
     with pytest.raises(KeyboardInterrupt):
         opened.encode(["a"])
@@ -220,8 +198,8 @@ def interrupted(words):
     raise KeyboardInterrupt
 
 
-def test_a_tokenizer_that_panics_over_every_text_is_refused(open_tokenizer):
+def test_a_tokenizer_that_panics_over_every_text_is_refused():
     tokenizer = word_piece()
     tokenizer.pre_tokenizer = pre_tokenizers.FixedLength(length=0)
     with pytest.raises(AmalgamError, match=r"cannot be read as a tokenizer .*non-zero"):
-        open_tokenizer(tokenizer)
+        open_batch_tokenizer(tokenizer, MAX_LENGTH)
