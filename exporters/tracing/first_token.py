@@ -31,11 +31,20 @@ _WHOLE = -1
 _InputNeeds = dict[Node, int] | None
 
 
+def can_be_narrowed(graph: torch.fx.Graph) -> bool:
+    """Whether no operation writes in place, and none without a rule is composed of others that may have one."""
+    return not any(
+        node.target._schema.is_mutable or (_is_composite(node.target) and _is_tensor(node) and not _is_known(node))
+        for node in graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+    )
+
+
 def narrow_to_first_token(module: GraphModule) -> int:
     """Compute only the first entry of an axis, in place, wherever nothing else is read.
 
     Args:
-        module: A traced module of aten operations whose nodes carry their shapes.
+        module: A traced module of aten operations, none of which writes in place, whose nodes carry their shapes.
 
     Returns:
         How many matrix products became smaller.
@@ -82,8 +91,7 @@ def _input_needs(node: Node, axis: int) -> _InputNeeds:
         return {_args(node)[0]: _positive(_args(node)[1], _rank(_args(node)[0]))} if selects_first else {}
     if node.target in _RULES:
         return _RULES[node.target](node, axis)
-    pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ()) and _is_tensor(node)
-    return _elementwise(node, axis) if pointwise else None
+    return _elementwise(node, axis) if _is_pointwise(node) else None
 
 
 # Rules: what an operation needs of its inputs, if only the first entry of an axis of its output is needed.
@@ -213,6 +221,18 @@ def _args(node: Node) -> tuple[Any, ...]:
     return node.args
 
 
+def _is_composite(operation: torch._ops.OpOverload) -> bool:
+    return operation.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+
+
+def _is_known(node: Node) -> bool:
+    return node.target in _RULES or _is_pointwise(node)
+
+
+def _is_pointwise(node: Node) -> bool:
+    return torch.Tag.pointwise in getattr(node.target, "tags", ()) and _is_tensor(node)
+
+
 def _is_tensor(node: Node) -> bool:
     return isinstance(node.meta["val"], torch.Tensor)
 
@@ -246,7 +266,12 @@ _UNTAGGED_ELEMENTWISE = (  # elementwise operations that torch does not tag as p
     aten.dropout.default,
     aten.contiguous.default,
     aten.type_as.default,
+    aten.to.device,
+    aten.to.dtype,
+    aten.to.dtype_layout,
     aten._to_copy.default,
+    aten.where.ScalarOther,
+    aten.__and__.Tensor,
 )
 _RULES: dict[Any, _Rule] = {
     **dict.fromkeys(_UNTAGGED_ELEMENTWISE, _elementwise),
@@ -269,6 +294,7 @@ _RULES: dict[Any, _Rule] = {
     aten.expand.default: _expand,
     aten.cat.default: _concatenate,
     aten.gather.default: _gather,
+    aten.chunk.default: _split,
     aten.split.Tensor: _split,
     aten.split_with_sizes.default: _split,
     getitem: _part_of_split,

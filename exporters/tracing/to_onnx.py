@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
@@ -19,7 +18,7 @@ from amalgam_edge.exporters.rewrites.constant_embeddings import fold_constant_em
 from amalgam_edge.exporters.rewrites.kernel_patterns import reorder_gelu
 from amalgam_edge.exporters.rewrites.padding_mask import simplify_padding_mask
 from amalgam_edge.exporters.tracing.dropout_marks import MARK, MarkDropout, mark_to_onnx
-from amalgam_edge.exporters.tracing.first_token import narrow_to_first_token
+from amalgam_edge.exporters.tracing.first_token import can_be_narrowed, narrow_to_first_token
 
 OPSET = 18
 INPUT_NAMES = ("input_ids", "attention_mask")
@@ -52,14 +51,9 @@ def to_onnx(model: PreTrainedModel, unbatched_sites: Collection[int] = ()) -> on
     Raises:
         AmalgamError: The model cannot be exported.
     """
-    example = probe_inputs(model, 2, 12, 5)
-    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    options: dict[str, Any] = {"args": example, "dynamic_shapes": (dynamic, dynamic), "strict": False}
     try:
         with quiet_exporter(), torch.no_grad():
-            with MarkDropout(unbatched_sites):
-                traced = torch.export.export(LogitsModule(model), **options).run_decompositions({})
-            _drop_assertions(traced.graph_module)
+            traced = trace(LogitsModule(model), probe_inputs(model, 2, 12, 5), unbatched_sites)
             narrow_to_first_token(traced.graph_module)
             program = torch.onnx.export(
                 traced,
@@ -78,6 +72,26 @@ def to_onnx(model: PreTrainedModel, unbatched_sites: Collection[int] = ()) -> on
     fold_constant_embeddings(proto.graph)
     simplify_padding_mask(proto.graph, OPSET)
     return proto
+
+
+def trace(
+    module: torch.nn.Module, example: tuple[torch.Tensor, ...], unbatched_sites: Collection[int] = ()
+) -> torch.export.ExportedProgram:
+    """Trace a module for any number of texts and tokens, in operations that :mod:`first_token` knows.
+
+    Args:
+        module: The module; each of its dropouts that is in training mode becomes a mark.
+        example: Its inputs, whose first two axes are texts and tokens.
+        unbatched_sites: The numbers of the dropout sites whose first axis is not the batch.
+    """
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with MarkDropout(unbatched_sites):
+        traced = torch.export.export(module, example, dynamic_shapes=(dynamic,) * len(example), strict=False)
+        if not can_be_narrowed(traced.graph):
+            traced = traced.run_decompositions({})  # takes as long as tracing, and few models need it
+    _drop_assertions(traced.graph)
+    traced.graph.eliminate_dead_code()
+    return traced
 
 
 def probe_inputs(
@@ -131,11 +145,11 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(implementation)
 
 
-def _drop_assertions(module: torch.fx.GraphModule) -> None:
+def _drop_assertions(graph: torch.fx.Graph) -> None:
     """Remove the checks of tensor types that tracing leaves behind: they read whole tensors, and hinder narrowing."""
-    for node in list(module.graph.nodes):
+    for node in list(graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
-            module.graph.erase_node(node)
+            graph.erase_node(node)
 
 
 def _without_metadata(proto: onnx.ModelProto) -> onnx.ModelProto:

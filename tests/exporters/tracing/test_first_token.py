@@ -9,13 +9,13 @@ import torch.nn.functional as F
 
 from amalgam_edge.dropout.masks import DropoutPass, site_word, unit_hashes
 from amalgam_edge.dropout.sites import LiveDropout
-from amalgam_edge.exporters.tracing.dropout_marks import MARK, MarkDropout
+from amalgam_edge.exporters.tracing.dropout_marks import MARK
 from amalgam_edge.exporters.tracing.first_token import narrow_to_first_token
+from amalgam_edge.exporters.tracing.to_onnx import LogitsModule, trace
 from tests.support import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning")
 
-DYNAMIC = torch.export.Dim.DYNAMIC
 SHAPES = ((3, 5), (2, 7), (1, 4), (4, 2), (1, 1))
 SEED, PASSES, MC_PASS, RATE = 5, 7, 3, 0.3
 
@@ -53,17 +53,15 @@ class Interpreter(torch.fx.Interpreter):
         return values * one.mask(unit_hashes(word, shape), RATE).to(values.dtype)
 
 
-def trace(module, *inputs, unbatched=()):
-    dynamic = tuple({0: DYNAMIC, 1: DYNAMIC} for _ in inputs)
-    with torch.no_grad(), MarkDropout(unbatched):
-        program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
-        return program.run_decompositions({}).module(check_guards=False)
+def traced_module(module, *inputs, unbatched=()):
+    with torch.no_grad():
+        return trace(module, inputs, unbatched).module(check_guards=False)
 
 
 def assert_narrowed(function, products, shapes=SHAPES, unbatched=()):
     """The narrowed module answers as the original does but for the last bits of float64."""
     module = Toy(function)
-    traced = trace(module, torch.randn(3, 5, 8, dtype=torch.float64), unbatched=unbatched)
+    traced = traced_module(module, torch.randn(3, 5, 8, dtype=torch.float64), unbatched=unbatched)
     narrowed = narrow_to_first_token(traced)
     traced.graph.lint()
     generator = torch.Generator().manual_seed(1)
@@ -285,9 +283,9 @@ def test_an_elementwise_operation_of_two_outputs():
 
 
 def test_nothing_is_narrowed_twice():
-    traced = trace(Toy(lambda m, x: layer(m, x)[:, 0]), torch.randn(3, 5, 8, dtype=torch.float64))
+    traced = traced_module(Toy(lambda m, x: layer(m, x)[:, 0]), torch.randn(3, 5, 8, dtype=torch.float64))
     assert narrow_to_first_token(traced) == 6
-    again = trace(traced, torch.randn(3, 5, 8, dtype=torch.float64))
+    again = traced_module(traced, torch.randn(3, 5, 8, dtype=torch.float64))
     x = torch.randn(2, 6, 8, dtype=torch.float64)
     before = Interpreter(again).run(x)
     narrow_to_first_token(again)
@@ -336,19 +334,7 @@ def test_the_last_layer_works_for_the_first_token_alone(teachers, exports, archi
 
 def test_a_head_that_averages_tokens_is_left_right(random_classifier, tokenizer):
     model = random_classifier(architecture="modernbert", classifier_pooling="mean")
-
-    class Logits(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids, attention_mask):
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-
-    traced = trace(Logits(), *tiny.padded(tokenizer, tiny.TEXTS[:3]).values())
-    for node in list(traced.graph.nodes):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:
-            traced.graph.erase_node(node)
+    traced = traced_module(LogitsModule(model), *tiny.padded(tokenizer, tiny.TEXTS[:3]).values())
     assert narrow_to_first_token(traced) == 0
     inputs = tiny.padded(tokenizer, tiny.TEXTS)
     with torch.no_grad():
