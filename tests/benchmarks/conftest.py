@@ -30,7 +30,7 @@ def prepared_group(tiny_plan, tokenizer, make_classifier, random_classifier, tmp
     study = students.Study(tmp_path_factory.mktemp("runs"), [], epochs=1, teacher_epochs=1, most=None, threads=1)
 
     def untrained(labels, texts, seed, *, architecture):
-        return random_classifier(labels, architecture=architecture, seed=seed), tokenizer
+        return random_classifier(labels, architecture=architecture, seed=seed, layers=1), tokenizer
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(students, "encoder_folder", lambda: str(encoder))

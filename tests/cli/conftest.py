@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from amalgam_edge.building import candidates
 from amalgam_edge.cli.main import cli
 from amalgam_edge.errors import AmalgamError
+from tests.support.translations import translations_read_once  # noqa: F401  (a fixture)
 
 THINGS = {
     "games": "chess cards dice puzzle arcade",
@@ -51,6 +54,29 @@ def mistake(invoke: Callable[..., Result]) -> Callable[..., str]:
     return run
 
 
+@contextmanager
+def measurements_left_out() -> Iterator[None]:
+    """Let every model take 100 MB and a millisecond: measuring it takes most of the time of choosing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "peak_megabytes", lambda *paths, **options: 100.0)
+        patch.setattr(candidates, "median_call_times", lambda runs, **options: dict.fromkeys(runs, 1e-3))
+        yield
+
+
+@pytest.fixture
+def quick() -> Iterator[None]:
+    """Measurements are left out in this test."""
+    with measurements_left_out():
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_module() -> Iterator[None]:
+    """Measurements are left out in this module."""
+    with measurements_left_out():
+        yield
+
+
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory, make_classifier: Callable[..., Path]) -> SimpleNamespace:
     """Teachers a (games, net) and b (fonts, text), an unlabeled corpus, labelled texts, and a student's checkpoint."""
@@ -75,8 +101,17 @@ def build_options(inputs: SimpleNamespace) -> list[str]:
     """What every build here needs, less ``--output``."""
     return [
         *("--teacher", inputs.a, "--teacher", inputs.b, "--corpus", inputs.corpus),
-        *("--student", inputs.student, "--student-layers", "2", "--passes", "4", "--epochs", "1", "--device", "cpu"),
+        *("--student", inputs.student, "--student-layers", "1", "--passes", "4", "--epochs", "1", "--device", "cpu"),
         *("--backend", "torch"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def static_options(inputs: SimpleNamespace) -> list[str]:
+    """The same for a static student, which is soon made."""
+    return [
+        *("--teacher", inputs.a, "--teacher", inputs.b, "--corpus", inputs.corpus, "--student", "static"),
+        *("--passes", "4", "--epochs", "1", "--device", "cpu", "--backend", "torch", "--max-disagreement", "1"),
     ]
 
 

@@ -222,14 +222,13 @@ def test_the_resolved_recipe_gives_the_same_supervision_and_the_same_labels(buil
     assert answers[0] == answers[1]
 
 
-def test_a_second_build_reuses_the_scores(built, invoke, build_options, tmp_path, monkeypatch):
+def test_a_second_build_reuses_the_scores(built, invoke, static_options, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("a teacher was run again")
 
     monkeypatch.setattr("amalgam_edge.scoring.score.score_texts", refuse)
     result = invoke(
-        "build", *build_options, "--method", "vanilla-kd", "--output", tmp_path / "kd", "--work", built.work,
-        "--max-disagreement", "1",
+        "build", *static_options, "--method", "vanilla-kd", "--output", tmp_path / "kd", "--work", built.work,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert manifest_of(tmp_path / "kd")["recipe"]["method"] == "vanilla-kd"
@@ -326,7 +325,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(mistake, inputs, bu
         assert not list(tmp_path.glob("student*")), arguments
 
 
-def test_a_full_output_folder_is_kept_unless_told(built, mistake, invoke, build_options, tmp_path):
+def test_a_full_output_folder_is_kept_unless_told(built, mistake, invoke, build_options, static_options, tmp_path):
     foreign = tmp_path / "mine"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("years of work")
@@ -337,8 +336,7 @@ def test_a_full_output_folder_is_kept_unless_told(built, mistake, invoke, build_
     assert "--overwrite replaces it" in mistake("build", *build_options, "--output", copy)
     assert "another recipe" in mistake("build", *build_options, "--seed", "5", "--output", copy, "--resume")
     result = invoke(
-        "build", *build_options, "--seed", "5", "--output", copy, "--work", built.work, "--overwrite",
-        "--max-disagreement", "1",
+        "build", *static_options, "--seed", "5", "--output", copy, "--work", built.work, "--overwrite",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert manifest_of(copy)["recipe"]["seed"] == 5

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from amalgam_edge.building import candidates as optimizing
 from amalgam_edge.building import pipeline, students
 from amalgam_edge.progress import SilentProgress
 from amalgam_edge.recipe.recipe import Recipe
@@ -23,17 +22,8 @@ def manifest_of(folder):
     return json.loads((folder / "amalgam.json").read_text("utf-8"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """What other tests measure costs most of the time here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimizing, "peak_megabytes", lambda *paths, **options: 100.0)
-        patch.setattr(optimizing, "median_call_times", lambda runs, **options: dict.fromkeys(runs, 1e-3))
-        yield
-
-
 @pytest.fixture(scope="module")
-def options(build_options, built, tmp_path_factory):
+def options(build_options, built, quick_module, tmp_path_factory):
     """What builds here need, less the budget and the output; scores are those of the finished build."""
     work = shutil.copytree(built.work, tmp_path_factory.mktemp("work") / "work")
     return SimpleNamespace(work=work, build=["build", *build_options, "--student-layers", "1,2", "--work", work])

@@ -15,7 +15,7 @@ EVERY = {"fp32", "int8", "fp16", "w8", "q4", "int8-pq"}
 
 
 @pytest.fixture
-def bundle(built, tmp_path):
+def bundle(built, tmp_path, quick):
     return shutil.copytree(built.bundle, tmp_path / "student")
 
 
@@ -121,7 +121,7 @@ def optimized_on_labels(bundle, invoke, tmp_path, labels):
 def test_what_is_known_of_the_student_stands_beside_its_models(optimized, built):
     output, said = optimized
     student = manifest_of(built.bundle)["student"]
-    assert student["layers"] == 2
+    assert student["layers"] == 1
     for row in manifest_of(output)["front"]["candidates"]:
         assert {name: row[name] for name in student} == student
     assert f"{student['agreement']:.1%}" in said
@@ -219,7 +219,7 @@ def test_a_number_of_held_out_texts_that_is_none_is_the_default(bundle, held_out
     assert _held_out(stated) == CorpusSettings().held_out
 
 
-def test_a_build_under_a_budget(invoke, build_options, built, tmp_path):
+def test_a_build_under_a_budget(invoke, build_options, built, tmp_path, quick):
     work = shutil.copytree(built.work, tmp_path / "work")
     output = tmp_path / "student"
     result = invoke("build", *build_options, "--budget", ANY, "--work", work, "--output", output)

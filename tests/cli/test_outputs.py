@@ -69,12 +69,11 @@ def test_a_place_that_no_folder_can_take_is_refused_before_any_work(commands, mi
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right of their own")
-@pytest.mark.parametrize("name", ["export-teacher", "export-web"])
-def test_an_output_that_is_a_link_stays_one(commands, invoke, tmp_path, name):
+def test_an_output_that_is_a_link_stays_one(commands, invoke, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     for options in ([], ["--overwrite"]):
-        result = invoke(*commands[name](tmp_path / "link"), *options)
+        result = invoke(*commands["export-web"](tmp_path / "link"), *options)
         assert result.exit_code == 0, result.output
     assert (tmp_path / "link").is_symlink()
     assert any((tmp_path / "real").iterdir())

@@ -175,15 +175,6 @@ def test_a_cascade_that_cannot_be_had_is_said(invoke, options, inputs, tmp_path,
     Bundle.open(bundle).verify()
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Memory and the time of 32 texts are measured elsewhere."""
-    from amalgam_edge.building import candidates as optimizing
-
-    monkeypatch.setattr(optimizing, "peak_megabytes", lambda *paths, **options: 100.0)
-    monkeypatch.setattr(optimizing, "median_call_times", lambda runs, **options: dict.fromkeys(runs, 1e-3))
-
-
 def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, inputs, invoke, tmp_path, quick):
     from amalgam_edge.building.inputs import read_texts
     from amalgam_edge.recipe.recipe import Recipe

@@ -21,6 +21,7 @@ from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.exporters.teacher_export import export_teacher
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.models.teacher import Teacher, load_teacher
+from tests.support.translations import translations_read_once  # noqa: F401  (a fixture)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def own_draws(model, probe, *, masks, passes, seeds):
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 @pytest.mark.parametrize("masks", ["systematic", "independent"])
 def test_passes_are_distributed_as_those_of_torch(random_classifier, probe, architecture, masks):
-    model = random_classifier(architecture=architecture, dropout=0.2)
+    model = random_classifier(architecture=architecture, dropout=0.2, layers=1)
     own = own_draws(model, probe, masks=masks, passes=16, seeds=range(1, 17))
     theirs = probabilities(torch_draws(model, probe, copies=250, rounds=8))
     of_seeds = own.mean(axis=1)
@@ -59,7 +59,7 @@ def test_passes_are_distributed_as_those_of_torch(random_classifier, probe, arch
 
 
 def test_systematic_masks_estimate_no_worse_than_independent_ones(random_classifier, probe):
-    model = random_classifier(dropout=0.2)
+    model = random_classifier(dropout=0.2, layers=1)
     truth = probabilities(torch_draws(model, probe, copies=250, rounds=16)).mean(axis=0)
 
     def error(draws):

@@ -139,7 +139,7 @@ from amalgam_edge.storage.own_files import FileContent
 tokenizer = BatchTokenizer(FileContent.read(Path(sys.argv[1])), 128)
 tokenizer.encode(["warm up"])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for batch in range(4):
+for batch in range(2):
     words = (f"{number:x}q{batch}" for number in range(10**9))
     tokenizer.encode(["-".join(next(words) for _ in range(14_000)) for _ in range(10)])
     tokenizer.encode([" ".join(next(words) for _ in range(14_000)) for _ in range(10)])
