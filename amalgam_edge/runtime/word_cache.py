@@ -261,4 +261,10 @@ def _steps(part: Any) -> list[dict[str, Any]]:
 
 
 def _added_tokens(tokenizer: Tokenizer) -> list[str]:
-    return [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    """The texts that the tokenizer takes for added tokens: as they were added, and as its normalizer changes them."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    normalizer = tokenizer.normalizer
+    if normalizer is None:
+        return [token.content for token in added]
+    changed = (normalizer.normalize_str(token.content) for token in added if token.normalized)
+    return list(dict.fromkeys([*(token.content for token in added), *changed]))

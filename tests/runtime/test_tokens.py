@@ -24,20 +24,20 @@ WORDS = tuple("a b ab abc un ##un ##a ##b ##c ##1 1 12 . , - ' [ ] ! é e ß σ 
 PIECES = [
     "a", "b", "abc", "UN", "1", "zz", " ", "  ", "\t", "\n", "\x1c", "\x85", "\xa0", "\u2003", "\u3000", "\u200b",
     "\0", "\x7f", ".", ",", "-", "'", "[", "]", "é", "E\u0301", "\u0301", "İ", "ß", "Σ", "ﬁ", "中", "文", "가", "📬",
-    "[SEP]", "[sep]", "[MASK]", "<new>", "<NEW>", "a" * 30, "\ud800",
+    "[SEP]", "[sep]", "[MASK]", "<new>", "<NEW>", "café", "cafe", "CAFE\u0301", "a" * 30, "\ud800",
 ]  # fmt: skip
 TEXTS = st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), min_size=1, max_size=6)
 
 
 def word_piece(*, special_tokens=True, normalizer=None, pre_tokenizer=None):
-    """A small WordPiece with BERT's special tokens and one token that was added later."""
+    """A small WordPiece with BERT's special tokens and two that were added later, which normalizers change."""
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {word: number for number, word in enumerate([*names, *dict.fromkeys(WORDS)])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=20))
     tokenizer.normalizer = normalizer or normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizer or pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens([AddedToken("[MASK]", lstrip=True), *names[:4]])
-    tokenizer.add_tokens([AddedToken("<new>", normalized=True)])
+    tokenizer.add_tokens([AddedToken("<new>", normalized=True), AddedToken("café", normalized=True)])
     if special_tokens:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -137,6 +137,15 @@ def test_a_tokenizer_with_an_added_token_that_holds_a_space_does_not_split_at_sp
     tokenizer = word_piece()
     tokenizer.add_tokens(["New York"])
     assert not splits_at_spaces(tokenizer)
+
+
+def test_so_it_is_if_the_normalizer_puts_the_space_there():
+    added = AddedToken("New\xa0York", normalized=True)
+    assert "\xa0" in normalizers.NFC().normalize_str(added.content)
+    for normalizer, splits in ((normalizers.NFC(), True), (normalizers.NFKC(), False)):
+        tokenizer = word_piece(normalizer=normalizer)
+        tokenizer.add_tokens([added])
+        assert splits_at_spaces(tokenizer) is splits
 
 
 def test_a_tokenizer_with_random_merges_does_not_split_at_spaces():
