@@ -32,7 +32,7 @@ MODEL_FILES = {
 _VERSION_DIGITS = 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """The directory that ships.
 
@@ -173,6 +173,10 @@ class Bundle:
         for name in self.manifest.files:
             if name not in without:
                 self.check(name)
+
+    def __repr__(self) -> str:
+        precisions = ", ".join(self.precisions)
+        return f"<Bundle {str(self.folder)!r}: version {self.version}, {precisions}, {len(self.labels)} labels>"
 
 
 def version_of(folder: str | Path) -> str:

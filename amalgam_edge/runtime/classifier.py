@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.metrics.uncertainty import softmax
-from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
-from amalgam_edge.runtime.cascade import open_cascade
+from amalgam_edge.runtime.bundle import TOKENIZER, Bundle, version_of
+from amalgam_edge.runtime.cascade import CascadeModel, open_cascade
 from amalgam_edge.runtime.finding import load_unchanged
+from amalgam_edge.runtime.forks import OpenedAgainInChildren
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from amalgam_edge.runtime.text_model import ENCODER_BATCH, STATIC_BATCH, TextModel
+from amalgam_edge.runtime.texts import Texts, list_texts
+
+_SHOWN_LABELS = 6
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,14 @@ class Prediction:
 
 
 class EdgeClassifier:
-    """Classifies texts with a bundle. Safe to call from several threads at once.
+    """Classifies texts with a bundle. Safe to call from several threads at once, and from forked processes.
 
     >>> classifier = EdgeClassifier.from_pretrained("student/")  # doctest: +SKIP
-    >>> classifier(["a puzzle game about falling blocks"])[0].label  # doctest: +SKIP
+    >>> classifier("a puzzle game about falling blocks")[0].label  # doctest: +SKIP
     'games'
+    >>> frame["label"] = classifier.predict(frame["text"])  # doctest: +SKIP
+
+    A classifier is pickled as its bundle's place and its options; wherever it is unpickled, the same bundle must be.
 
     Args:
         bundle: The bundle to load. The files that are used are checked by SHA-256.
@@ -70,19 +78,9 @@ class EdgeClassifier:
             raise AmalgamError(f"abstain is a score between 0 and 1 (got {abstain!r})")
         self.max_length = bundle.manifest.max_length
         self._batch_size = STATIC_BATCH if bundle.is_static else ENCODER_BATCH
-        encoder = TextModel(
-            bundle.read_model(precision),
-            bundle.read(TOKENIZER),
-            max_length=self.max_length,
-            pad_token_id=bundle.manifest.pad_token_id,
-            threads=threads,
-        )
-        if encoder.n_labels not in (None, len(self.labels)):
-            raise AmalgamError(
-                f"{bundle.folder}: the model answers over {encoder.n_labels} labels and the manifest names "
-                f"{len(self.labels)}; copy the bundle again"
-            )
-        self._model = open_cascade(bundle, encoder, enabled=cascade, threads=threads) or encoder
+        self._options = {"precision": precision, "threads": threads, "abstain": abstain, "cascade": cascade}
+        self._source: str | Path = bundle.folder.absolute()
+        self._model = OpenedAgainInChildren(lambda: _open_unchanged(bundle, precision, threads, cascade))
 
     @classmethod
     def from_pretrained(
@@ -113,13 +111,12 @@ class EdgeClassifier:
             lambda bundle: cls(bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade),
         )
 
-    def __call__(
-        self, texts: Sequence[str], *, all_scores: bool = False, batch_size: int | None = None
-    ) -> list[Prediction]:
+    def __call__(self, texts: Texts, *, all_scores: bool = False, batch_size: int | None = None) -> list[Prediction]:
         """Classify texts.
 
         Args:
-            texts: Texts to classify. An empty text is classified like any other, though its label means nothing.
+            texts: Texts to classify: a list, a column of a table, an array, a generator; or one string, which is a list
+                of one. An empty text is classified like any other, though its label means nothing.
             all_scores: Whether to give the probability of every label.
             batch_size: Most texts in a batch; None for 32, or 256 if the bundle's student is a static one.
 
@@ -127,13 +124,11 @@ class EdgeClassifier:
             One prediction for each text, in the order of ``texts``.
 
         Raises:
-            AmalgamError: One string was given instead of a list.
+            AmalgamError: A text is not a string, or ``batch_size`` is less than 1.
         """
-        if isinstance(texts, str):
-            raise AmalgamError("give a list of texts, not one string")
-        if not texts:
-            return []
         logits, truncated = self.run(texts, batch_size=batch_size)
+        if not len(logits):
+            return []
         probabilities = softmax(logits.astype(np.float64))
         best = probabilities.argmax(axis=1)
         best_scores = probabilities[np.arange(len(best)), best]
@@ -145,13 +140,45 @@ class EdgeClassifier:
             for label, labelled, score, scores, was_cut in zip(*columns, strict=True)
         ]
 
-    def logits(self, texts: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
+    def predict(self, texts: Texts, *, batch_size: int | None = None) -> list[str | None]:
+        """The label of each text, in the order of ``texts``; None where its score is below the threshold.
+
+        Args:
+            texts: As for calling the classifier.
+            batch_size: As for calling the classifier.
+
+        Raises:
+            AmalgamError: As for calling the classifier.
+        """
+        return [prediction.label for prediction in self(texts, batch_size=batch_size)]
+
+    def predict_proba(self, texts: Texts, *, batch_size: int | None = None) -> np.ndarray:
+        """The probability of each label ``(n_texts, n_labels)`` of float64; column ``k`` is that of ``labels[k]``.
+
+        Args:
+            texts: As for calling the classifier.
+            batch_size: As for calling the classifier.
+
+        Raises:
+            AmalgamError: As for calling the classifier.
+        """
+        return softmax(self.logits(texts, batch_size=batch_size).astype(np.float64))
+
+    def logits(self, texts: Texts, *, batch_size: int | None = None) -> np.ndarray:
         """Logits ``(n_texts, n_labels)`` of float32, in the order of ``texts``."""
         return self.run(texts, batch_size=batch_size)[0]
 
-    def run(self, texts: Sequence[str], *, batch_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Logits ``(n_texts, n_labels)`` of float32, and whether each text was cut ``(n_texts,)`` of bool."""
-        return self._model.run(texts, batch_size=batch_size or self._batch_size)
+    def run(self, texts: Texts, *, batch_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Logits ``(n_texts, n_labels)`` of float32, and whether each text was cut ``(n_texts,)`` of bool.
+
+        Raises:
+            AmalgamError: As for calling the classifier.
+        """
+        batch_size = self._batch_size if batch_size is None else _checked_batch_size(batch_size)
+        listed = list_texts(texts)
+        if not listed:
+            return np.empty((0, len(self.labels)), dtype=np.float32), np.empty(0, dtype=bool)
+        return self._model.get().run(listed, batch_size=batch_size)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Copy the bundle and verify every file; see :func:`~amalgam_edge.runtime.publishing.save_bundle`."""
@@ -165,3 +192,61 @@ class EdgeClassifier:
         """Label → probability, the likeliest first."""
         ranked = np.argsort(-probabilities, kind="stable")
         return {self.labels[k]: float(probabilities[k]) for k in ranked}
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self.labels[:_SHOWN_LABELS]))
+        more = ", …" if len(self.labels) > _SHOWN_LABELS else ""
+        return f"<EdgeClassifier {str(self._source)!r}: {self.precision}, {len(self.labels)} labels ({shown}{more})>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_again, (type(self), self._source, self.bundle.digest, self._options)
+
+
+def _open_unchanged(
+    bundle: Bundle, precision: str | None, threads: int | None, cascade: bool | None
+) -> TextModel | CascadeModel:
+    """Open a bundle's models; a forked child may ask for them when another bundle stands in its place."""
+    try:
+        return _open_model(bundle, precision, threads, cascade)
+    except AmalgamError as error:
+        if version_of(bundle.folder) == bundle.version:
+            raise
+        raise AmalgamError(
+            f"{bundle.folder}: holds another bundle than when this classifier was loaded; load it anew"
+        ) from error
+
+
+def _open_model(
+    bundle: Bundle, precision: str | None, threads: int | None, cascade: bool | None
+) -> TextModel | CascadeModel:
+    encoder = TextModel(
+        bundle.read_model(precision),
+        bundle.read(TOKENIZER),
+        max_length=bundle.manifest.max_length,
+        pad_token_id=bundle.manifest.pad_token_id,
+        threads=threads,
+    )
+    if encoder.n_labels not in (None, len(bundle.labels)):
+        raise AmalgamError(
+            f"{bundle.folder}: the model answers over {encoder.n_labels} labels and the manifest names "
+            f"{len(bundle.labels)}; copy the bundle again"
+        )
+    return open_cascade(bundle, encoder, enabled=cascade, threads=threads) or encoder
+
+
+def _load_again(kind: type[EdgeClassifier], source: str | Path, digest: str, options: dict[str, Any]) -> EdgeClassifier:
+    """The classifier that was pickled, of the very bundle that it had."""
+    classifier = kind.from_pretrained(source, **options)
+    if classifier.bundle.digest != digest:
+        raise AmalgamError(f"{source}: holds another bundle than when this classifier was pickled; load it anew")
+    return classifier
+
+
+def _checked_batch_size(batch_size: int) -> int:
+    try:
+        checked = operator.index(batch_size)
+    except TypeError:
+        checked = 0
+    if checked < 1:
+        raise AmalgamError(f"batch_size is a number of texts, at least 1 (got {batch_size!r})")
+    return checked

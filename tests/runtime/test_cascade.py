@@ -111,7 +111,7 @@ def test_the_static_student_has_larger_batches_than_the_encoder(cascaded, monkey
     monkeypatch.setattr(text_model, "split_by_length", lambda lengths, size: sizes.append(size) or split(lengths, size))
     classifier = EdgeClassifier.from_pretrained(cascaded[0])
     classifier(TEXTS)
-    classifier._model.run(TEXTS)  # without a batch size, as the cascade is measured
+    classifier._model.get().run(TEXTS)  # without a batch size, as the cascade is measured
     assert sizes == [256, 32] * 2
 
 
@@ -152,7 +152,7 @@ def test_no_label_is_given_below_the_threshold_whichever_model_answers(cascaded)
 
 
 def test_a_requested_cascade_that_the_bundle_lacks_is_refused(copied):
-    assert not isinstance(EdgeClassifier.from_pretrained(copied)._model, CascadeModel)
+    assert not isinstance(EdgeClassifier.from_pretrained(copied)._model.get(), CascadeModel)
     with pytest.raises(AmalgamError, match="holds no cascade; build it with --cascade"):
         EdgeClassifier.from_pretrained(copied, cascade=True)
 
@@ -212,5 +212,5 @@ def test_a_static_model_that_was_not_built_with_the_bundle_is_refused(cascaded):
 
 
 def test_both_models_compute_with_the_threads_that_were_asked_for(cascaded):
-    model = EdgeClassifier.from_pretrained(cascaded[0], threads=3)._model
+    model = EdgeClassifier.from_pretrained(cascaded[0], threads=3)._model.get()
     assert (model._static._threads, model._encoder._runner._threads) == (3, 3)

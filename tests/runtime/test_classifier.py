@@ -187,11 +187,6 @@ def test_texts_may_be_any_sequence(exact):
     assert exact(tuple(tiny.TEXTS)) == exact(list(tiny.TEXTS))
 
 
-def test_one_string_is_refused(exact):
-    with pytest.raises(AmalgamError, match="list"):
-        exact("one text")
-
-
 def test_a_lone_surrogate_is_read_as_a_question_mark(exact):
     """JSON can hold half of a surrogate pair, which UTF-8 cannot encode."""
     np.testing.assert_array_equal(exact.logits(["games \ud83d"]), exact.logits(["games ?"]))
