@@ -45,12 +45,15 @@ class EdgeClassifier:
     Args:
         bundle: The bundle to load. The files that are used are checked by SHA-256.
         precision: One of the bundle's precisions; None for the bundle's own choice.
-        threads: Threads to compute with; None for one per core.
+        threads: Threads to compute with, at most one per usable core; None for that many.
         abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's threshold.
         cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
+        device: ``cpu``, ``cuda`` or ``cuda:N``. On a GPU the encoder runs, by default its model of half floats or
+            floats; the static student of a cascade stays on the CPU.
 
     Raises:
-        AmalgamError: A file is damaged, the bundle lacks the precision or the cascade, or the threshold is not a score.
+        AmalgamError: A file is damaged, the bundle lacks the precision or the cascade, the threshold is not a score,
+            the number of threads is none, or the device is not available.
     """
 
     def __init__(
@@ -61,21 +64,23 @@ class EdgeClassifier:
         threads: int | None = None,
         abstain: float | None = None,
         cascade: bool | None = None,
+        device: str = "cpu",
     ) -> None:
         self.bundle = bundle
         self.labels = bundle.labels
-        self.precision = precision or bundle.default_precision
+        self.precision = precision or bundle.default_precision_on(device)
         self.abstain = bundle.abstain if abstain is None else abstain
         if not 0 <= self.abstain <= 1:
             raise AmalgamError(f"abstain is a score between 0 and 1 (got {abstain!r})")
         self.max_length = bundle.manifest.max_length
         self._batch_size = STATIC_BATCH if bundle.is_static else ENCODER_BATCH
         encoder = TextModel(
-            bundle.read_model(precision),
+            bundle.read_model(self.precision),
             bundle.read(TOKENIZER),
             max_length=self.max_length,
             pad_token_id=bundle.manifest.pad_token_id,
             threads=threads,
+            device=device,
         )
         if encoder.n_labels not in (None, len(self.labels)):
             raise AmalgamError(
@@ -93,24 +98,28 @@ class EdgeClassifier:
         threads: int | None = None,
         abstain: float | None = None,
         cascade: bool | None = None,
+        device: str = "cpu",
     ) -> EdgeClassifier:
         """Load a bundle from a folder, or from the Hugging Face Hub by ``owner/name``.
 
         Args:
             source: The bundle's folder, or its name on the Hub. A folder of that name wins over the Hub.
             precision: One of the bundle's precisions; None for the bundle's own choice.
-            threads: Threads to compute with; None for one per core.
+            threads: Threads to compute with, at most one per usable core; None for that many.
             abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's
                 threshold.
             cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
+            device: ``cpu``, ``cuda`` or ``cuda:N``, see :class:`EdgeClassifier`.
 
         Raises:
-            AmalgamError: There is no bundle, a file is damaged, the bundle lacks the precision or the cascade, or the
-                threshold is not a score.
+            AmalgamError: There is no bundle, a file is damaged, the bundle lacks the precision or the cascade, the
+                threshold is not a score, the number of threads is none, or the device is not available.
         """
         return load_unchanged(
             source,
-            lambda bundle: cls(bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade),
+            lambda bundle: cls(
+                bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade, device=device
+            ),
         )
 
     def __call__(
