@@ -71,7 +71,7 @@ def cuda_device_id(device: str) -> int:
 def _providers(device: str) -> list[Any]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
-    if not CUDA_DEVICE.fullmatch(device):
+    if not isinstance(device, str) or not CUDA_DEVICE.fullmatch(device):
         raise AmalgamError(f"--device {device}: onnxruntime runs on cpu, cuda or cuda:N here")
     if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         raise AmalgamError(

@@ -92,7 +92,7 @@ def test_cuda_sessions_keep_to_float32_and_fall_back_to_the_cpu_for_single_opera
     assert session.cuda_device_id(device) == number
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "", None, 0])
 def test_unknown_devices_are_refused(doubling, device):
     with pytest.raises(AmalgamError, match="onnxruntime runs on cpu, cuda or cuda:N here"):
         open_session(doubling, device=device)
