@@ -1,13 +1,15 @@
 """amalgam-edge: merge fine-tuned text classifiers into one small ONNX model, without labels.
 
 The names below are the library. Each is imported when it is first used, so that ``import amalgam_edge`` is instant and
-loads neither torch nor onnxruntime.
+loads neither torch nor onnxruntime. The import also turns the telemetry of libraries off, before any of them is loaded.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from amalgam_edge.telemetry import turn_off_telemetry
 
 if TYPE_CHECKING:
     from amalgam_edge.api import build as build
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from amalgam_edge.runtime.classifier import Prediction as Prediction
 
     __version__: str
+
+turn_off_telemetry()
 
 _EXPORTS = {
     "AmalgamError": "amalgam_edge.errors",

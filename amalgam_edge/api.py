@@ -122,7 +122,7 @@ def evaluate(
         label_column: Column that holds the true label.
         split: Split to read of a data set from the Hub.
         precisions: Precisions to measure; all where none is named.
-        threads: CPU threads to compute with; one per core where it is None.
+        threads: CPU threads to compute with, at most one per usable core; that many where it is None.
         abstain: Give no label below this score; the bundle's own threshold where it is None.
         compare: Another bundle to measure on the same texts.
 

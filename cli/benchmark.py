@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 
 import click
 
 from amalgam_edge.cli.extras import quiet_libraries
 from amalgam_edge.cli.output import show_json, show_lines
+from amalgam_edge.cores import compute_threads
 from amalgam_edge.errors import needs_extra
 
 
@@ -22,7 +22,11 @@ from amalgam_edge.errors import needs_extra
 )
 @click.option("--corpus", help="Texts of mixed lengths to time too: a file, a folder, or hf://datasets/NAME.")
 @click.option("--max-texts", type=click.IntRange(min=1), default=512, show_default=True, help="Of the corpus.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one a core]")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads to compute with, at most one per usable core.  [default: that many]",
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Turns of each contender.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(
@@ -57,7 +61,7 @@ def command(
         peers,
         ConsoleProgress(),
         corpus=texts,
-        threads=threads or os.cpu_count() or 1,
+        threads=compute_threads(threads),
         rounds=rounds,
     )
     if as_json:

@@ -9,11 +9,12 @@ import click
 
 from amalgam_edge import environment
 from amalgam_edge.cli.output import show_lines
+from amalgam_edge.cores import cpu_quota, usable_cores
 
 
 @click.command("doctor")
 def command() -> None:
-    """Show versions, runtimes and CPU features; exit status 1 if something is wrong with them.
+    """Show versions, runtimes, CPU features and usable cores; exit status 1 if something is wrong with them.
 
     \b
     Example:
@@ -24,6 +25,9 @@ def command() -> None:
         show_lines(f"{package:<17} {version or '–'}")
     show_lines(f"providers         {', '.join(environment.execution_providers()) or '–'}")
     show_lines(f"CPU features      {', '.join(environment.cpu_features()) or 'none that matter'}")
+    quota = cpu_quota()
+    limited = "" if quota is None else f", CPU quota {quota:g}"
+    show_lines(f"cores             {usable_cores()} usable{limited}")
     found = environment.problems()
     for problem in found:
         show_lines(f"problem: {problem}", err=True)

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 @click.option("--label-column", default="label", show_default=True, help="Column that holds the gold label.")
 @click.option("--split", default="test", show_default=True, help="Split of a Hub data set.")
 @click.option("--precision", "precisions", multiple=True, help="Measure this precision.  [default: all]")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one a core]")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads to compute with, at most one per usable core.  [default: that many]",
+)
 @click.option(
     "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's own]"
 )

@@ -29,7 +29,7 @@ _COMMANDS = {
     "push": ("push", "Publish a bundle on the Hugging Face Hub."),
     "optimize": ("optimize", "Make a bundle's models anew, and let a budget pick the one that runs."),
     "benchmark": ("benchmark", "Time a bundle beside what its student could be run with instead."),
-    "doctor": ("doctor", "Show versions, runtimes and CPU features, and what is wrong with them."),
+    "doctor": ("doctor", "Show versions, runtimes, CPU features and cores, and what is wrong with them."),
 }
 
 

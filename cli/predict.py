@@ -40,7 +40,18 @@ _NO_LABEL = "–"
     "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's threshold]"
 )
 @click.option("--precision", help="One of the bundle's precisions.  [default: the bundle's choice]")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one per core]")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads to compute with, at most one per usable core.  [default: that many]",
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="cpu, cuda or cuda:N. A GPU runs fp16 or fp32 where the bundle has it and --precision names no other.",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -60,6 +71,7 @@ def command(
     abstain: float | None,
     precision: str | None,
     threads: int | None,
+    device: str,
     batch_size: int | None,
     cascade: bool | None,
 ) -> None:
@@ -82,7 +94,9 @@ def command(
     opened = find_bundle(bundle)  # a mistyped name is told before the runtime is loaded
     from amalgam_edge.runtime.classifier import EdgeClassifier
 
-    classifier = EdgeClassifier(opened, precision=precision, threads=threads, abstain=abstain, cascade=cascade)
+    classifier = EdgeClassifier(
+        opened, precision=precision, threads=threads, abstain=abstain, cascade=cascade, device=device
+    )
     write = _WRITERS[output_format](classifier.labels, all_scores)
     n_truncated = n_empty = 0
     for chunk in _chunks(texts or _lines(file)):

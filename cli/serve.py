@@ -66,7 +66,18 @@ _limit = partial(click.option, show_default=True)
     help="Most seconds that a connection stays open without a request.",
 )
 @click.option("--precision", help="One of the bundle's precisions.  [default: the bundle's choice]")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with.  [default: one per core]")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads to compute with, at most one per usable core.  [default: that many]",
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="cpu, cuda or cuda:N. A GPU runs fp16 or fp32 where the bundle has it and --precision names no other.",
+)
 @click.option(
     "--cascade/--no-cascade",
     default=None,
@@ -93,6 +104,7 @@ def command(
     keep_alive: float,
     precision: str | None,
     threads: int | None,
+    device: str,
     cascade: bool | None,
 ) -> None:
     """Answer HTTP requests with one or more bundles.
@@ -132,7 +144,7 @@ def command(
         host=host,
         port=port,
         watch=watch,
-        load_options=LoadOptions(precision=precision, threads=threads, cascade=cascade),
+        load_options=LoadOptions(precision=precision, threads=threads, cascade=cascade, device=device),
         limits=limits,
         access=AccessControl(
             api_keys=read_key_file(api_key_file) if api_key_file is not None else (),

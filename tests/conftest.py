@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import hypothesis
 import pytest
 
+from amalgam_edge.telemetry import turn_off_telemetry
+
 BUNDLE_LABELS = ("games", "science", "net", "Straße & 猫")
 BUNDLE_MAX_LENGTH = 40
 _HOME = pytest.StashKey[str]()
@@ -19,6 +21,7 @@ _HOME = pytest.StashKey[str]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Cut the Hub off and move its caches before anything imports ``datasets`` or ``transformers``."""
+    turn_off_telemetry()  # tests import libraries themselves
     home = tempfile.mkdtemp(prefix="amalgam-tests-")
     config.stash[_HOME] = home
     os.environ["HF_HOME"] = home

@@ -15,7 +15,7 @@ from amalgam_edge.building.checks import parse_budget, settings_by_name
 from amalgam_edge.building.data import Models, TrainingData
 from amalgam_edge.building.processes import LaunchedProcesses, ProcessGroup
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.inference.devices import resolve_device
+from amalgam_edge.inference.devices import limit_threads, resolve_device
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.recipe.sections import TrainingSettings
@@ -58,6 +58,7 @@ def build_bundle(
     if processes is None and recipe.training.processes > 1:
         processes = LaunchedProcesses(recipe.training.processes)
     backend = _check_machine(recipe, processes)
+    limit_threads()
     output = Path(recipe.output.folder)
     if resume and not overwrite and (output / MANIFEST).is_file():
         bundle = _finished(output, recipe)

@@ -24,6 +24,7 @@ from amalgam_edge.building.data import Student, TrainingData
 from amalgam_edge.building.process_group import GO_ON, check_shares, process_group, threads_per_process
 from amalgam_edge.building.students import prepare_training
 from amalgam_edge.building.training_job import read_training_settings, run_job, take_result, write_job
+from amalgam_edge.cores import compute_threads, usable_cores
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
@@ -91,7 +92,7 @@ class LaunchedProcesses(ProcessGroup):
         check_shares(settings, self._n, self._n)
 
     def _run(self, folder: Path, settings: TrainingSettings, advance: Advance, *, resume: bool) -> None:
-        threads = threads_per_process(settings.threads or torch.get_num_threads(), self._n)
+        threads = threads_per_process(compute_threads(settings.threads or torch.get_num_threads()), self._n)
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"),
             *("--nproc-per-node", str(self._n), "-m", "amalgam_edge.building.launched_process", str(folder / _JOB)),
@@ -145,7 +146,7 @@ class JoinedProcesses(ProcessGroup):
         self._hide_group()
         self._n_runs = 0
         if self.rank == 0 and os.environ.get("OMP_NUM_THREADS") == "1":  # set by torchrun, for processes sharing cores
-            torch.set_num_threads(os.cpu_count() or 1)
+            torch.set_num_threads(usable_cores())
 
     @staticmethod
     def are_there() -> bool:
@@ -194,7 +195,7 @@ class JoinedProcesses(ProcessGroup):
         self._n_runs += 1
         try:
             with process_group(settings, store, self.rank, self._size):
-                torch.set_num_threads(threads_per_process(settings.threads or os.cpu_count() or 1, self._size_here))
+                torch.set_num_threads(threads_per_process(compute_threads(settings.threads), self._size_here))
                 yield
         finally:
             torch.set_num_threads(threads)

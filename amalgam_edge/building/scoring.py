@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from amalgam_edge.building.checks import settings_by_name, teacher_names
 from amalgam_edge.corpus import Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.inference.devices import limit_threads
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
@@ -32,6 +33,7 @@ def score_texts(recipe: Recipe, progress: Progress, *, resume: bool = False) -> 
         AmalgamError: A mistake in the recipe or in what it names; nothing that was scored is lost.
     """
     backend = choose_backend(recipe.compute, recipe.scoring)
+    limit_threads()
     values = {**settings_by_name(recipe), "backend": backend, "resume": resume}
     steps = [
         Step(_read_corpus, makes="corpus", title="reading texts"),

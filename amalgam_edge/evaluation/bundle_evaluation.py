@@ -48,7 +48,7 @@ def evaluate_bundle(
         label_column: The column that holds label names of the bundle.
         split: The split of a Hub data set.
         precisions: The precisions to measure; by default all of the bundle.
-        threads: How many threads compute; by default one a core.
+        threads: How many threads compute, at most one per usable core; by default that many.
         abstain: No label is given below this score; by default the bundle's own threshold, and 0 never abstains.
         compare: Another bundle, whose accuracy on the same texts is set beside this one's.
 

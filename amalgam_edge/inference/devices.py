@@ -1,9 +1,10 @@
-"""The device that torch runs on."""
+"""The device that torch runs on, and its threads."""
 
 from __future__ import annotations
 
 import torch
 
+from amalgam_edge.cores import usable_cores
 from amalgam_edge.errors import AmalgamError
 
 
@@ -23,3 +24,8 @@ def resolve_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch may raise any of these
         raise AmalgamError(f"--device {device}: no such device here; use --device cpu") from error
     return found
+
+
+def limit_threads() -> None:
+    """Let torch compute with at most one thread per usable core; it does not know of CPU quotas."""
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))

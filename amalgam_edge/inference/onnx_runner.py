@@ -20,7 +20,7 @@ class OnnxRunner:
         model: ONNX file that :func:`amalgam_edge.exporters.teacher_export.export_teacher` wrote.
         seed: Seed of the masks.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: Number of threads on the CPU; by default one for each core.
+        threads: Number of threads on the CPU, at most one per usable core; by default that many.
 
     Raises:
         AmalgamError: The model cannot be loaded, or the device does not exist.

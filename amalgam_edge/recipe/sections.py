@@ -56,7 +56,11 @@ def _text_column() -> Any:
 
 
 def _threads() -> Any:
-    return option(None, "CPU threads that run the teachers.  [default: one per core]", affects_result=False)
+    return option(
+        None,
+        "CPU threads that run the teachers, at most one per usable core.  [default: that many]",
+        affects_result=False,
+    )
 
 
 def _batch_tokens() -> Any:

@@ -29,6 +29,7 @@ MODEL_FILES = {
     "q4": "onnx/model_q4.onnx",
     "int8-pq": "onnx/model_int8_pq.onnx",
 }
+_GPU_PRECISIONS = ("fp16", "fp32")  # those that a GPU computes with best, the fastest first
 _VERSION_DIGITS = 12
 
 
@@ -79,6 +80,15 @@ class Bundle:
     def default_precision(self) -> str:
         """The precision that is used where none is named."""
         return self.manifest.default_precision
+
+    def default_precision_on(self, device: str) -> str:
+        """The precision that is used on a device where none is named.
+
+        A GPU takes the first of the float models, half floats first: ONNX Runtime has no CUDA kernels for most of what
+        int8 models compute with, and would copy between GPU and CPU at each of these operations.
+        """
+        floats = [] if device == "cpu" else [name for name in _GPU_PRECISIONS if name in self.precisions]
+        return next(iter(floats), self.default_precision)
 
     @property
     def abstain(self) -> float:

@@ -20,11 +20,14 @@ from amalgam_edge.storage.own_files import FileContent
 class CascadeModel:
     """Two exported classifiers behind one tokenizer. Safe to call from several threads at once.
 
+    The static student runs on the CPU, wherever the encoder does: it looks up and adds, which takes less time than
+    copying its texts to a GPU.
+
     Args:
         encoder: Answers the texts of which the static student is not sure.
         static: Content of the static student's ONNX model, which has the encoder's tokens and labels.
         threshold: Probability of the likeliest label from which on the static student is sure.
-        threads: Threads of the static student; None for one per core.
+        threads: Threads of the static student, at most one per usable core; None for that many.
     """
 
     def __init__(self, encoder: TextModel, static: FileContent, threshold: float, threads: int | None = None) -> None:
@@ -56,7 +59,7 @@ def open_cascade(
         bundle: The bundle; its static student's file is checked by SHA-256.
         encoder: The bundle's encoder, already loaded.
         enabled: Whether to use the cascade; None for whenever the bundle has one.
-        threads: Threads of the static student; None for one per core.
+        threads: Threads of the static student, at most one per usable core; None for that many.
 
     Raises:
         AmalgamError: The cascade is enabled but the bundle has none, or its file is damaged.

@@ -53,12 +53,15 @@ class EdgeClassifier:
     Args:
         bundle: The bundle to load. The files that are used are checked by SHA-256.
         precision: One of the bundle's precisions; None for the bundle's own choice.
-        threads: Threads to compute with; None for one per core.
+        threads: Threads to compute with, at most one per usable core; None for that many.
         abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's threshold.
         cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
+        device: ``cpu``, ``cuda`` or ``cuda:N``. On a GPU the encoder runs, by default its model of half floats or
+            floats; the static student of a cascade stays on the CPU.
 
     Raises:
-        AmalgamError: A file is damaged, the bundle lacks the precision or the cascade, or the threshold is not a score.
+        AmalgamError: A file is damaged, the bundle lacks the precision or the cascade, the threshold is not a score,
+            the number of threads is none, or the device is not available.
     """
 
     def __init__(
@@ -69,18 +72,22 @@ class EdgeClassifier:
         threads: int | None = None,
         abstain: float | None = None,
         cascade: bool | None = None,
+        device: str = "cpu",
     ) -> None:
         self.bundle = bundle
         self.labels = bundle.labels
-        self.precision = precision or bundle.default_precision
+        self.precision = precision or bundle.default_precision_on(device)
         self.abstain = bundle.abstain if abstain is None else abstain
         if not 0 <= self.abstain <= 1:
             raise AmalgamError(f"abstain is a score between 0 and 1 (got {abstain!r})")
         self.max_length = bundle.manifest.max_length
         self._batch_size = STATIC_BATCH if bundle.is_static else ENCODER_BATCH
-        self._options = {"precision": precision, "threads": threads, "abstain": abstain, "cascade": cascade}
+        self._options = {
+            "precision": precision, "threads": threads, "abstain": abstain, "cascade": cascade, "device": device,
+        }  # fmt: skip
         self._source: str | Path = bundle.folder.absolute()
-        self._model = OpenedAgainInChildren(lambda: _open_unchanged(bundle, precision, threads, cascade))
+        chosen = self.precision
+        self._model = OpenedAgainInChildren(lambda: _open_unchanged(bundle, chosen, threads, cascade, device))
 
     @classmethod
     def from_pretrained(
@@ -91,24 +98,28 @@ class EdgeClassifier:
         threads: int | None = None,
         abstain: float | None = None,
         cascade: bool | None = None,
+        device: str = "cpu",
     ) -> EdgeClassifier:
         """Load a bundle from a folder, or from the Hugging Face Hub by ``owner/name``.
 
         Args:
             source: The bundle's folder, or its name on the Hub. A folder of that name wins over the Hub.
             precision: One of the bundle's precisions; None for the bundle's own choice.
-            threads: Threads to compute with; None for one per core.
+            threads: Threads to compute with, at most one per usable core; None for that many.
             abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's
                 threshold.
             cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
+            device: ``cpu``, ``cuda`` or ``cuda:N``, see :class:`EdgeClassifier`.
 
         Raises:
-            AmalgamError: There is no bundle, a file is damaged, the bundle lacks the precision or the cascade, or the
-                threshold is not a score.
+            AmalgamError: There is no bundle, a file is damaged, the bundle lacks the precision or the cascade, the
+                threshold is not a score, the number of threads is none, or the device is not available.
         """
         return load_unchanged(
             source,
-            lambda bundle: cls(bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade),
+            lambda bundle: cls(
+                bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade, device=device
+            ),
         )
 
     def __call__(self, texts: Texts, *, all_scores: bool = False, batch_size: int | None = None) -> list[Prediction]:
@@ -203,11 +214,11 @@ class EdgeClassifier:
 
 
 def _open_unchanged(
-    bundle: Bundle, precision: str | None, threads: int | None, cascade: bool | None
+    bundle: Bundle, precision: str, threads: int | None, cascade: bool | None, device: str
 ) -> TextModel | CascadeModel:
     """Open a bundle's models; a forked child may ask for them when another bundle stands in its place."""
     try:
-        return _open_model(bundle, precision, threads, cascade)
+        return _open_model(bundle, precision, threads, cascade, device)
     except AmalgamError as error:
         if version_of(bundle.folder) == bundle.version:
             raise
@@ -217,7 +228,7 @@ def _open_unchanged(
 
 
 def _open_model(
-    bundle: Bundle, precision: str | None, threads: int | None, cascade: bool | None
+    bundle: Bundle, precision: str, threads: int | None, cascade: bool | None, device: str
 ) -> TextModel | CascadeModel:
     encoder = TextModel(
         bundle.read_model(precision),
@@ -225,6 +236,7 @@ def _open_model(
         max_length=bundle.manifest.max_length,
         pad_token_id=bundle.manifest.pad_token_id,
         threads=threads,
+        device=device,
     )
     if encoder.n_labels not in (None, len(bundle.labels)):
         raise AmalgamError(

@@ -1,8 +1,7 @@
-"""Runs an ONNX model: one batch with all threads, or several batches with one thread each."""
+"""Runs an ONNX model: one batch with all threads, several batches with one thread each, or batch by batch on a GPU."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from amalgam_edge.cores import compute_threads
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.runtime.session import open_session
 from amalgam_edge.storage.own_files import FileContent
@@ -26,19 +26,20 @@ class ModelRunner:
     """Runs a model on batches. Safe to call from several threads at once.
 
     Threads that share a batch wait for each other at each of the model's hundred or so operations. So several batches
-    run at the same time, each in one thread.
+    run at the same time, each in one thread. A GPU computes one batch after another, in one session.
 
     Args:
         model: Content of an ONNX model with an output ``logits``. It is kept until several batches come at a time.
-        threads: Threads to compute with; None for one per core.
+        threads: Threads to compute with, at most one per usable core; None for that many.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        AmalgamError: ONNX Runtime cannot load the model, or it is no classifier.
+        AmalgamError: ONNX Runtime cannot load the model, it is no classifier, or the device is not available.
     """
 
-    def __init__(self, model: FileContent, threads: int | None = None) -> None:
-        self._threads = threads or usable_cores()
-        self._shared_session = open_session(model, threads)
+    def __init__(self, model: FileContent, threads: int | None = None, device: str = "cpu") -> None:
+        self._threads = compute_threads(threads) if device == "cpu" else 1
+        self._shared_session = open_session(model, threads, device)
         names = {output.name for output in self._shared_session.get_outputs()}
         if LOGITS not in names:
             raise AmalgamError(f"{model.path}: no classifier, it has no output '{LOGITS}'; build it again")
@@ -83,10 +84,3 @@ class ModelRunner:
                 self._parallel = open_session(self._model, threads=1), ThreadPoolExecutor(self._threads)
                 self._model = None
             return self._parallel
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -26,7 +26,8 @@ class TextModel:
         tokenizer: Content of its tokenizer.json.
         max_length: Tokens to which texts are cut.
         pad_token_id: Token id that fills batches; the attention mask hides it.
-        threads: Threads to compute with; None for one per core.
+        threads: Threads to compute with, at most one per usable core; None for that many.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class TextModel:
         max_length: int,
         pad_token_id: int,
         threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
-        self._runner = ModelRunner(model, threads)
+        self._runner = ModelRunner(model, threads, device)
         self._tokenizer = BatchTokenizer(tokenizer, max_length)
         self.pad_token_id = pad_token_id
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from amalgam_edge.cores import compute_threads
 from amalgam_edge.environment import CUDA_DEVICE, CUDA_PROVIDER, execution_providers
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.batches import CPU_BATCH_TOKENS
@@ -30,7 +31,7 @@ class Backend:
     Attributes:
         name: ``onnxruntime`` or ``torch``.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: Number of threads on the CPU; None for one for each core.
+        threads: Number of threads on the CPU, at most one per usable core; None for that many.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Backend:
 
     def _open_torch(self, teacher: Teacher, settings: ScoringSettings) -> DropoutRunner:
         if self.threads is not None:
-            torch.set_num_threads(self.threads)
+            torch.set_num_threads(compute_threads(self.threads))
         return TorchRunner(
             teacher.model,
             teacher.sites,
@@ -90,7 +91,7 @@ def resolve_backend(name: BackendName, device: str, threads: int | None = None) 
             Runtime has no CUDA kernels for the integer operations that make masks; it copies them to the CPU and back,
             and took nine times as long on an H200.
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, which prefers CUDA where the backend has it.
-        threads: Number of threads on the CPU; None for one for each core.
+        threads: Number of threads on the CPU, at most one per usable core; None for that many.
 
     Raises:
         AmalgamError: The backend or the device is not there. Nothing else is used in its place.

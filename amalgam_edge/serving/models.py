@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from amalgam_edge.browser.site import describe_model, model_files
+from amalgam_edge.cores import compute_threads
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.runtime.bundle import version_of
 from amalgam_edge.runtime.classifier import EdgeClassifier
-from amalgam_edge.runtime.model_runner import usable_cores
 from amalgam_edge.serving.batching import MicroBatcher, ModelOutput
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import ServerMetrics
@@ -34,13 +34,15 @@ class LoadOptions:
 
     Attributes:
         precision: One of the bundle's precisions; None for the bundle's own choice.
-        threads: Threads to compute with, each on a batch of its own; None for one per core.
+        threads: Threads to compute with, each on a batch of its own, at most one per usable core; None for that many.
         cascade: Whether a bundle's static student answers where it is sure; None for wherever the bundle has one.
+        device: ``cpu``, ``cuda`` or ``cuda:N``. A GPU computes one batch after another.
     """
 
     precision: str | None = None
     threads: int | None = None
     cascade: bool | None = None
+    device: str = "cpu"
 
 
 class ServedModel:
@@ -214,7 +216,7 @@ class ModelRegistry:
         folder = self._folders[name]
         classifier = await asyncio.to_thread(_or_amalgam_error, folder, lambda: _open_classifier(folder, self._options))
         version = classifier.bundle.version
-        n_threads = self._options.threads or usable_cores()
+        n_threads = compute_threads(self._options.threads) if self._options.device == "cpu" else 1
         replaced = self._served.get(name)
         self._served[name] = _or_amalgam_error(
             folder, lambda: ServedModel(name, classifier, version, self._limits, self._metrics, n_threads)
@@ -244,7 +246,9 @@ def _or_amalgam_error(folder: str, function: Callable[[], T]) -> T:
 
 def _open_classifier(folder: str, options: LoadOptions) -> EdgeClassifier:
     """A classifier that has run once, so that a bundle that gives no finite scores is refused before it answers."""
-    classifier = EdgeClassifier.from_pretrained(folder, precision=options.precision, threads=1, cascade=options.cascade)
+    classifier = EdgeClassifier.from_pretrained(
+        folder, precision=options.precision, threads=1, cascade=options.cascade, device=options.device
+    )
     logits = classifier.logits(_WARM_UP_TEXTS)
     if logits.ndim != 2 or logits.shape[1] != len(classifier.labels):
         raise AmalgamError(f"{folder}: the model gives logits of shape {logits.shape}; build the bundle again")

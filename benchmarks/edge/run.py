@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from amalgam_edge.console_progress import ConsoleProgress
+from amalgam_edge.cores import usable_cores
 from amalgam_edge.corpus import read_corpus
 from amalgam_edge.environment import cpu_features
 from amalgam_edge.evaluation.edge_benchmark import benchmark
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--corpus", required=True, help="texts of various lengths")
     parser.add_argument("--front", help="a bundle that was built or optimized under a budget")
     parser.add_argument("--max-texts", type=int, default=512, help="how many texts of the corpus to use at most")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", type=Path, help="a Markdown file to write the tables into, between its marks")
     options = parser.parse_args()

@@ -21,6 +21,7 @@ def fused_kernels(model: Path) -> dict[str, int]:
         optimized = Path(folder) / "optimized.onnx"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(optimized)
         onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from amalgam_edge import environment
-from amalgam_edge.cli import main
+from amalgam_edge import cores, environment
+from amalgam_edge.cli import doctor, main
 from amalgam_edge.errors import MissingExtraError
 
 
@@ -162,6 +162,11 @@ def test_doctor_is_content_here_and_names_two_runtimes(invoke, monkeypatch):
     healthy = invoke("doctor")
     assert healthy.exit_code == 0, healthy.output
     assert "CPUExecutionProvider" in healthy.output
+    monkeypatch.setattr(cores, "_allowed_cores", lambda: 8)
+    for quota, shown in ((None, "8 usable\n"), (1.5, "2 usable, CPU quota 1.5\n"), (16.0, "8 usable, CPU quota 16\n")):
+        for module in (cores, doctor):
+            monkeypatch.setattr(module, "cpu_quota", lambda *process, quota=quota: quota)
+        assert f"cores             {shown}" in invoke("doctor").output
     monkeypatch.setattr(environment, "_version", lambda name: "1.0")
     sick = invoke("doctor")
     assert sick.exit_code == 1

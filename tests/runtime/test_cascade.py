@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from amalgam_edge import cores
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.runtime import EdgeClassifier, text_model
+from amalgam_edge.runtime import EdgeClassifier, model_runner, text_model
 from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, is_sure
 from amalgam_edge.runtime.manifest import read_manifest, write_manifest
@@ -211,6 +212,19 @@ def test_a_static_model_that_was_not_built_with_the_bundle_is_refused(cascaded):
         EdgeClassifier.from_pretrained(folder)
 
 
-def test_both_models_compute_with_the_threads_that_were_asked_for(cascaded):
+def test_both_models_compute_with_the_threads_that_were_asked_for(cascaded, monkeypatch):
+    monkeypatch.setattr(cores, "usable_cores", lambda: 4)
     model = EdgeClassifier.from_pretrained(cascaded[0], threads=3)._model.get()
     assert (model._static._threads, model._encoder._runner._threads) == (3, 3)
+
+
+def test_on_a_gpu_the_encoder_runs_and_the_static_student_stays_on_the_cpu(cascaded, monkeypatch):
+    opened, inner = [], model_runner.open_session
+
+    def open_here(model, threads=None, device="cpu"):
+        opened.append((model.path.name, threads, device))
+        return inner(model, threads)
+
+    monkeypatch.setattr(model_runner, "open_session", open_here)
+    EdgeClassifier.from_pretrained(cascaded[0], device="cuda:1")
+    assert opened == [("model.onnx", None, "cuda:1"), ("model_static.onnx", None, "cpu")]

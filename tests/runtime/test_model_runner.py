@@ -1,6 +1,5 @@
 """How texts are split into batches, and how a model runs them on several threads."""
 
-import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amalgam_edge import cores
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import model_runner
 from amalgam_edge.runtime.model_runner import ModelRunner
@@ -62,6 +62,12 @@ def test_logits_are_those_of_one_session(bundle_folder, feeds, threads):
         found = runner.run(["logits"], some)
         for feed, (logits,) in zip(some, found, strict=True):
             np.testing.assert_allclose(logits, session.run(["logits"], feed)[0], atol=1e-5)
+
+
+@pytest.fixture(autouse=True)
+def four_cores(monkeypatch):
+    """As many threads may run as the tests ask for, wherever they run."""
+    monkeypatch.setattr(cores, "usable_cores", lambda: 4)
 
 
 def test_a_second_session_is_opened_once_and_only_for_several_batches(bundle_folder, feeds, monkeypatch):
@@ -120,15 +126,38 @@ def test_a_single_thread_needs_no_second_session(bundle_folder, feeds, monkeypat
     inner = model_runner.open_session
     monkeypatch.setattr(model_runner, "open_session", lambda *a, **k: opened.append(a[1:]) or inner(*a, **k))
     ModelRunner(FileContent.read(bundle_folder / "onnx" / "model.onnx"), 1).run(["logits"], feeds)
-    assert opened == [(1,)]
+    assert opened == [(1, "cpu")]
 
 
-def test_the_cores_are_those_that_the_process_may_use(monkeypatch):
-    """A container or ``taskset`` may allow fewer than the machine has; some systems do not tell, or tell nothing."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
-    assert model_runner.usable_cores() == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert model_runner.usable_cores() == 8
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert model_runner.usable_cores() == 1
+@pytest.mark.parametrize(("threads", "workers"), [(64, 4), (4, 4), (2, 2), (None, 4)])
+def test_no_more_batches_run_at_a_time_than_there_are_usable_cores(meeting, threads, workers):
+    runner = ModelRunner(FileContent(Path("model.onnx"), b""), threads)
+    runner.run(["y"], [{"x": np.array([k])} for k in range(4)])
+    _, pool = runner._parallel
+    assert pool._max_workers == workers
+
+
+@pytest.mark.parametrize("threads", [0, -3])
+def test_no_threads_are_refused(bundle_folder, threads):
+    with pytest.raises(AmalgamError, match=f"threads is a whole number from 1 on .got {threads}"):
+        ModelRunner(FileContent.read(bundle_folder / "onnx" / "model.onnx"), threads)
+
+
+@pytest.mark.parametrize("threads", [None, 1, 4])
+def test_on_a_gpu_batches_run_one_after_another_in_one_session(monkeypatch, threads):
+    opened, running = [], threading.Lock()
+
+    class Session:
+        def get_outputs(self):
+            return [SimpleNamespace(name="logits", shape=["n", 2])]
+
+        def run(self, names, feed):
+            assert running.acquire(blocking=False)
+            running.release()
+            return [feed["x"]]
+
+    monkeypatch.setattr(model_runner, "open_session", lambda *args, **options: opened.append(args[1:]) or Session())
+    feeds = [{"x": np.array([k])} for k in range(5)]
+    runner = ModelRunner(FileContent(Path("model.onnx"), b""), threads, "cuda:1")
+    assert runner.run(["y"], feeds) == [[feed["x"]] for feed in feeds]
+    assert opened == [(threads, "cuda:1")]

@@ -6,6 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from amalgam_edge import cores
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import session
 from amalgam_edge.runtime.session import open_session
@@ -28,9 +29,19 @@ def test_paths_and_contents_are_loaded(doubling):
         assert opened.get_providers() == ["CPUExecutionProvider"]
 
 
-def test_the_number_of_threads_is_passed_on(doubling):
+@pytest.fixture
+def four_cores(monkeypatch):
+    monkeypatch.setattr(cores, "usable_cores", lambda: 4)
+
+
+def test_the_number_of_threads_is_passed_on(doubling, four_cores):
     assert open_session(doubling, threads=3).get_session_options().intra_op_num_threads == 3
-    assert open_session(doubling).get_session_options().intra_op_num_threads == 0  # one a core
+
+
+@pytest.mark.parametrize("threads", [None, 4, 64])
+def test_there_is_one_thread_per_usable_core_at_most(doubling, four_cores, threads):
+    """0 would be all cores of the machine, which a container may not use."""
+    assert open_session(doubling, threads=threads).get_session_options().intra_op_num_threads == 4
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no model\nat all", b"\x00" * 100])
@@ -81,7 +92,7 @@ def test_cuda_sessions_keep_to_float32_and_fall_back_to_the_cpu_for_single_opera
     assert session.cuda_device_id(device) == number
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "", None, 0])
 def test_unknown_devices_are_refused(doubling, device):
     with pytest.raises(AmalgamError, match="onnxruntime runs on cpu, cuda or cuda:N here"):
         open_session(doubling, device=device)

@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 import torch
 
+from amalgam_edge import cores
 from amalgam_edge.dropout.masks import DROPOUT_OFF
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters import teacher_export
@@ -153,10 +154,11 @@ def test_scores_do_not_depend_on_threads(teacher, exported_once, any_threads, na
         np.testing.assert_allclose(getattr(one, array), getattr(two, array), rtol=0, atol=1e-5, err_msg=array)
 
 
-def test_torch_takes_the_threads_that_were_asked_for(teacher, any_threads):
-    for threads in (2, 1):
+def test_torch_takes_the_threads_that_were_asked_for_but_one_per_usable_core_at_most(teacher, any_threads, monkeypatch):
+    monkeypatch.setattr(cores, "usable_cores", lambda: 2)
+    for threads, found in ((2, 2), (1, 1), (64, 2)):
         Backend("torch", "cpu", threads).open(teacher, SETTINGS)
-        assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == found
 
 
 def test_both_backends_say_the_same(teacher, exported_once):

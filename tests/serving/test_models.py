@@ -11,8 +11,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from amalgam_edge import cores
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.runtime import EdgeClassifier
+from amalgam_edge.runtime import EdgeClassifier, model_runner
 from amalgam_edge.runtime.bundle import version_of
 from amalgam_edge.serving import models as models_module
 from amalgam_edge.serving.limits import Limits
@@ -38,6 +39,7 @@ def with_registry(scenario, folders, **options):
 def recorded(monkeypatch):
     """Options with which classifiers are opened, and the number of threads of each batcher."""
     opened, n_threads = [], []
+    monkeypatch.setattr(cores, "usable_cores", lambda: 4)
     open_, batcher = EdgeClassifier.from_pretrained, models_module.MicroBatcher
     monkeypatch.setattr(
         models_module.EdgeClassifier, "from_pretrained", lambda folder, **kw: opened.append(kw) or open_(folder, **kw)
@@ -55,8 +57,25 @@ def test_each_thread_runs_batches_of_its_own(bundle_folder, recorded, threads):
 
     assert with_registry(scenario, {"tiny": str(bundle_folder)}, precision="fp32", threads=threads) == "fp32"
     opened, n_threads = recorded
-    assert opened == [{"precision": "fp32", "threads": 1, "cascade": None}]
+    assert opened == [{"precision": "fp32", "threads": 1, "cascade": None, "device": "cpu"}]
     assert n_threads == [threads]
+
+
+@pytest.mark.parametrize(("options", "n_threads"), [({}, 4), ({"threads": 64}, 4), ({"device": "cuda"}, 1)])
+def test_no_more_batches_run_at_a_time_than_there_are_cores_and_one_on_a_gpu(
+    bundle_folder, recorded, monkeypatch, options, n_threads
+):
+    """There is no GPU here: its session is opened on the CPU."""
+    inner = model_runner.open_session
+    monkeypatch.setattr(model_runner, "open_session", lambda model, threads=None, device="cpu": inner(model, threads))
+
+    async def scenario(registry):
+        return registry.names
+
+    with_registry(scenario, {"tiny": str(bundle_folder)}, **options)
+    opened, found = recorded
+    assert opened[0]["device"] == options.get("device", "cpu")
+    assert found == [n_threads]
 
 
 def test_the_first_model_answers_requests_without_a_name(bundle_folder):

@@ -106,13 +106,9 @@ def _absolute(location: Location) -> Location:
 def _connected(cluster: Cluster) -> Iterator[None]:
     """Connect to a cluster, and disconnect when the block is left, unless this process was connected already.
 
-    Ray reports usage to its developers, and polls a Prometheus server every ten seconds for that, unless told not to.
-    The user's own setting of ``RAY_USAGE_STATS_ENABLED`` is left as it is.
-
     Raises:
         AmalgamError: No cluster answers at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         yield
         return
