@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
 from amalgam_edge.runtime.cascade import open_cascade
 from amalgam_edge.runtime.finding import load_unchanged
+from amalgam_edge.runtime.hub import HubOptions
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from amalgam_edge.runtime.text_model import ENCODER_BATCH, STATIC_BATCH, TextModel
 
@@ -93,6 +96,7 @@ class EdgeClassifier:
         threads: int | None = None,
         abstain: float | None = None,
         cascade: bool | None = None,
+        **hub: Unpack[HubOptions],
     ) -> EdgeClassifier:
         """Load a bundle from a folder, or from the Hugging Face Hub by ``owner/name``.
 
@@ -103,14 +107,17 @@ class EdgeClassifier:
             abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's
                 threshold.
             cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
+            hub: How a bundle of the Hub is fetched: ``revision`` (a branch, a tag or a commit), ``token``,
+                ``cache_dir``, ``local_files_only``. Only the files that are used are fetched.
 
         Raises:
-            AmalgamError: There is no bundle, a file is damaged, the bundle lacks the precision or the cascade, or the
-                threshold is not a score.
+            AmalgamError: There is no bundle or it cannot be had, a file is damaged, the bundle lacks the precision or
+                the cascade, or the threshold is not a score.
         """
         return load_unchanged(
             source,
             lambda bundle: cls(bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade),
+            **hub,
         )
 
     def __call__(
@@ -153,15 +160,27 @@ class EdgeClassifier:
         """Logits ``(n_texts, n_labels)`` of float32, and whether each text was cut ``(n_texts,)`` of bool."""
         return self._model.run(texts, batch_size=batch_size or self._batch_size)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Copy the bundle and verify every file; see :func:`~amalgam_edge.runtime.publishing.save_bundle`."""
-        save_bundle(self.bundle, Path(folder))
+    def save_pretrained(self, folder: str | Path, *, precisions: str | Sequence[str] = ()) -> None:
+        """Copy the bundle, or some precisions of it; see :func:`~amalgam_edge.runtime.publishing.save_bundle`.
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Publish the bundle on the Hub; see :func:`~amalgam_edge.runtime.publishing.push_bundle`."""
-        return push_bundle(self.bundle, repo_id, private=private, token=token)
+        A model that somebody deleted is left out with a warning.
+        """
+        save_bundle(self.bundle, Path(folder), precisions=precisions, notify=_warn)
+
+    def push_to_hub(
+        self, repo_id: str, *, precisions: str | Sequence[str] = (), private: bool = False, token: str | None = None
+    ) -> str:
+        """Publish the bundle on the Hub; see :func:`~amalgam_edge.runtime.publishing.push_bundle`.
+
+        A model that somebody deleted is left out with a warning.
+        """
+        return push_bundle(self.bundle, repo_id, precisions=precisions, private=private, token=token, notify=_warn)
 
     def _ranked(self, probabilities: np.ndarray) -> dict[str, float]:
         """Label → probability, the likeliest first."""
         ranked = np.argsort(-probabilities, kind="stable")
         return {self.labels[k]: float(probabilities[k]) for k in ranked}
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=5)

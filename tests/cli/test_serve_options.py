@@ -38,14 +38,16 @@ def test_every_option_reaches_the_settings(serve, tmp_path):
         *("--cors", "https://a", "--cors", "https://b", "--watch", "--max-wait-ms", "1", "--batch-tokens", "2"),
         *("--max-queue", "3", "--max-texts", "4", "--max-characters", "5", "--max-body-mb", "0.5", "--deadline", "7"),
         *("--max-connections", "8", "--max-inflight-mb", "9", "--keep-alive", "10", "--allow-host", "there"),
-        *("--precision", "fp32", "--threads", "8", "--no-cascade"),
+        *("--precision", "fp32", "--threads", "8", "--no-cascade", "--revision", "v1", "--offline"),
     )
     assert folders == {"a": "one/", "b.c-d_1": "two/"}
     assert settings == ServerSettings(
         host="0.0.0.0",
         port=9000,
         watch=True,
-        load_options=LoadOptions(precision="fp32", threads=8, cascade=False),
+        load_options=LoadOptions(
+            precision="fp32", threads=8, cascade=False, hub={"revision": "v1", "local_files_only": True}
+        ),
         limits=Limits(
             body_bytes=500_000,
             texts=4,
