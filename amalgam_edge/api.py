@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from amalgam_edge.console_progress import ProgressChoice, resolve_progress
-from amalgam_edge.errors import needs_extra
+from amalgam_edge.errors import AmalgamError, needs_extra
 from amalgam_edge.recipe.reading import read_recipe
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.storage.write_errors import TEMPORARY_FILES, report_write_errors
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from amalgam_edge.recipe.fields import RecipeFields
     from amalgam_edge.runtime.bundle import Bundle
     from amalgam_edge.runtime.evaluation import Evaluation
+    from amalgam_edge.runtime.hub import HubOptions
     from amalgam_edge.runtime.manifest import TeacherManifest
     from amalgam_edge.scoring.scores import ScoreSummary
 
@@ -112,19 +113,22 @@ def evaluate(
     threads: int | None = None,
     abstain: float | None = None,
     compare: Bundle | str | Path | None = None,
+    **hub: Unpack[HubOptions],
 ) -> Evaluation:
     """Measure a bundle on labelled texts.
 
     Args:
-        bundle: A bundle, or its folder.
+        bundle: A bundle, its folder, or its name on the Hub.
         data: Labelled texts in any form that a corpus may have.
         text_column: Column that holds the text; ``text``, or the only column of strings, where it is None.
         label_column: Column that holds the true label.
         split: Split to read of a data set from the Hub.
-        precisions: Precisions to measure; all where none is named.
+        precisions: Precisions to measure; all whose model is there where none is named.
         threads: CPU threads to compute with, at most one per usable core; that many where it is None.
         abstain: Give no label below this score; the bundle's own threshold where it is None.
         compare: Another bundle to measure on the same texts.
+        hub: How bundles of the Hub are fetched: ``revision`` (of ``bundle`` alone), ``token``, ``cache_dir``,
+            ``local_files_only``.
 
     Returns:
         Accuracy, macro-F1 and the quality of scores of each precision.
@@ -134,7 +138,9 @@ def evaluate(
     """
     from amalgam_edge.building.checks import check_source
 
-    opened, other = _open(bundle), None if compare is None else _open(compare)
+    opened = _open(bundle, **hub)
+    of_other: HubOptions = {**hub, "revision": None}
+    other = None if compare is None else _open(compare, **of_other)
     check_source(str(data))
     with needs_extra("train", "reading labelled texts"):
         from amalgam_edge.evaluation.bundle_evaluation import evaluate_bundle
@@ -160,29 +166,36 @@ def optimize(
     calibration: str | Path | None = None,
     text_column: str | None = None,
     progress: ProgressChoice = None,
+    **hub: Unpack[HubOptions],
 ) -> Bundle:
     """Make a bundle's models anew, measure them on this machine, and let a budget choose the one that runs.
 
     Args:
-        bundle: A bundle, or its folder.
+        bundle: A bundle, its folder, or its name on the Hub.
         budget: Limits, such as ``"size<=20MB, latency<=2ms, loss<=1%, memory<=150MB"``.
-        output: Folder of the new bundle; the old one is replaced where it is None.
+        output: Folder of the new bundle; the old one is replaced where it is None. A bundle of the Hub needs one.
         calibration: Texts to measure on, such as the corpus that the bundle was built from. They must be named: a place
             that a bundle states is not opened.
         text_column: Column of ``calibration`` that holds the text.
         progress: None shows progress as it suits the place, False shows nothing.
+        hub: How a bundle of the Hub is fetched: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
 
     Returns:
         The new bundle; its manifest says what was measured and why the choice was made.
 
     Raises:
-        AmalgamError: The budget is not understood, the bundle has no float model, or there are no texts.
+        AmalgamError: The budget is not understood, the bundle has no float model, there are no texts, or a bundle of
+            the Hub would have to be replaced.
     """
     from amalgam_edge.building.budget import Budget
     from amalgam_edge.building.checks import check_calibration
 
     Budget.parse(budget)
-    opened = _open(bundle)
+    opened = _open(bundle, **hub)
+    if opened.hub and not output:
+        raise AmalgamError(
+            f"{opened.source}: a bundle of the Hub is not replaced; name a folder for the new one (--output)"
+        )
     texts = check_calibration(opened, calibration)
     with needs_extra("train", "making models"):
         from amalgam_edge.building.optimizing import optimize_bundle
@@ -230,7 +243,12 @@ def _resolve(recipe: Recipe | str | Path | None, settings: Mapping[str, Any]) ->
     return read_recipe(recipe, settings)
 
 
-def _open(bundle: Bundle | str | Path) -> Bundle:
+def _open(bundle: Bundle | str | Path, **hub: Unpack[HubOptions]) -> Bundle:
     from amalgam_edge.runtime.bundle import Bundle
+    from amalgam_edge.runtime.finding import find_bundle
 
-    return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if not isinstance(bundle, Bundle):
+        return find_bundle(bundle, **hub)
+    if hub.get("revision"):
+        raise AmalgamError(f"{bundle.source}: opened already; leave the revision out, or name the bundle")
+    return bundle

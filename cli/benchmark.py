@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.hub_options import with_hub_options
 from amalgam_edge.cli.output import show_json, show_lines
 from amalgam_edge.cores import compute_threads
 from amalgam_edge.errors import needs_extra
+
+if TYPE_CHECKING:
+    from amalgam_edge.runtime.hub import HubOptions
 
 
 @click.command("benchmark", context_settings={"max_content_width": 110})
@@ -29,8 +33,16 @@ from amalgam_edge.errors import needs_extra
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Turns of each contender.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@with_hub_options
 def command(
-    bundle: str, against: str, corpus: str | None, max_texts: int, threads: int | None, rounds: int, as_json: bool
+    bundle: str,
+    against: str,
+    corpus: str | None,
+    max_texts: int,
+    threads: int | None,
+    rounds: int,
+    as_json: bool,
+    hub: HubOptions,
 ) -> None:
     """Time a bundle, text in, label out, beside what its student could be run with instead.
 
@@ -43,10 +55,9 @@ def command(
       amalgam-edge benchmark student/ --against torch,openvino,ctranslate2,"ctranslate2 int8" --corpus unlabeled.jsonl
       amalgam-edge benchmark student/ --against all --threads 1
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    quiet_libraries()
-    from amalgam_edge.runtime.bundle import Bundle
+    from amalgam_edge.runtime.finding import find_bundle
 
-    opened = Bundle.open(bundle)
+    opened = find_bundle(bundle, **hub)
     with needs_extra("train", "comparing with other runtimes"):
         from amalgam_edge.console_progress import ConsoleProgress
         from amalgam_edge.corpus import read_corpus

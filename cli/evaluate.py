@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from amalgam_edge.cli.extras import quiet_libraries
+from amalgam_edge.cli.hub_options import with_hub_options
 from amalgam_edge.cli.output import show_json, show_lines
 from amalgam_edge.errors import needs_extra
 
 if TYPE_CHECKING:
     from amalgam_edge.runtime.evaluation import Evaluation
+    from amalgam_edge.runtime.hub import HubOptions
 
 
 @click.command("evaluate", context_settings={"max_content_width": 110})
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--text-column", help="Column that holds the text.  [default: text]")
 @click.option("--label-column", default="label", show_default=True, help="Column that holds the gold label.")
 @click.option("--split", default="test", show_default=True, help="Split of a Hub data set.")
-@click.option("--precision", "precisions", multiple=True, help="Measure this precision.  [default: all]")
+@click.option("--precision", "precisions", multiple=True, help="Measure this precision.  [default: all that are there]")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     help="Write a page with the tables, the reliability plot and the curve of risk and coverage.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, with the confusion matrix and all curves.")
+@with_hub_options
 def command(
     bundle: str,
     data: str,
@@ -50,6 +52,7 @@ def command(
     compare: str | None,
     report: Path | None,
     as_json: bool,
+    hub: HubOptions,
 ) -> None:
     """Measure a bundle on labelled texts.
 
@@ -67,7 +70,6 @@ def command(
       amalgam-edge evaluate student/ --data labelled.jsonl --report evaluation.html
       amalgam-edge evaluate student/ --data labelled.jsonl --compare other-student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    quiet_libraries()
     from amalgam_edge.api import evaluate
     from amalgam_edge.storage.records import to_json
 
@@ -81,6 +83,7 @@ def command(
         threads=threads,
         abstain=abstain,
         compare=compare or None,
+        **hub,
     )
     if as_json:
         show_json(to_json(measured))

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from amalgam_edge.cli.hub_options import with_hub_options
 from amalgam_edge.cli.output import show_json, show_line, show_lines
-from amalgam_edge.errors import needs_extra
+from amalgam_edge.errors import AmalgamError, needs_extra
+
+if TYPE_CHECKING:
+    from amalgam_edge.runtime.bundle import Bundle
+    from amalgam_edge.runtime.hub import HubOptions
 
 
 @click.command("inspect")
@@ -15,23 +21,28 @@ from amalgam_edge.errors import needs_extra
 @click.option(
     "--json", "as_json", is_flag=True, help="Write JSON: the whole manifest, or everything shown about scores."
 )
-def command(folder: str, as_json: bool) -> None:
+@with_hub_options
+def command(folder: str, as_json: bool, hub: HubOptions) -> None:
     """Show the contents and the origin of a bundle, or of a folder of scores.
 
-    Every file of a bundle is verified by its SHA-256. For scores it shows, for each teacher: the texts, the shards that
+    Every file of a bundle is verified by its SHA-256, but for those that are for people, which may be edited. Of a
+    bundle on the Hub the manifest alone is fetched. For scores it shows, for each teacher: the texts, the shards that
     are there or missing, the texts that could not be scored and why, the passes, the distributions of confidence and
     uncertainty, the texts per second, the settings, and the versions of the packages that wrote them.
 
     \b
     Examples:
       amalgam-edge inspect student/
+      amalgam-edge inspect owner/name --revision v1
       amalgam-edge inspect scores/
       amalgam-edge inspect s3://bucket/scores/ --json
     """  # noqa: D301  (click reads \b as "do not rewrap")
     if _holds_scores(folder):
+        if hub.get("revision"):
+            raise AmalgamError(f"{folder}: scores, which have no revisions; leave --revision out")
         _inspect_scores(folder, as_json)
     else:
-        _inspect_bundle(folder, as_json)
+        _inspect_bundle(folder, as_json, hub)
 
 
 def _holds_scores(folder: str) -> bool:
@@ -55,7 +66,7 @@ def _inspect_scores(folder: str, as_json: bool) -> None:
         show_lines("\n" + "\n".join(stored_scores_lines(one)))
 
 
-def _inspect_bundle(bundle: str, as_json: bool) -> None:
+def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
     from amalgam_edge.reports.bundle_tables import (
         calibration_line,
         cascade_line,
@@ -66,11 +77,11 @@ def _inspect_bundle(bundle: str, as_json: bool) -> None:
         teacher_table,
     )
     from amalgam_edge.reports.evaluation_tables import evaluation_table
-    from amalgam_edge.runtime.bundle import Bundle
+    from amalgam_edge.runtime.finding import find_bundle
     from amalgam_edge.storage.records import to_json
 
-    opened = Bundle.open(bundle)
-    opened.verify()
+    opened = find_bundle(bundle, **hub)
+    state = _state_of_files(opened)
     manifest = opened.manifest
     if as_json:
         show_json(to_json(manifest))
@@ -100,4 +111,24 @@ def _inspect_bundle(bundle: str, as_json: bool) -> None:
         show_line(line)
     if line := front_line(manifest):
         show_lines(f"\n{front_table(manifest).to_text()}\n{line}")
-    show_lines(f"\n{len(manifest.files)} files, all as they were built")
+    show_lines(f"\n{state}")
+
+
+def _state_of_files(bundle: Bundle) -> str:
+    """Whether the files are as they were built; those of the Hub are not fetched to find out.
+
+    Raises:
+        AmalgamError: A file is damaged, or missing though the bundle needs it.
+    """
+    n_files = len(bundle.manifest.files)
+    if bundle.hub:
+        return f"{n_files} files on the Hub, at commit {bundle.hub.revision}; each is verified when it is used"
+    bundle.verify()
+    edited, missing = bundle.edited(), bundle.missing()
+    lines = [f"{n_files} files, all as they were built" + (" but for these:" if edited or missing else "")]
+    lines += [f"  {name}: edited" for name in edited]
+    models = {model.file: precision for precision, model in bundle.manifest.precisions.items()}
+    lines += [
+        f"  {name}: not there" + (f", so that there is no {models[name]}" if name in models else "") for name in missing
+    ]
+    return "\n".join(lines)

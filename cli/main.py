@@ -26,6 +26,7 @@ _COMMANDS = {
     "export-web": ("export_web", "Write a page that runs a bundle in the browser."),
     "evaluate": ("evaluate", "Measure a bundle on labelled texts."),
     "inspect": ("inspect", "Show what a bundle, or a folder of scores, holds."),
+    "copy": ("copy", "Copy a bundle, or some of its precisions, into a folder."),
     "push": ("push", "Publish a bundle on the Hugging Face Hub."),
     "optimize": ("optimize", "Make a bundle's models anew, and let a budget pick the one that runs."),
     "benchmark": ("benchmark", "Time a bundle beside what its student could be run with instead."),

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from amalgam_edge.cli.hub_options import with_hub_options
 from amalgam_edge.cli.output import CsvOutput, show_json, show_lines
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.shown_text import line
 
 if TYPE_CHECKING:
     from amalgam_edge.runtime.classifier import Prediction
+    from amalgam_edge.runtime.hub import HubOptions
 
 _TEXTS_AT_ONCE = 1024
 _SHOWN_CHARACTERS = 60
@@ -62,6 +64,7 @@ _NO_LABEL = "–"
     default=None,
     help="Let the bundle's static student answer where it is sure.  [default: if the bundle has one]",
 )
+@with_hub_options
 def command(
     bundle: str,
     texts: tuple[str, ...],
@@ -74,6 +77,7 @@ def command(
     device: str,
     batch_size: int | None,
     cascade: bool | None,
+    hub: HubOptions,
 ) -> None:
     """Classify texts with a bundle.
 
@@ -91,7 +95,7 @@ def command(
         raise AmalgamError("texts given both as arguments and with --file: give one of them")
     from amalgam_edge.runtime.finding import find_bundle
 
-    opened = find_bundle(bundle)  # a mistyped name is told before the runtime is loaded
+    opened = find_bundle(bundle, **hub)  # a mistyped name is told before the runtime is loaded
     from amalgam_edge.runtime.classifier import EdgeClassifier
 
     classifier = EdgeClassifier(

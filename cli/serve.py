@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from amalgam_edge.cli.hub_options import with_hub_options
 from amalgam_edge.cli.output import show_line
 from amalgam_edge.errors import AmalgamError, needs_extra
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.signals import prepare_for_signals
+
+if TYPE_CHECKING:
+    from amalgam_edge.runtime.hub import HubOptions
 
 DEFAULTS = Limits()
 _limit = partial(click.option, show_default=True)
@@ -83,6 +88,7 @@ _limit = partial(click.option, show_default=True)
     default=None,
     help="Let the bundle's static student answer where it is sure.  [default: if the bundle has one]",
 )
+@with_hub_options
 def command(
     bundles: tuple[str, ...],
     host: str,
@@ -106,12 +112,14 @@ def command(
     threads: int | None,
     device: str,
     cascade: bool | None,
+    hub: HubOptions,
 ) -> None:
     """Answer HTTP requests with one or more bundles.
 
     A web page is at /. Clients of Hugging Face's inference API post to / or to /models/NAME, clients of the Open
     Inference Protocol to /v2/models/NAME/infer. /docs describes the API, /metrics is for Prometheus. Requests that name
-    no bundle are answered by the first. A bundle without a name has that of its folder. Ctrl-C ends the server once the
+    no bundle are answered by the first. A bundle without a name has that of its folder. One of the Hub is
+    served at the commit that main, or --revision, was at when the server started. Ctrl-C ends the server once the
     requests that are running are answered.
 
     \b
@@ -144,7 +152,7 @@ def command(
         host=host,
         port=port,
         watch=watch,
-        load_options=LoadOptions(precision=precision, threads=threads, cascade=cascade, device=device),
+        load_options=LoadOptions(precision=precision, threads=threads, cascade=cascade, device=device, hub=hub),
         limits=limits,
         access=AccessControl(
             api_keys=read_key_file(api_key_file) if api_key_file is not None else (),

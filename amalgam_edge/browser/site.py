@@ -55,10 +55,10 @@ def browser_precision(bundle: Bundle) -> str:
         AmalgamError: The bundle has no precision that a browser can run.
     """
     for precision in _BROWSER_PRECISIONS:
-        if precision in bundle.precisions:
+        if precision in bundle.precisions and bundle.has(bundle.model_name(precision)):
             return precision
     raise AmalgamError(
-        f"{bundle.folder}: no model that a browser runs; it has {', '.join(bundle.precisions)}, "
+        f"{bundle.source}: no model that a browser runs; it has {', '.join(bundle.available_precisions())}, "
         f"a browser runs {', '.join(_BROWSER_PRECISIONS)}; build it again, without --budget"
     )
 
@@ -127,7 +127,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 def _write_model(bundle: Bundle, folder: Path) -> None:
     """Write the bundle's files for the browser, and the page's configuration that names them."""
-    name = bundle.folder.resolve().name
+    name = bundle.name
     model = describe_model(name, bundle)
     config = {"server": False, "browser": True, "key": False, "models": [model]}
     (folder / CONFIG_FILE).write_text(json.dumps(config, ensure_ascii=False), "utf-8")

@@ -202,7 +202,7 @@ def check_calibration(bundle: Bundle, calibration: str | Path | None) -> str:
         of_bundle = (
             f"; it says that it was built from {stated!r}, which is not opened unless you name it" if stated else ""
         )
-        raise AmalgamError(f"{bundle.folder}: no texts to measure on, name some with --calibration{of_bundle}")
+        raise AmalgamError(f"{bundle.source}: no texts to measure on, name some with --calibration{of_bundle}")
     check_source(str(calibration))
     return str(calibration)
 

@@ -77,10 +77,12 @@ def optimize_bundle(
     is_elsewhere = output.resolve() != bundle.folder.resolve()
     check = partial(check_output, output, overwrite=not is_elsewhere)
     check()
-    if "fp32" not in bundle.precisions:
-        raise AmalgamError(f"{bundle.folder}: holds no float model to start from; build it again")
-    missing = _missing_static_model(bundle)
-    has_cascade = bundle.cascade is not None and not missing
+    if "fp32" not in bundle.precisions or not bundle.has(bundle.model_name("fp32")):
+        there = ", ".join(name for name in bundle.available_precisions() if name != "fp32") or "none"
+        raise AmalgamError(f"{bundle.source}: holds no float model to start from (models: {there}); build it again")
+    files = _files_to_copy(bundle)
+    has_cascade = bundle.cascade is not None and bundle.cascade.file in files
+    missing = [bundle.cascade.file] if bundle.cascade and not has_cascade else []
     steps = [
         Step(_read_texts, makes="texts", title="reading texts"),
         Step(_copy_bundle),
@@ -91,7 +93,8 @@ def optimize_bundle(
         Step(_write_bundle, title="writing the bundle"),
     ]
     with staged(output, check=check) as folder:
-        bundle.verify(without=missing)  # now that nobody else can replace it
+        for name in files:
+            bundle.check(name)  # now that nobody else can replace it
         values = {
             "bundle": bundle,
             "limits": limits,
@@ -99,6 +102,7 @@ def optimize_bundle(
             "folder": folder,
             "calibration": calibration,
             "text_column": text_column,
+            "files": files,
             "missing": missing,
             "cascade": None,
         }
@@ -106,10 +110,11 @@ def optimize_bundle(
     return Bundle.open(output)
 
 
-def _missing_static_model(bundle: Bundle) -> list[str]:
-    """The file of the bundle's cascade, if somebody deleted it; a bundle can do without."""
-    files = [bundle.cascade.file] if bundle.cascade else []
-    return [name for name in files if not (bundle.folder / name).is_file()]
+def _files_to_copy(bundle: Bundle) -> list[str]:
+    """The files that the new bundle starts with: all that are there but the smaller models, which are made anew."""
+    made_anew = {model.file for name, model in bundle.manifest.precisions.items() if name != "fp32"}
+    files = [name for name in bundle.manifest.files if name not in made_anew]
+    return [name for name in files if not bundle.may_lack(name) or bundle.has(name)]
 
 
 def _read_texts(bundle: Bundle, calibration: str, text_column: str | None, say: Say) -> OptimizationTexts:
@@ -139,10 +144,9 @@ def _warn_of_labels(bundle: Bundle, source: str, say: Say) -> None:
         say(f"warning: {source}: labels that the bundle does not have: {names}{more}; only texts are used")
 
 
-def _copy_bundle(bundle: Bundle, missing: Sequence[str], folder: Path) -> None:
+def _copy_bundle(bundle: Bundle, files: Sequence[str], folder: Path) -> None:
     """A copy of the bundle without its smaller models; it takes the place of the output folder in the end."""
-    left_out = {bundle.manifest.precisions[name].file for name in bundle.precisions if name != "fp32"}
-    copy_files(bundle, folder, [name for name in bundle.manifest.files if name not in left_out.union(missing)])
+    copy_files(bundle, folder, files)
 
 
 def _candidate_folder(

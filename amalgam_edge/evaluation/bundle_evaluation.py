@@ -47,7 +47,7 @@ def evaluate_bundle(
         text_column: The column that holds the text; by default ``text``, or the only column of strings.
         label_column: The column that holds label names of the bundle.
         split: The split of a Hub data set.
-        precisions: The precisions to measure; by default all of the bundle.
+        precisions: The precisions to measure; by default all whose model is there.
         threads: How many threads compute, at most one per usable core; by default that many.
         abstain: No label is given below this score; by default the bundle's own threshold, and 0 never abstains.
         compare: Another bundle, whose accuracy on the same texts is set beside this one's.
@@ -60,7 +60,7 @@ def evaluate_bundle(
     texts = list(labelled.texts)
     classifiers = {
         precision: EdgeClassifier(bundle, precision=precision, threads=threads, abstain=abstain, cascade=False)
-        for precision in precisions or bundle.precisions
+        for precision in precisions or bundle.available_precisions()
     }
     if bundle.cascade and not precisions:
         classifiers[CASCADE] = EdgeClassifier(bundle, threads=threads, abstain=abstain, cascade=True)

@@ -50,7 +50,7 @@ class OtherBundle:
         """
         if not set(gold) & set(other.labels):
             raise AmalgamError(
-                f"{other.folder}: knows none of the gold labels; it has {', '.join(other.labels)} "
+                f"{other.source}: knows none of the gold labels; it has {', '.join(other.labels)} "
                 "(labels are matched by name)"
             )
         pairs = {name: name for name in precisions} or {default_model(measured): default_model(other)}
@@ -77,7 +77,7 @@ class OtherBundle:
         }
         unknown = Counter(label for label in self.gold.tolist() if label not in self.bundle.labels)
         return BundleComparison(
-            bundle=str(self.bundle.folder),
+            bundle=self.bundle.source,
             same_bundle=self.same_bundle,
             missing_labels=dict(sorted(unknown.items())),
             models={

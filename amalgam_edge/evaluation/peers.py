@@ -23,12 +23,10 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.tracing.to_onnx import INPUT_NAMES, OUTPUT_NAME, LogitsModule, quiet_exporter
 from amalgam_edge.inference.padding import pad_batch
 from amalgam_edge.models.loading import load_saved
-from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
+from amalgam_edge.runtime.bundle import TOKENIZER, TORCH_STUDENT, Bundle
 
 # Token ids of a batch of texts, each ``(n_tokens,)``, to logits ``(n_texts, n_labels)``.
 Run = Callable[[Sequence[Sequence[int]]], np.ndarray]
-
-_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -189,13 +187,13 @@ def trained_student(bundle: Bundle, threads: int) -> Iterator[Student]:
     Raises:
         AmalgamError: the bundle does not carry it.
     """
-    if _WEIGHTS not in bundle.manifest.files:
-        raise AmalgamError(f"{bundle.folder}: holds no torch student to compare with; build it with --include-torch")
+    if TORCH_STUDENT not in bundle.manifest.files:
+        raise AmalgamError(f"{bundle.source}: holds no torch student to compare with; build it with --include-torch")
     with tempfile.TemporaryDirectory(prefix="amalgam-peers-") as folder:
-        for name in (_WEIGHTS, "config.json", TOKENIZER, "tokenizer_config.json"):
+        for name in (TORCH_STUDENT, "config.json", TOKENIZER, "tokenizer_config.json"):
             (Path(folder) / name).write_bytes(bundle.read(name).content)
         model, _ = load_saved(AutoModelForSequenceClassification, Path(folder))
-        (Path(folder) / _WEIGHTS).unlink()
+        (Path(folder) / TORCH_STUDENT).unlink()
         yield Student(model.eval(), Path(folder), bundle.manifest.pad_token_id, threads)
 
 

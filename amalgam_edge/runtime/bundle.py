@@ -1,18 +1,19 @@
 """A bundle on disk: what its manifest says, and whether its files are the ones that were built.
 
 Whoever made the folder, its files are read as regular files of the folder itself, once and whole, and what is used is
-what was checked.
+what was checked. Files for people and models that are not needed may be changed or deleted, see :data:`FOR_PEOPLE` and
+:meth:`Bundle.may_lack`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.runtime.hub import HubFiles
 from amalgam_edge.runtime.manifest import MANIFEST, STATIC, Manifest, parse_manifest, read_manifest_file
 from amalgam_edge.runtime.manifest_models import StaticModel
 from amalgam_edge.storage.fingerprints import sha256_of_bytes, sha256_of_file
@@ -20,6 +21,8 @@ from amalgam_edge.storage.own_files import FileContent, own_file
 from amalgam_edge.storage.staging import recover
 
 TOKENIZER, RECIPE, REPORT, CARD = "tokenizer.json", "recipe.yaml", "report.html", "README.md"
+FOR_PEOPLE = frozenset({RECIPE, REPORT, CARD})  # nothing computes with them, so people may edit or delete them
+TORCH_STUDENT = "model.safetensors"
 STATIC_FILE = "onnx/model_static.onnx"
 MODEL_FILES = {
     "fp32": "onnx/model.onnx",
@@ -41,15 +44,21 @@ class Bundle:
         folder: The directory.
         manifest: The content of its ``amalgam.json``.
         digest: SHA-256 of that file, which names those of all other files; empty for a bundle that was not read.
+        hub: Where files come from that are not in the folder yet; None for a bundle that is not of the Hub.
     """
 
     folder: Path
     manifest: Manifest
     digest: str = ""
+    hub: HubFiles | None = None
 
     @classmethod
-    def open(cls, folder: str | Path) -> Bundle:
+    def open(cls, folder: str | Path, hub: HubFiles | None = None) -> Bundle:
         """Read a bundle's manifest; its files are checked when they are asked for.
+
+        Args:
+            folder: The directory.
+            hub: Where files come from that are not in the folder yet.
 
         Raises:
             AmalgamError: The folder is no bundle, or its manifest is damaged or of a format that this version cannot
@@ -59,7 +68,17 @@ class Bundle:
         if not folder.exists():
             recover(folder)  # whoever replaced it may have been killed between two renames
         content = read_manifest_file(folder)
-        return cls(folder, parse_manifest(content), sha256_of_bytes(content.content))
+        return cls(folder, parse_manifest(content), sha256_of_bytes(content.content), hub)
+
+    @property
+    def source(self) -> str:
+        """What it was opened from: a folder, or ``owner/name`` on the Hub."""
+        return self.hub.repository if self.hub else str(self.folder)
+
+    @property
+    def name(self) -> str:
+        """The last part of where it is, which people call it by."""
+        return Path(self.source).resolve().name
 
     @property
     def version(self) -> str:
@@ -106,42 +125,98 @@ class Bundle:
         return self.manifest.cascade.static_model if self.manifest.cascade else None
 
     def read(self, name: str) -> FileContent:
-        """The content of a file of the bundle, checked against its SHA-256.
+        """The content of a file of the bundle, checked against its SHA-256 unless it is for people.
 
         Raises:
-            AmalgamError: The file is missing, is a link, was not built with the bundle, or was changed since.
+            AmalgamError: The file is missing, is a link, was not built with the bundle, was changed since, or cannot
+                be had from the Hub.
         """
         content = FileContent.read(self._path(name))
-        self._require_digest(name, sha256_of_bytes(content.content))
+        if name not in FOR_PEOPLE:
+            self._require_digest(name, sha256_of_bytes(content.content))
         return content
 
     def check(self, name: str) -> None:
-        """Check a file of the bundle against its SHA-256 without holding it in memory.
+        """Check a file of the bundle against its SHA-256, unless it is for people, without holding it in memory.
 
         Raises:
             AmalgamError: As for :meth:`read`.
         """
-        path = self._path(name)
-        try:
-            digest = sha256_of_file(path)
-        except OSError as error:
-            raise AmalgamError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
-        self._require_digest(name, digest)
+        digest = self._current_digest(name)
+        if name not in FOR_PEOPLE:
+            self._require_digest(name, digest)
 
     def size(self, name: str) -> int:
         """The size in bytes of a file of the bundle, whose content is not checked.
 
         Raises:
-            AmalgamError: The file is missing, is a link, or was not built with the bundle.
+            AmalgamError: The file is missing, is a link, was not built with the bundle, or cannot be had from the Hub.
         """
         return self._path(name).stat().st_size
 
+    def has(self, name: str) -> bool:
+        """Whether a file that was built with the bundle is there; one of the Hub is fetched.
+
+        Raises:
+            AmalgamError: The file is a link, or cannot be had from the Hub though it may be there.
+        """
+        return self._find(name) is not None
+
+    def may_lack(self, name: str) -> bool:
+        """Whether a file that was built with the bundle may be missing.
+
+        That is so for those that are for people, for models of all precisions but the default one, and for the static
+        student of a cascade.
+        """
+        default = self.manifest.precisions.get(self.default_precision)
+        return name in FOR_PEOPLE or (name in model_files(self.manifest) and (default is None or name != default.file))
+
+    def missing(self) -> tuple[str, ...]:
+        """The files that the bundle may lack and does lack."""
+        return tuple(name for name in self.manifest.files if self.may_lack(name) and not self.has(name))
+
+    def edited(self) -> tuple[str, ...]:
+        """The files for people that are there and were changed since the bundle was built."""
+        files = [name for name in self.manifest.files if name in FOR_PEOPLE and self.has(name)]
+        return tuple(name for name in files if self._current_digest(name) != self._digest_of(name))
+
+    def available_precisions(self) -> tuple[str, ...]:
+        """The precisions whose model is there, and the default one in any case."""
+        named = self.manifest.precisions.items()
+        return tuple(name for name, model in named if not self.may_lack(model.file) or self.has(model.file))
+
     def _path(self, name: str) -> Path:
         """The path of a file that the manifest lists; a regular file stands there."""
-        if self._digest_of(name) is not None:
-            with suppress(FileNotFoundError, NotADirectoryError):
+        path = self._find(name)
+        if path is None:
+            raise AmalgamError(f"{self.folder / name}: missing from the bundle; {self._remedy}")
+        return path
+
+    def _find(self, name: str) -> Path | None:
+        """The path of a file that the manifest lists; None where there is none, and the Hub has none either."""
+        if self._digest_of(name) is None:
+            return None
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return own_file(self.folder, name)
+        with suppress(FileNotFoundError):
+            if self.hub is not None:
+                self.hub.fetch(name)
                 return own_file(self.folder, name)
-        raise AmalgamError(f"{self.folder / name}: missing from the bundle; copy the bundle again")
+        return None
+
+    @property
+    def _remedy(self) -> str:
+        """What to do about a damaged file."""
+        if self.hub is None:
+            return "copy the bundle again"
+        return f"delete {self.folder.parents[1]}, from where it is fetched again, or publish the bundle again"
+
+    def _current_digest(self, name: str) -> str:
+        path = self._path(name)
+        try:
+            return sha256_of_file(path)
+        except OSError as error:
+            raise AmalgamError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
 
     def _digest_of(self, name: str) -> str | None:
         """The SHA-256 that a file must have, the manifest included; None for a file that was not built with them."""
@@ -150,7 +225,7 @@ class Bundle:
     def _require_digest(self, name: str, digest: str) -> None:
         if digest != self._digest_of(name):
             path = self.folder / name
-            raise AmalgamError(f"{path}: damaged or changed since the bundle was built; copy the bundle again")
+            raise AmalgamError(f"{path}: damaged or changed since the bundle was built; {self._remedy}")
 
     def read_model(self, precision: str | None = None) -> FileContent:
         """The ONNX model of a precision, by default the bundle's own choice, checked.
@@ -168,25 +243,30 @@ class Bundle:
         """
         precision = precision or self.default_precision
         if precision not in self.precisions:
-            raise AmalgamError(f"{self.folder}: no precision '{precision}'; it has {', '.join(self.precisions)}")
+            raise AmalgamError(f"{self.source}: no precision '{precision}'; it has {', '.join(self.precisions)}")
         return self.manifest.precisions[precision].file
 
-    def verify(self, *, without: Collection[str] = ()) -> None:
-        """Check every file against its SHA-256.
-
-        Args:
-            without: Names of files that need not be checked.
+    def verify(self) -> None:
+        """Check every file against its SHA-256, but for those that the bundle may lack or that are for people.
 
         Raises:
             AmalgamError: A file is missing, is a link, or was changed.
         """
         for name in self.manifest.files:
-            if name not in without:
+            if not self.may_lack(name) or self.has(name):
                 self.check(name)
 
     def __repr__(self) -> str:
         precisions = ", ".join(self.precisions)
-        return f"<Bundle {str(self.folder)!r}: version {self.version}, {precisions}, {len(self.labels)} labels>"
+        return f"<Bundle {self.source!r}: version {self.version}, {precisions}, {len(self.labels)} labels>"
+
+
+def model_files(manifest: Manifest) -> set[str]:
+    """The files of a bundle's models: of each precision, and of the cascade's static student."""
+    files = {model.file for model in manifest.precisions.values()}
+    if manifest.cascade and manifest.cascade.static_model:
+        files.add(manifest.cascade.static_model.file)
+    return files
 
 
 def version_of(folder: str | Path) -> str:

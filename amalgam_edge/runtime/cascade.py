@@ -68,7 +68,7 @@ def open_cascade(
         return None
     if bundle.cascade is None:
         raise AmalgamError(
-            f"{bundle.folder}: it holds no cascade; build it with --cascade, or leave --cascade out here"
+            f"{bundle.source}: it holds no cascade; build it with --cascade, or leave --cascade out here"
         )
     return CascadeModel(encoder, bundle.read(bundle.cascade.file), bundle.cascade.threshold, threads)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from amalgam_edge.runtime.bundle import TOKENIZER, Bundle, version_of
 from amalgam_edge.runtime.cascade import CascadeModel, open_cascade
 from amalgam_edge.runtime.finding import load_unchanged
 from amalgam_edge.runtime.forks import OpenedAgainInChildren
+from amalgam_edge.runtime.hub import HubOptions
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from amalgam_edge.runtime.text_model import ENCODER_BATCH, STATIC_BATCH, TextModel
 from amalgam_edge.runtime.texts import Texts, list_texts
@@ -85,7 +88,6 @@ class EdgeClassifier:
         self._options = {
             "precision": precision, "threads": threads, "abstain": abstain, "cascade": cascade, "device": device,
         }  # fmt: skip
-        self._source: str | Path = bundle.folder.absolute()
         chosen = self.precision
         self._model = OpenedAgainInChildren(lambda: _open_unchanged(bundle, chosen, threads, cascade, device))
 
@@ -99,6 +101,7 @@ class EdgeClassifier:
         abstain: float | None = None,
         cascade: bool | None = None,
         device: str = "cpu",
+        **hub: Unpack[HubOptions],
     ) -> EdgeClassifier:
         """Load a bundle from a folder, or from the Hugging Face Hub by ``owner/name``.
 
@@ -110,16 +113,20 @@ class EdgeClassifier:
                 threshold.
             cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
             device: ``cpu``, ``cuda`` or ``cuda:N``, see :class:`EdgeClassifier`.
+            hub: How a bundle of the Hub is fetched: ``revision`` (a branch, a tag or a commit), ``token``,
+                ``cache_dir``, ``local_files_only``. Only the files that are used are fetched.
 
         Raises:
-            AmalgamError: There is no bundle, a file is damaged, the bundle lacks the precision or the cascade, the
-                threshold is not a score, the number of threads is none, or the device is not available.
+            AmalgamError: There is no bundle or it cannot be had, a file is damaged, the bundle lacks the precision or
+                the cascade, the threshold is not a score, the number of threads is none, or the device is not
+                available.
         """
         return load_unchanged(
             source,
             lambda bundle: cls(
                 bundle, precision=precision, threads=threads, abstain=abstain, cascade=cascade, device=device
             ),
+            **hub,
         )
 
     def __call__(self, texts: Texts, *, all_scores: bool = False, batch_size: int | None = None) -> list[Prediction]:
@@ -191,13 +198,21 @@ class EdgeClassifier:
             return np.empty((0, len(self.labels)), dtype=np.float32), np.empty(0, dtype=bool)
         return self._model.get().run(listed, batch_size=batch_size)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Copy the bundle and verify every file; see :func:`~amalgam_edge.runtime.publishing.save_bundle`."""
-        save_bundle(self.bundle, Path(folder))
+    def save_pretrained(self, folder: str | Path, *, precisions: str | Sequence[str] = ()) -> None:
+        """Copy the bundle, or some precisions of it; see :func:`~amalgam_edge.runtime.publishing.save_bundle`.
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Publish the bundle on the Hub; see :func:`~amalgam_edge.runtime.publishing.push_bundle`."""
-        return push_bundle(self.bundle, repo_id, private=private, token=token)
+        A model that somebody deleted is left out with a warning.
+        """
+        save_bundle(self.bundle, Path(folder), precisions=precisions, notify=_warn)
+
+    def push_to_hub(
+        self, repo_id: str, *, precisions: str | Sequence[str] = (), private: bool = False, token: str | None = None
+    ) -> str:
+        """Publish the bundle on the Hub; see :func:`~amalgam_edge.runtime.publishing.push_bundle`.
+
+        A model that somebody deleted is left out with a warning.
+        """
+        return push_bundle(self.bundle, repo_id, precisions=precisions, private=private, token=token, notify=_warn)
 
     def _ranked(self, probabilities: np.ndarray) -> dict[str, float]:
         """Label → probability, the likeliest first."""
@@ -207,10 +222,11 @@ class EdgeClassifier:
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self.labels[:_SHOWN_LABELS]))
         more = ", …" if len(self.labels) > _SHOWN_LABELS else ""
-        return f"<EdgeClassifier {str(self._source)!r}: {self.precision}, {len(self.labels)} labels ({shown}{more})>"
+        return f"<EdgeClassifier {self.bundle.source!r}: {self.precision}, {len(self.labels)} labels ({shown}{more})>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load_again, (type(self), self._source, self.bundle.digest, self._options)
+        source, options = _place(self.bundle)
+        return _load_again, (type(self), source, self.bundle.digest, {**self._options, **options})
 
 
 def _open_unchanged(
@@ -246,6 +262,15 @@ def _open_model(
     return open_cascade(bundle, encoder, enabled=cascade, threads=threads) or encoder
 
 
+def _place(bundle: Bundle) -> tuple[str | Path, dict[str, Any]]:
+    """Where a bundle is found again, from another folder or process too; without the token, which is a secret."""
+    if bundle.hub is None:
+        return bundle.folder.absolute(), {}
+    hub = bundle.hub
+    pinned = {"revision": hub.revision, "cache_dir": hub.cache_dir, "local_files_only": hub.local_files_only}
+    return hub.repository, pinned
+
+
 def _load_again(kind: type[EdgeClassifier], source: str | Path, digest: str, options: dict[str, Any]) -> EdgeClassifier:
     """The classifier that was pickled, of the very bundle that it had."""
     classifier = kind.from_pretrained(source, **options)
@@ -262,3 +287,7 @@ def _checked_batch_size(batch_size: int) -> int:
     if checked < 1:
         raise AmalgamError(f"batch_size is a number of texts, at least 1 (got {batch_size!r})")
     return checked
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=5)

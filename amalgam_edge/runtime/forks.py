@@ -9,7 +9,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 _T = TypeVar("_T")
@@ -47,7 +47,7 @@ class OpenedAgainInChildren(Generic[_T]):
         self._lock = Lock()  # another thread of the parent may have held it
 
 
-_ALL: WeakSet[OpenedAgainInChildren[object]] = WeakSet()
+_ALL: WeakSet[OpenedAgainInChildren[Any]] = WeakSet()
 
 
 def _begin_as_child() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from amalgam_edge.cores import compute_threads
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.runtime.bundle import version_of
 from amalgam_edge.runtime.classifier import EdgeClassifier
+from amalgam_edge.runtime.hub import HubOptions
 from amalgam_edge.serving.batching import MicroBatcher, ModelOutput
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import ServerMetrics
@@ -37,12 +38,14 @@ class LoadOptions:
         threads: Threads to compute with, each on a batch of its own, at most one per usable core; None for that many.
         cascade: Whether a bundle's static student answers where it is sure; None for wherever the bundle has one.
         device: ``cpu``, ``cuda`` or ``cuda:N``. A GPU computes one batch after another.
+        hub: How bundles of the Hub are fetched.
     """
 
     precision: str | None = None
     threads: int | None = None
     cascade: bool | None = None
     device: str = "cpu"
+    hub: HubOptions = field(default_factory=HubOptions)
 
 
 class ServedModel:
@@ -199,12 +202,15 @@ class ModelRegistry:
         await asyncio.gather(*(model.close() for model in self._served.values()), *self._closing)
 
     async def _version_on_disk(self, name: str) -> str:
-        """The version of the bundle in the folder that a model was loaded from.
+        """The version of the bundle in the folder that a model was loaded from; one of the Hub stays at its commit.
 
         Raises:
             AmalgamError: There is one, but it cannot be read.
         """
-        folder = self._served[name].classifier.bundle.folder
+        bundle = self._served[name].classifier.bundle
+        if bundle.hub is not None:
+            return bundle.version
+        folder = bundle.folder
         return await asyncio.to_thread(_or_amalgam_error, str(folder), lambda: version_of(folder))
 
     async def _load(self, name: str) -> None:
@@ -247,7 +253,12 @@ def _or_amalgam_error(folder: str, function: Callable[[], T]) -> T:
 def _open_classifier(folder: str, options: LoadOptions) -> EdgeClassifier:
     """A classifier that has run once, so that a bundle that gives no finite scores is refused before it answers."""
     classifier = EdgeClassifier.from_pretrained(
-        folder, precision=options.precision, threads=1, cascade=options.cascade, device=options.device
+        folder,
+        precision=options.precision,
+        threads=1,
+        cascade=options.cascade,
+        device=options.device,
+        **options.hub,
     )
     logits = classifier.logits(_WARM_UP_TEXTS)
     if logits.ndim != 2 or logits.shape[1] != len(classifier.labels):

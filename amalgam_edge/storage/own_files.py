@@ -2,12 +2,13 @@
 
 A link in a stranger's folder could stand for any file of this machine, which would then be read, copied and published
 as if it were the stranger's. The one exception is the cache of the Hugging Face Hub, whose folders of a version hold
-links into a folder of contents beside them.
+links into a folder of contents beside them; what several repositories share lies in one folder of the whole cache.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from amalgam_edge.errors import AmalgamError, first_line
 MOST_BYTES = 2**31  # as much as one message of protocol buffers, and so an ONNX file, can hold
 
 _HUB_VERSIONS, _HUB_CONTENTS = "snapshots", "blobs"
+_SHARED_CONTENT = re.compile(r"(?P<start>[0-9a-f]{2})/(?P=start)[0-9a-f]{62}")  # by its hash, below the cache's blobs
 
 
 @dataclass(frozen=True)
@@ -95,4 +97,12 @@ def leads_elsewhere(path: Path, folder: Path) -> bool:
     if not any(step.is_symlink() for step in steps):
         return False
     versions = folder.absolute().parent
-    return versions.name != _HUB_VERSIONS or path.resolve().parent != (versions.parent / _HUB_CONTENTS).resolve()
+    return versions.name != _HUB_VERSIONS or not _is_hub_content(path.resolve(), versions.parent)
+
+
+def _is_hub_content(content: Path, repository: Path) -> bool:
+    """Whether a file is one of the contents of a repository in the Hub's cache, or of those that all share."""
+    if content.parent == (repository / _HUB_CONTENTS).resolve():
+        return True
+    shared = (repository.parent / _HUB_CONTENTS).resolve()
+    return content.parents[1:2] == (shared,) and bool(_SHARED_CONTENT.fullmatch(content.relative_to(shared).as_posix()))

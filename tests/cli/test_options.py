@@ -23,6 +23,8 @@ FOLDERS = ("amalgam_edge", "cli", "exporters", "models")
 SOURCES = sorted(path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.py"))
 # Options of other programs, which a file may name if it names the program too.
 FOREIGN = {
+    "--preload": "gunicorn",
+    "--workers": "gunicorn",
     "--directory": "http.server",
     "--local-addr": "torch.distributed.run",
     "--max-restarts": "torchrun",

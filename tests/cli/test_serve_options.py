@@ -39,13 +39,20 @@ def test_every_option_reaches_the_settings(serve, tmp_path):
         *("--max-queue", "3", "--max-texts", "4", "--max-characters", "5", "--max-body-mb", "0.5", "--deadline", "7"),
         *("--max-connections", "8", "--max-inflight-mb", "9", "--keep-alive", "10", "--allow-host", "there"),
         *("--precision", "fp32", "--threads", "8", "--no-cascade", "--device", "cuda:1"),
+        *("--revision", "v1", "--offline"),
     )
     assert folders == {"a": "one/", "b.c-d_1": "two/"}
     assert settings == ServerSettings(
         host="0.0.0.0",
         port=9000,
         watch=True,
-        load_options=LoadOptions(precision="fp32", threads=8, cascade=False, device="cuda:1"),
+        load_options=LoadOptions(
+            precision="fp32",
+            threads=8,
+            cascade=False,
+            device="cuda:1",
+            hub={"revision": "v1", "local_files_only": True},
+        ),
         limits=Limits(
             body_bytes=500_000,
             texts=4,

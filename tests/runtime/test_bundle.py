@@ -189,22 +189,26 @@ def test_one_flipped_bit_is_found(copied, flip, name):
         assert str(copied / name) in str(refused.value)
 
 
-def test_files_that_are_left_out_are_not_verified(copied):
-    (copied / "tokenizer.json").unlink()
-    bundle = Bundle.open(copied)
-    bundle.verify(without=["tokenizer.json"])
-    with pytest.raises(AmalgamError, match="missing"):
-        bundle.verify(without=["config.json"])
-
-
-@pytest.mark.parametrize("name", ["onnx/model.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/model_quantized.onnx", "tokenizer.json"])
 def test_a_missing_file_is_found(copied, name):
     (copied / name).unlink()
     bundle = Bundle.open(copied)
-    for check in (bundle.verify, lambda: bundle.read(name), lambda: bundle.check(name)):
+    checks = [bundle.verify, lambda: bundle.read(name), lambda: bundle.check(name)]
+    for check in checks[bundle.may_lack(name) :]:
         with pytest.raises(AmalgamError, match="missing") as refused:
             check()
         assert str(copied / name) in str(refused.value)
+    assert bundle.missing() == ((name,) if bundle.may_lack(name) else ())
+
+
+def test_what_a_bundle_may_lack_is_what_it_does_not_need_by_default(copied):
+    bundle = Bundle.open(copied)
+    assert [name for name in bundle.manifest.files if bundle.may_lack(name)] == ["onnx/model.onnx"]
+    assert bundle.may_lack("README.md")
+    edit_manifest(copied, default_precision="fp32")
+    assert [name for name in read(copied)["files"] if Bundle.open(copied).may_lack(name)] == [
+        "onnx/model_quantized.onnx"
+    ]
 
 
 def test_a_file_that_was_not_built_with_it_is_refused(copied):

@@ -218,30 +218,11 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 
 @pytest.fixture
-def hub(monkeypatch, bundle_folder):
-    """The names requested from a fake Hub that has only ``owner/student``."""
+def hub(monkeypatch):
+    """The names that the Hub is asked for."""
     asked = []
-
-    def snapshot_download(name, **options):
-        asked.append(name)
-        if name != "owner/student":
-            raise huggingface_hub.errors.OfflineModeIsEnabled("no way there\nat all")
-        return str(bundle_folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file, **options: asked.append(name))
     return asked
-
-
-def test_a_hub_name_is_downloaded(hub, exact):
-    found = EdgeClassifier.from_pretrained("owner/student", precision="fp32", threads=1)
-    assert hub == ["owner/student"]
-    assert found(tiny.TEXTS) == exact(tiny.TEXTS)
-
-
-def test_a_failed_download_is_one_line(hub):
-    with pytest.raises(AmalgamError, match="owner/other: neither a folder here nor") as refused:
-        EdgeClassifier.from_pretrained("owner/other")
-    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("source", ["student", "a/b/c", "./student", "../student", "/student", "größe/student"])

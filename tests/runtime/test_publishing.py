@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,8 @@ from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from tests.support import hub
 
 
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def edit_manifest(folder, **changes):
+    (folder / "amalgam.json").write_text(json.dumps({**read_manifest(folder), **changes}), "utf-8")
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def carded(copied):
 def test_a_saved_bundle_is_the_same_to_the_bit(bundle_folder, tmp_path):
     copy = tmp_path / "deep" / "copy"
     EdgeClassifier.from_pretrained(bundle_folder, threads=1).save_pretrained(copy)
-    assert contents(copy) == contents(bundle_folder)
+    assert hub.files_of(copy) == hub.files_of(bundle_folder)
     texts = ["chess", "fonts for mathematics"]
     first, second = (EdgeClassifier.from_pretrained(folder, threads=1) for folder in (bundle_folder, copy))
     assert first(texts) == second(texts)
@@ -63,13 +65,141 @@ def test_what_is_in_the_way_is_kept(bundle_folder, tmp_path):
     for target in (tmp_path, tmp_path / "thesis.txt"):
         with pytest.raises(AmalgamError, match="not empty; name another folder"):
             save_bundle(Bundle.open(bundle_folder), target)
-    assert contents(tmp_path) == {"thesis.txt": b"years of work"}
+    assert hub.files_of(tmp_path) == {"thesis.txt": b"years of work"}
 
 
 def test_an_empty_folder_may_be_filled(bundle_folder, tmp_path):
     save_bundle(Bundle.open(bundle_folder), tmp_path)
     Bundle.open(tmp_path).verify()
     assert Bundle.open(tmp_path).manifest == Bundle.open(bundle_folder).manifest
+
+
+def read_manifest(folder):
+    return json.loads((folder / "amalgam.json").read_text("utf-8"))
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["README.md", "report.html", "recipe.yaml"])
+@pytest.mark.parametrize("content", [b"mine \xff\r\n", None])
+def test_files_for_people_may_be_edited_or_deleted(copied, tmp_path, name, content):
+    (copied / name).write_bytes(b"as it was built")
+    edit_manifest(copied, files={**read_manifest(copied)["files"], name: sha256(copied / name)})
+    (copied / name).unlink()
+    if content is not None:
+        (copied / name).write_bytes(content)
+    Bundle.open(copied).verify()
+    said = []
+    save_bundle(Bundle.open(copied), tmp_path / "target", notify=said.append)
+    assert said == []
+    listed = read_manifest(tmp_path / "target")["files"]
+    assert hub.files_of(tmp_path / "target").get(name) == content
+    assert listed.get(name) == (None if content is None else hashlib.sha256(content).hexdigest())
+    assert {**listed, name: ""} == {**read_manifest(copied)["files"], name: ""}
+    assert Bundle.open(tmp_path / "target").edited() == ()
+
+
+def test_a_link_in_the_place_of_a_file_for_people_is_not_followed(carded, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    (carded / "README.md").unlink()
+    (carded / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(AmalgamError, match="a link, and links in a folder are not followed"):
+        save_bundle(Bundle.open(carded), tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "onnx/model.onnx", "tokenizer_config.json"])
+def test_all_other_files_are_as_they_were_built(copied, flip, tmp_path, name):
+    flip(copied / name)
+    for use in (Bundle.verify, lambda bundle: save_bundle(bundle, tmp_path / "target")):
+        with pytest.raises(AmalgamError, match="damaged or changed"):
+            use(Bundle.open(copied))
+
+
+def test_a_precision_whose_model_is_gone_is_left_out_and_said(copied, tmp_path):
+    (copied / "onnx" / "model.onnx").unlink()
+    bundle = Bundle.open(copied)
+    bundle.verify()
+    assert bundle.missing() == ("onnx/model.onnx",)
+    assert bundle.available_precisions() == ("int8",)
+    with pytest.warns(UserWarning, match=r"fp32 is left out: .*model\.onnx is not there"):
+        EdgeClassifier(bundle, threads=1).save_pretrained(tmp_path / "target")
+    copy = Bundle.open(tmp_path / "target")
+    assert copy.precisions == ("int8",)
+    assert set(copy.manifest.files) == set(bundle.manifest.files) - {"onnx/model.onnx"}
+    assert hub.files_of(tmp_path / "target").keys() == {"amalgam.json", *copy.manifest.files}
+    copy.verify()
+
+
+def test_the_default_precision_is_never_left_out_silently(copied, tmp_path):
+    (copied / "onnx" / "model_quantized.onnx").unlink()
+    with pytest.raises(AmalgamError, match=r"missing from the bundle, and int8 .*, or name precisions to keep: fp32"):
+        save_bundle(Bundle.open(copied), tmp_path / "target")
+    with pytest.raises(AmalgamError, match="missing from the bundle; copy the bundle again"):
+        Bundle.open(copied).verify()
+    save_bundle(Bundle.open(copied), tmp_path / "target", precisions="fp32")
+    assert Bundle.open(tmp_path / "target").default_precision == "fp32"
+    (copied / "onnx" / "model.onnx").unlink()
+    with pytest.raises(AmalgamError, match=r"copy the bundle again$"):
+        save_bundle(Bundle.open(copied), tmp_path / "other", precisions="fp32")
+
+
+@pytest.mark.parametrize(("precisions", "kept"), [("int8", "int8"), (["int8", "int8"], "int8"), (("fp32",), "fp32")])
+def test_a_bundle_of_one_precision_answers_as_the_whole_one(bundle_folder, tmp_path, precisions, kept):
+    EdgeClassifier.from_pretrained(bundle_folder).save_pretrained(tmp_path / "copy", precisions=precisions)
+    copy = Bundle.open(tmp_path / "copy")
+    copy.verify()
+    assert (copy.precisions, copy.default_precision) == ((kept,), kept)
+    (model,) = (path.name for path in (tmp_path / "copy" / "onnx").iterdir())
+    assert model == Path(copy.model_name()).name
+    texts = ["chess", "fonts for mathematics"]
+    whole = EdgeClassifier.from_pretrained(bundle_folder, precision=kept, threads=1)
+    assert EdgeClassifier(copy, threads=1)(texts) == whole(texts)
+    with pytest.raises(AmalgamError, match=f"no precision '.*'; it has {kept}"):
+        EdgeClassifier(copy, precision="int8" if kept == "fp32" else "fp32")
+
+
+def test_a_precision_that_is_not_there_is_refused(bundle_folder, tmp_path):
+    with pytest.raises(AmalgamError, match="no precision 'q4'; it has fp32, int8"):
+        save_bundle(Bundle.open(bundle_folder), tmp_path / "copy", precisions=["int8", "q4"])
+    assert not (tmp_path / "copy").exists()
+
+
+def test_torch_weights_go_with_fp32(copied, tmp_path):
+    (copied / "model.safetensors").write_bytes(b"weights")
+    files = {**read_manifest(copied)["files"], "model.safetensors": sha256(copied / "model.safetensors")}
+    edit_manifest(copied, files=files)
+    for precisions, there in (((), True), ("fp32", True), ("int8", False)):
+        target = tmp_path / f"target {precisions}"
+        save_bundle(Bundle.open(copied), target, precisions=precisions)
+        assert (target / "model.safetensors").exists() == there
+
+
+def test_a_cascade_whose_model_is_gone_is_left_out_and_said(tmp_path):
+    folder = shutil.copytree(Path(__file__).parents[1] / "fixtures" / "bundle_v1", tmp_path / "bundle")
+    assert Bundle.open(folder).cascade
+    (folder / "onnx" / "model_static.onnx").unlink()
+    said = []
+    save_bundle(Bundle.open(folder), tmp_path / "copy", notify=said.append)
+    assert said == [f"the cascade is left out: {folder / 'onnx/model_static.onnx'} is not there"]
+    assert Bundle.open(tmp_path / "copy").manifest.cascade is None
+    EdgeClassifier.from_pretrained(tmp_path / "copy")(["chess"])
+
+
+def test_the_card_of_a_copy_names_what_it_holds(tmp_path):
+    folder = shutil.copytree(Path(__file__).parents[1] / "fixtures" / "bundle_v1", tmp_path / "bundle")
+    assert Bundle.open(folder).default_precision == "int8"
+    before = (folder / "README.md").read_text("utf-8").splitlines()
+    save_bundle(Bundle.open(folder), tmp_path / "copy", precisions=["fp32"])
+    after = (tmp_path / "copy" / "README.md").read_text("utf-8").splitlines()
+    gone = [line for line in before if line.startswith(("| int8 ", "| student int8 "))]
+    (starred,) = [line.replace("| fp32 |", "| fp32 * |") for line in before if line.startswith("| fp32 |")]
+    assert len(gone) == 2
+    assert starred in after
+    assert set(before) - set(after) == {*gone, starred.replace(" *", "", 1)}
+    assert set(after) - set(before) == {starred}
 
 
 def amalgam_edge(address, home, *arguments):
@@ -99,8 +229,8 @@ def test_what_was_pushed_can_be_had_from_the_hub(carded, tmp_path):
     assert json.loads(answered.stdout) == {"text": "chess", "label": own.label, "score": pytest.approx(own.score)}
     held = there.files["owner/name"]
     assert 'from_pretrained("owner/name")' in held["README.md"].decode()
-    assert {name: held[name] for name in contents(carded) if name not in ("README.md", "amalgam.json")} == {
-        name: content for name, content in contents(carded).items() if name not in ("README.md", "amalgam.json")
+    assert {name: held[name] for name in hub.files_of(carded) if name not in ("README.md", "amalgam.json")} == {
+        name: content for name, content in hub.files_of(carded).items() if name not in ("README.md", "amalgam.json")
     }
 
 
@@ -139,6 +269,14 @@ def api(monkeypatch):
     return Api
 
 
+def test_what_is_pushed_may_be_one_precision_of_a_bundle_that_people_touched(api, carded):
+    (carded / "README.md").write_bytes(b'\xff from_pretrained("student")')
+    EdgeClassifier.from_pretrained(carded).push_to_hub("owner/name", precisions="int8")
+    operations = api.told[-1][1]
+    assert operations["Add"] == set(hub.files_of(carded)) - {"onnx/model.onnx"}
+    assert operations["Delete"] == {"onnx/model.onnx", "onnx/model_q4.onnx", "model.safetensors"}
+
+
 def test_models_of_an_earlier_bundle_go(api, bundle_folder):
     classifier = EdgeClassifier.from_pretrained(bundle_folder)
     assert classifier.push_to_hub("owner/name", token="secret") == "hub/owner/name"
@@ -146,7 +284,7 @@ def test_models_of_an_earlier_bundle_go(api, bundle_folder):
     assert token == ("token", "secret")
     assert created == ("create", "owner/name", False, True)
     assert operations["Delete"] == {"onnx/model_q4.onnx", "model.safetensors"}
-    assert operations["Add"] == set(contents(bundle_folder))
+    assert operations["Add"] == set(hub.files_of(bundle_folder))
 
 
 def test_nothing_private_goes_to_a_public_repository(api, bundle_folder):
@@ -157,7 +295,7 @@ def test_nothing_private_goes_to_a_public_repository(api, bundle_folder):
 
 def test_a_refusal_of_the_hub_is_one_line(api, bundle_folder, monkeypatch):
     monkeypatch.setattr(api, "fault", huggingface_hub.errors.OfflineModeIsEnabled("no way there\nat all"))
-    with pytest.raises(AmalgamError, match=r"owner/name: cannot be pushed \(no way there\); hf auth login"):
+    with pytest.raises(AmalgamError, match=r"owner/name: cannot be pushed: the Hub is not asked, since HF_HUB_OFFLINE"):
         push_bundle(Bundle.open(bundle_folder), "owner/name")
 
 

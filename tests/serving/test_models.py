@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from amalgam_edge.serving import models as models_module
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import ServerMetrics
 from amalgam_edge.serving.models import LoadOptions, ModelRegistry
+from tests.support import hub
 
 
 def with_registry(scenario, folders, **options):
@@ -120,6 +122,27 @@ def test_a_refused_version_is_reported_once_and_tried_until_it_is_sound(copied):
     with_registry(scenario, {"tiny": str(copied)}, threads=1)
 
 
+def test_a_bundle_of_the_hub_stays_at_its_commit(monkeypatch, tmp_path, bundle_folder):
+    files = hub.files_of(bundle_folder)
+
+    async def scenario(registry):
+        served = registry.get()
+        assert served.version == version_of(bundle_folder)
+        there.move_main("owner/student", {**files, "amalgam.json": b"{}"})
+        asked = there.requests
+        assert await registry.reload() == {}
+        shutil.rmtree(served.classifier.bundle.folder)
+        assert await registry.reload() == {}
+        assert there.requests == asked
+        assert registry.get() is served
+        assert len(await served.run(["a text"])) == 1
+
+    with hub.running() as there:
+        hub.let_this_process_ask(there, monkeypatch, tmp_path / "cache")
+        there.files["owner/student"] = files
+        with_registry(scenario, {"tiny": "owner/student"}, threads=1)
+
+
 class Panic(BaseException):
     """As pyo3's PanicException, which is no Exception."""
 
@@ -179,7 +202,7 @@ class QuickClassifier:
     @classmethod
     def from_pretrained(cls, folder, **options):
         loaded = cls()
-        loaded.bundle = SimpleNamespace(folder=Path(folder), version=version_of(folder))
+        loaded.bundle = SimpleNamespace(folder=Path(folder), version=version_of(folder), hub=None)
         return loaded
 
     def logits(self, texts):

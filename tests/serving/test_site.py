@@ -3,33 +3,13 @@
 import hashlib
 import json
 from importlib.resources import files
-from types import SimpleNamespace
 
 import pytest
 
 from amalgam_edge.browser.libraries import LIBRARY_FILES
-from amalgam_edge.browser.site import browser_precision, describe_model, export_site, model_files
+from amalgam_edge.browser.site import describe_model, export_site, model_files
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import Bundle
-
-
-@pytest.mark.parametrize(
-    ("precisions", "expected"),
-    [
-        (("fp32", "fp16", "w8", "q4", "int8-pq", "int8"), "int8"),
-        (("fp32", "fp16", "w8", "q4", "int8-pq"), "int8-pq"),
-        (("fp32", "fp16", "w8", "q4"), "q4"),
-        (("fp32", "fp16", "w8"), "w8"),
-        (("fp32", "fp16"), "fp32"),
-    ],
-)
-def test_the_browser_runs_the_smallest_model_that_it_can(precisions, expected):
-    assert browser_precision(SimpleNamespace(precisions=precisions, folder="student")) == expected
-
-
-def test_a_bundle_without_a_model_for_browsers_is_refused():
-    with pytest.raises(AmalgamError, match="student: no model that a browser runs"):
-        browser_precision(SimpleNamespace(precisions=("fp16",), folder="student"))
 
 
 def test_the_page_gets_the_model_and_its_tokenizer_under_fixed_names(bundle_folder):

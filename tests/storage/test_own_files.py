@@ -2,6 +2,7 @@
 
 import os
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,24 @@ def test_the_cache_of_the_hub_links_to_its_own_contents_alone(tmp_path, secret):
     (version / "d.txt").symlink_to("../../blobs/def")
     (version / "e.txt").symlink_to("../../blobs/../../home/secret")
     for name in ("c.txt", "d.txt", "e.txt"):
+        with pytest.raises(AmalgamError, match="a link"):
+            own_file(version, name)
+
+
+def test_contents_that_all_repositories_of_the_hub_s_cache_share_are_its_own(tmp_path, secret):
+    cache = tmp_path / "cache"
+    version, contents = cache / "models--owner--name" / "snapshots" / "0123", cache / "models--owner--name" / "blobs"
+    for folder in (version, contents, cache / "blobs" / "ab"):
+        folder.mkdir(parents=True)
+    shared = f"ab{'0' * 62}"
+    (cache / "blobs" / "ab" / shared).write_text("content", "utf-8")
+    (cache / "blobs" / "ab" / "notes.txt").write_text("no content of the Hub", "utf-8")
+    (cache / "blobs" / shared).write_text("no content of the Hub", "utf-8")
+    for name, target in {"a": f"ab/{shared}", "b": "ab/notes.txt", "c": shared, "d": "../home/secret"}.items():
+        (contents / name).symlink_to(Path("../../blobs") / target)
+        (version / f"{name}.txt").symlink_to(Path("../../blobs") / name)
+    assert own_file(version, "a.txt").read_text("utf-8") == "content"
+    for name in ("b.txt", "c.txt", "d.txt"):
         with pytest.raises(AmalgamError, match="a link"):
             own_file(version, name)
 

@@ -44,7 +44,7 @@ ALLOWED = {
     "amalgam_edge/building/optimizing.py:_write_bundle": STAGED,
     "amalgam_edge/building/teacher_folder.py:write_teacher": STAGED,
     "amalgam_edge/runtime/manifest.py:write_manifest": STAGED,
-    "amalgam_edge/runtime/publishing.py:_name_in_card": STAGED,
+    "amalgam_edge/runtime/publishing.py:_rewrite_card": STAGED,
     "amalgam_edge/runtime/publishing.py:copy_files": STAGED,
     "exporters/quantization/int8.py:quantize_to_int8": STAGED,
     "exporters/quantization/weight_only.py:_write_in_blocks": STAGED,
