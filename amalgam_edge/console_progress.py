@@ -48,7 +48,7 @@ class ConsoleProgress:
         """Show one step while it runs, and leave a line when it is done."""
         self._step += 1
         head = line(f"[{self._step}/{self._n_steps}] {title}" if self._n_steps else title)
-        meter = _Meter(total, unit)
+        meter = Meter(total, unit)
         if self._shows_bars:
             with self._bar(head, total, meter) as advance:
                 yield advance
@@ -65,7 +65,7 @@ class ConsoleProgress:
         return self._console.is_terminal
 
     @contextmanager
-    def _bar(self, head: str, total: int | None, meter: _Meter) -> Iterator[Advance]:
+    def _bar(self, head: str, total: int | None, meter: Meter) -> Iterator[Advance]:
         from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
@@ -81,15 +81,20 @@ class ConsoleProgress:
 
             yield advance
 
-    def _line(self, meter: _Meter, count: int) -> None:
+    def _line(self, meter: Meter, count: int) -> None:
         meter.add(count)
         if meter.due():
             self.say(f"    {meter.done}/{meter.total} {meter.unit}, {meter.rate_and_rest()}")
             sys.stderr.flush()
 
 
-class _Meter:
-    """Counts work done; the first report counts as done before (it may come from an earlier run)."""
+class Meter:
+    """Counts work done, for lines that tell of it.
+
+    Args:
+        total: How many units there are; None where nobody knows.
+        unit: Name of a unit, such as ``texts``.
+    """
 
     def __init__(self, total: int | None, unit: str) -> None:
         self.total = total
@@ -98,9 +103,11 @@ class _Meter:
         self._start = self._last_line = monotonic()
 
     def add(self, count: int) -> None:
+        """Count some more."""
         self.done += count
 
     def due(self) -> bool:
+        """Whether it is time for a line in a log; if so, the next one is due later."""
         now = monotonic()
         if now - self._last_line < _SECONDS_BETWEEN_LINES:
             return False
@@ -108,13 +115,16 @@ class _Meter:
         return True
 
     def rate_and_rest(self) -> str:
+        """How fast it goes and, where the total is known, how long it will take."""
         seconds = monotonic() - self._start
-        if not self.done or not self.total or seconds <= 0:
+        if not self.done or seconds <= 0:
             return ""
         rate = self.done / seconds
-        return f"{rate:.0f} {self.unit}/s, {_duration((self.total - self.done) / rate)} left"
+        left = f", {_duration((self.total - self.done) / rate)} left" if self.total else ""
+        return f"{rate:.0f} {self.unit}/s{left}"
 
     def summary(self) -> str:
+        """What was done, and how long it took."""
         seconds = monotonic() - self._start
         if self.total and seconds > 0:
             return f"{self.done} {self.unit} in {_duration(seconds)} ({self.done / seconds:.0f}/s)"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from typing import Any
 
 import click
 
-from amalgam_edge.cli.exit_codes import USER_MISTAKE
-from amalgam_edge.cli.output import show_line
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.cli.process_border import (
+    end_by_sigterm_as_by_ctrl_c,
+    one_line_when_interrupted,
+    resumed_command,
+    run_process,
+)
 from amalgam_edge.storage.write_errors import report_write_errors
 
 # name → (module of amalgam_edge.cli, one-line help); the help stands here so that --help need not load the modules.
@@ -34,6 +36,9 @@ _COMMANDS = {
 }
 
 
+_ARGUMENTS = "amalgam_edge.cli.arguments"
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is called."""
 
@@ -48,12 +53,24 @@ class LazyGroup(click.Group):
         command: click.Command = import_module(f"amalgam_edge.cli.{_COMMANDS[cmd_name][0]}").command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, and keep them: they say how to go on with what is interrupted."""
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what a disk refuses, standard output included, is one line."""
-        with report_write_errors():
+        """Run a command; what a disk refuses, standard output included, is one line, and so is an interruption."""
+        with one_line_when_interrupted(lambda: self._resumed(ctx)), report_write_errors():
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
+
+    def _resumed(self, ctx: click.Context) -> str | None:
+        """The command that goes on with the one that was interrupted; None if that has no --resume."""
+        arguments = ctx.meta[_ARGUMENTS]
+        command = self.get_command(ctx, arguments[0])
+        can_resume = command is not None and any(parameter.name == "resume" for parameter in command.params)
+        return resumed_command(ctx.command_path, arguments) if can_resume else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
@@ -77,17 +94,5 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
-    try:
-        cli.main(standalone_mode=True)
-    except AmalgamError as error:
-        _drop_unwritten_output()
-        show_line(f"Error: {error}", err=True)
-        sys.exit(USER_MISTAKE)
-
-
-def _drop_unwritten_output() -> None:
-    """Let Python not try again, when it ends, what standard output did not take; that would end in a traceback."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    end_by_sigterm_as_by_ctrl_c()
+    run_process(cli.main)

@@ -2,40 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from amalgam_edge.cli.hub_options import with_hub_options
-from amalgam_edge.cli.output import CsvOutput, show_json, show_lines
+from amalgam_edge.cli.output import show_lines
+from amalgam_edge.cli.prediction_output import FORMATS, choose_format, make_writer, opened_output
+from amalgam_edge.console_progress import Meter
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.shown_text import line
+from amalgam_edge.tables.formats import FORMAT_OF_SUFFIX, TEXT
+from amalgam_edge.tables.reading import TextRow, TextTable, read_file, read_stream, texts_as_table
 
 if TYPE_CHECKING:
     from amalgam_edge.runtime.classifier import Prediction
     from amalgam_edge.runtime.hub import HubOptions
-
-_TEXTS_AT_ONCE = 1024
-_SHOWN_CHARACTERS = 60
-_NO_LABEL = "–"
 
 
 @click.command("predict")
 @click.argument("bundle", type=click.Path())
 @click.argument("texts", nargs=-1)
 @click.option(
-    "--file", "file", type=click.Path(), help="Read texts from this file, one on each line; - is standard input."
+    "--file",
+    "file",
+    type=click.Path(),
+    help="Read texts from this file, whose ending says how: .txt (one on each line), .csv, .tsv, .jsonl, .json or "
+    ".parquet, and .gz after it; - is standard input.",
+)
+@click.option(
+    "--input-format",
+    type=click.Choice([*FORMAT_OF_SUFFIX.values()]),
+    help="How to read standard input, or a file whose ending does not say it.  [default: text, one on each line]",
+)
+@click.option("--text-column", help="Column that holds the text.  [default: text, or the only column of strings]")
+@click.option(
+    "--output",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write to this file (.csv, .jsonl, or .txt for a table, and .gz after it), whole or not at all.",
 )
 @click.option(
     "--format",
     "output_format",
-    type=click.Choice(["table", "jsonl", "csv"]),
-    default="table",
-    show_default=True,
-    help="Format of the output.",
+    type=click.Choice(FORMATS),
+    help="Format of the output.  [default: by the ending of --output, or table]",
 )
 @click.option("--all-scores", is_flag=True, help="Write the probability of every label (jsonl and csv).")
 @click.option(
@@ -69,7 +82,10 @@ def command(
     bundle: str,
     texts: tuple[str, ...],
     file: str | None,
-    output_format: str,
+    input_format: str | None,
+    text_column: str | None,
+    output: str | None,
+    output_format: str | None,
     all_scores: bool,
     abstain: float | None,
     precision: str | None,
@@ -81,18 +97,22 @@ def command(
 ) -> None:
     """Classify texts with a bundle.
 
-    Texts come as arguments, or one on each line of a file or of standard input, and are answered in that order. Texts
-    longer than the model's input are cut; standard error tells how many. If the score is below the threshold, the label
-    is null (jsonl), empty (csv) or a dash (table).
+    Texts come as arguments, from a file, or from standard input, which is answered as it comes. Answers keep the order.
+    The columns of a table are written too, before those of the prediction: label, score, truncated (whether the text's
+    end was not read) and abstained (whether the score is below the threshold, so that the label is null in jsonl, empty
+    in csv and a dash in a table). If a column has one of these names already, the prediction's is predicted_label and
+    so on.
 
     \b
     Examples:
       amalgam-edge predict student/ "a puzzle game about falling blocks"
-      amalgam-edge predict student/ --file texts.txt --format csv > labels.csv
+      amalgam-edge predict student/ --file texts.csv --text-column body --output labels.csv
       cat texts.txt | amalgam-edge predict student/ --format jsonl --all-scores
+      tail -f log.jsonl | amalgam-edge predict student/ --input-format jsonl --format jsonl
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    if texts and file:
-        raise AmalgamError("texts given both as arguments and with --file: give one of them")
+    if texts and (file or input_format or text_column):
+        raise AmalgamError("texts given both as arguments and with --file, or how to read one: give one of them")
+    output_format = choose_format(output_format, output)
     from amalgam_edge.runtime.finding import find_bundle
 
     opened = find_bundle(bundle, **hub)  # a mistyped name is told before the runtime is loaded
@@ -101,90 +121,60 @@ def command(
     classifier = EdgeClassifier(
         opened, precision=precision, threads=threads, abstain=abstain, cascade=cascade, device=device
     )
-    write = _WRITERS[output_format](classifier.labels, all_scores)
-    n_truncated = n_empty = 0
-    for chunk in _chunks(texts or _lines(file)):
-        predictions = classifier(chunk, all_scores=all_scores, batch_size=batch_size)
-        for text, prediction in zip(chunk, predictions, strict=True):
-            write(text, prediction)
-            n_truncated += prediction.truncated
-            n_empty += not text.strip()
-    if n_truncated:
-        show_lines(f"{n_truncated} text(s) longer than {classifier.max_length} tokens were cut", err=True)
-    if n_empty:
-        show_lines(f"{n_empty} text(s) were empty; their labels mean nothing", err=True)
+    table = _open_table(texts, file, input_format, text_column)
+    with opened_output(output) as stream:
+        writer = make_writer(output_format, stream, table, classifier.labels, all_scores=all_scores)
+        counts = _Counts(shows_progress=file not in (None, "-") and not stream.isatty())
+        for rows in table.chunks:
+            predictions = classifier([row.text for row in rows], all_scores=all_scores, batch_size=batch_size)
+            for row, prediction in zip(rows, predictions, strict=True):
+                writer.write(row, prediction)
+            stream.flush()
+            counts.add(rows, predictions)
+    counts.show(classifier.max_length)
 
 
-def _lines(file: str | None) -> Iterator[str]:
-    """The lines of a file or of standard input, without their line ends."""
-    if file in (None, "-"):
-        if sys.stdin.isatty():
-            raise AmalgamError("no text given: name texts, --file FILE, or pipe them in, one on each line")
-        yield from _decoded_lines(sys.stdin, "standard input")
-        return
+def _open_table(
+    texts: tuple[str, ...], file: str | None, input_format: str | None, text_column: str | None
+) -> TextTable:
+    """The texts to classify: arguments, a file, or standard input."""
+    if texts:
+        return texts_as_table([_as_utf8(text, number) for number, text in enumerate(texts, 1)])
+    if file not in (None, "-"):
+        return read_file(str(file), file_format=input_format, text_column=text_column)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise AmalgamError("no text given: name texts, --file FILE, or pipe them in, one on each line")
+    return read_stream(sys.stdin.buffer, "standard input", file_format=input_format or TEXT, text_column=text_column)
+
+
+def _as_utf8(argument: str, number: int) -> str:
+    """An argument as UTF-8, in which it was typed or written, whatever the locale took it for."""
     try:
-        with open(str(file), encoding="utf-8") as handle:  # noqa: PTH123  (a pipe or /dev/fd works too)
-            yield from _decoded_lines(handle, str(file))
-    except OSError as error:
-        raise AmalgamError(f"{file}: cannot be read ({error.strerror})") from error
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        raise AmalgamError(f"text {number}: not UTF-8; put the texts into a file, and name it with --file") from None
 
 
-def _decoded_lines(handle: TextIO, name: str) -> Iterator[str]:
-    try:
-        for read in handle:
-            yield read.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise AmalgamError(f"{name}: not a text file (UTF-8 is expected)") from error
+class _Counts:
+    """What standard error tells of the texts, while that takes long and when it is done."""
 
+    def __init__(self, *, shows_progress: bool) -> None:
+        self._meter = Meter(None, "texts")
+        self._shows_progress = shows_progress
+        self._n_truncated = 0
+        self._n_empty = 0
 
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(texts)
-    while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
-        yield chunk
+    def add(self, rows: Sequence[TextRow], predictions: Sequence[Prediction]) -> None:
+        """Count some texts, and tell how many there were if the last report is long ago."""
+        self._n_truncated += sum(prediction.truncated for prediction in predictions)
+        self._n_empty += sum(not row.text.strip() for row in rows)
+        self._meter.add(len(rows))
+        if self._shows_progress and self._meter.due():
+            show_lines(f"{self._meter.done} texts, {self._meter.rate_and_rest()}", err=True)
 
-
-class _TableWriter:
-    """Writes columns for people; long texts are shortened."""
-
-    def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
-        self._width = max(len(line(label)) for label in labels)
-
-    def __call__(self, text: str, prediction: Prediction) -> None:
-        shown = line(" ".join(text.split()))
-        if len(shown) > _SHOWN_CHARACTERS:
-            shown = f"{shown[: _SHOWN_CHARACTERS - 1]}…"
-        show_lines(f"{line(prediction.label or _NO_LABEL).ljust(self._width)}  {prediction.score:.3f}  {shown}")
-
-
-class _JsonLinesWriter:
-    """Writes one JSON object on each line."""
-
-    def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
-        self._all_scores = all_scores
-
-    def __call__(self, text: str, prediction: Prediction) -> None:
-        row: dict[str, object] = {"text": text, "label": prediction.label, "score": prediction.score}
-        if self._all_scores:
-            row["scores"] = prediction.scores
-        show_json(row, indent=None)
-
-
-class _CsvWriter:
-    """Writes CSV with a header, and a column for each label if all scores are requested."""
-
-    def __init__(self, labels: tuple[str, ...], all_scores: bool) -> None:
-        self._labels = labels if all_scores else ()
-        self._output = CsvOutput()
-        self._output.row(["text", "label", "score", *self._labels])
-
-    def __call__(self, text: str, prediction: Prediction) -> None:
-        scores = [(prediction.scores or {})[label] for label in self._labels]
-        self._output.row([text, prediction.label, prediction.score, *scores])
-
-
-_Writer = Callable[[str, "Prediction"], None]
-_WRITERS: dict[str, Callable[[tuple[str, ...], bool], _Writer]] = {
-    "table": _TableWriter,
-    "jsonl": _JsonLinesWriter,
-    "csv": _CsvWriter,
-}
+    def show(self, max_length: int) -> None:
+        """Tell what was odd about the texts."""
+        if self._n_truncated:
+            show_lines(f"{self._n_truncated} text(s) longer than {max_length} tokens were cut", err=True)
+        if self._n_empty:
+            show_lines(f"{self._n_empty} text(s) were empty; their labels mean nothing", err=True)

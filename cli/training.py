@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
-import sys
+from typing import Any
 
 import click
 
 from amalgam_edge.cli.build import show
-from amalgam_edge.cli.exit_codes import USER_MISTAKE
 from amalgam_edge.cli.extras import quiet_libraries
-from amalgam_edge.cli.output import show_line
+from amalgam_edge.cli.process_border import one_line_when_interrupted, run_process
 from amalgam_edge.errors import AmalgamError, needs_extra
 from amalgam_edge.storage.write_errors import TEMPORARY_FILES, report_write_errors
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Command):
+    """A command that says in one line that it was interrupted."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        with one_line_when_interrupted(lambda: "the same command with --resume"):
+            return super().invoke(ctx)
+
+
+@click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("recipe_file", metavar="RECIPE", required=False)
 @click.option("--output", help="Folder of the bundle, in the place of the recipe's.")
 @click.option("--overwrite", is_flag=True, help="Replace the bundle that stands in the output folder.")
@@ -59,12 +67,12 @@ def command(recipe_file: str | None, output: str | None, overwrite: bool, resume
 def main() -> None:
     """Run the command; a user's mistake is one line on standard error and exit status 2."""
     quiet_libraries()
-    try:
-        with report_write_errors(TEMPORARY_FILES):
-            command.main(standalone_mode=True)
-    except AmalgamError as error:
-        show_line(f"Error: {error}", err=True)
-        sys.exit(USER_MISTAKE)
+    run_process(_run)  # SIGTERM ends it at once: a launcher's other processes are gone, and it may wait for them in C
+
+
+def _run() -> None:
+    with report_write_errors(TEMPORARY_FILES):
+        command.main(standalone_mode=True)
 
 
 if __name__ == "__main__":

@@ -6,28 +6,20 @@ chains of file systems. Files that would invite that are copied into its cache f
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import re
-import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any
 
 import datasets
-import fsspec.compression
 
-from amalgam_edge.corpus.formats import COMPRESSIONS, HEAD_BYTES, check_head, format_suffix, is_compressed
-from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.corpus.formats import FORMATS
 from amalgam_edge.storage import files
 from amalgam_edge.storage.fingerprints import sha256_of_mapping
 from amalgam_edge.storage.staging import staged_file
+from amalgam_edge.tables.formats import HEAD_BYTES, check_head, format_suffix, is_compressed
+from amalgam_edge.tables.unpacking import unpacked_chunks
 
-# A compressed file may unpack to 1 GiB, or to 100 times its size if that is more; text rarely shrinks to a twentieth.
-MOST_UNPACKED = 2**30
-MOST_EXPANSION = 100
-
-_CHUNK = 2**20
 _NOT_PLAIN = re.compile(r"[*?\[\]]|::|://")  # a pattern, or a chain of file systems
 
 
@@ -77,31 +69,9 @@ def _cached(name: str, version: str | None, suffix: str, write: Callable[[Path],
 
 def _unpack(path: Path, part: Path) -> None:
     """Write the content of a file, unpacked where it is compressed."""
-    compression = COMPRESSIONS.get(path.suffix.lower())
-    most = max(MOST_UNPACKED, MOST_EXPANSION * path.stat().st_size) if compression else None
-    n_written = 0
-    try:
-        with path.open("rb") as packed, _unpacked(packed, compression) as source, part.open("wb") as target:
-            while chunk := source.read(_CHUNK):
-                if n_written == 0:
-                    check_head(path.name, format_suffix(path.name), chunk[:HEAD_BYTES])
-                n_written += len(chunk)
-                if most is not None and n_written > most:
-                    raise AmalgamError(
-                        f"{path}: unpacks to more than {most / 1e9:.1f} GB, far more than text does; "
-                        "if that is right, unpack it yourself and name what comes of it"
-                    )
-                target.write(chunk)
-    except (EOFError, ValueError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-        raise AmalgamError(f"{path}: cannot be unpacked ({first_line(error)})") from error
-
-
-def _unpacked(packed: BinaryIO, compression: str | None) -> BinaryIO:
-    """What a file reads as once it is unpacked."""
-    if compression is None:
-        return packed
-    try:
-        opened: BinaryIO = fsspec.compression.compr[compression](packed, mode="rb")
-    except KeyError:
-        raise AmalgamError(f"{packed.name}: unpacking it needs zstandard: pip install zstandard") from None
-    return opened
+    suffix = format_suffix(path.name)
+    with part.open("wb") as target:
+        for position, chunk in enumerate(unpacked_chunks(path)):
+            if position == 0:
+                check_head(path.name, chunk[:HEAD_BYTES], FORMATS[suffix].begins)
+            target.write(chunk)

@@ -9,6 +9,7 @@ from amalgam_edge.corpus.corpus import LABEL, TEXT, Corpus, digest_texts, finger
 from amalgam_edge.corpus.formats import STRING
 from amalgam_edge.corpus.sources import load_table, report_load_errors
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.tables.columns import choose_text_column, refuse_same_column, require_column
 
 
 def read_corpus(
@@ -34,7 +35,8 @@ def read_corpus(
         AmalgamError: The source does not exist, its format or a column is not known, or no text is left.
     """
     table = load_table(source, split)
-    text_column = text_column or _guess_text_column(table, source)
+    strings = [name for name, feature in table.features.items() if feature == STRING]
+    text_column = choose_text_column(source, table.column_names, strings, text_column)
     table = _select_columns(table, source, text_column, label_column)
     with report_load_errors(source):
         blank, digests = digest_texts(table)
@@ -83,11 +85,10 @@ def _select_columns(
     Raises:
         AmalgamError: A column does not exist, is asked for as both, or holds something else than text.
     """
-    if label_column == text_column:
-        raise AmalgamError(f"{source}: column '{text_column}' cannot be both text and label")
+    refuse_same_column(source, text_column, label_column)
     new_names = {text_column: TEXT} | ({label_column: LABEL} if label_column else {})
     for column in new_names:
-        _require_column(table, column, source)
+        require_column(source, table.column_names, column)
     if label_column:
         table = _labels_as_strings(table, label_column)
     renamed = {old: new for old, new in new_names.items() if old != new}
@@ -95,24 +96,6 @@ def _select_columns(
     if table.features[TEXT] != STRING:
         raise AmalgamError(f"{source}: column '{text_column}' holds {table.features[TEXT].dtype}, not text")
     return table
-
-
-def _guess_text_column(table: datasets.Dataset, source: str) -> str:
-    if TEXT in table.column_names:
-        return TEXT
-    strings = [name for name, feature in table.features.items() if feature == STRING]
-    if len(strings) == 1:
-        return strings[0]
-    raise AmalgamError(f"{source}: which column holds the text? Name one of {_column_list(table)} with --text-column")
-
-
-def _require_column(table: datasets.Dataset, column: str, source: str) -> None:
-    if column not in table.column_names:
-        raise AmalgamError(f"{source}: no column '{column}'; it has {_column_list(table)}")
-
-
-def _column_list(table: datasets.Dataset) -> str:
-    return ", ".join(f"'{name}'" for name in table.column_names)
 
 
 def _labels_as_strings(table: datasets.Dataset, column: str) -> datasets.Dataset:

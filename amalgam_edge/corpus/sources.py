@@ -17,19 +17,12 @@ from typing import Any
 
 import datasets
 
-from amalgam_edge.corpus.formats import (
-    FORMATS,
-    HEAD_BYTES,
-    check_head,
-    format_suffix,
-    is_compressed,
-    known_suffixes,
-    load_files,
-)
+from amalgam_edge.corpus.formats import FORMATS, known_suffixes, load_files
 from amalgam_edge.corpus.local_copies import fetched_copy, local_copy
 from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.storage import files
 from amalgam_edge.storage.own_files import own_file
+from amalgam_edge.tables.formats import HEAD_BYTES, check_head, format_suffix, is_compressed
 
 
 @dataclass(frozen=True)
@@ -171,4 +164,4 @@ def _refuse_wrong_content(file: SourceFile) -> None:
     if file.size == 0:
         raise AmalgamError(f"{file.name}: the file is empty")
     if not is_compressed(file.name):  # else it is looked at as it is unpacked
-        check_head(file.name, format_suffix(file.name), file.read_head(HEAD_BYTES))
+        check_head(file.name, file.read_head(HEAD_BYTES), FORMATS[format_suffix(file.name)].begins)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from amalgam_edge.corpus import read_corpus
 from amalgam_edge.evaluation.comparison import CASCADE, OtherBundle
+from amalgam_edge.evaluation.labelled_texts import read_labelled_texts
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.metrics import accuracy as evaluation
 from amalgam_edge.metrics.calibration import reliability
@@ -55,9 +55,9 @@ def evaluate_bundle(
     Raises:
         AmalgamError: The data cannot be read or names a label that the bundle does not know; a bundle is damaged.
     """
-    labelled = read_corpus(data, text_column=text_column, label_column=label_column, split=split, drop_duplicates=False)
+    labelled = read_labelled_texts(data, text_column=text_column, label_column=label_column, split=split)
     gold = LabelSpace(bundle.labels, {}, {}).encode(labelled.labels)
-    texts = list(labelled.texts)
+    texts = labelled.texts
     classifiers = {
         precision: EdgeClassifier(bundle, precision=precision, threads=threads, abstain=abstain, cascade=False)
         for precision in precisions or bundle.available_precisions()

@@ -26,6 +26,7 @@ from amalgam_edge.serving.models import ModelRegistry
 from amalgam_edge.serving.monitoring_routes import monitoring_router
 from amalgam_edge.serving.page_routes import OPEN_PATHS, PATHS_WITH_MORE, page_router
 from amalgam_edge.serving.protocols import PROTOCOLS
+from amalgam_edge.serving.protocols.hugging_face import TRUNCATED
 from amalgam_edge.serving.protocols.open_inference_tensors import HEADER_LENGTH
 from amalgam_edge.serving.request_handling import find_model
 
@@ -94,7 +95,7 @@ def create_app(
             allow_origins=[*access.allowed_origins],
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["authorization", "content-type", "content-encoding", HEADER_LENGTH],
-            expose_headers=["content-encoding", "retry-after", "www-authenticate", HEADER_LENGTH],
+            expose_headers=["content-encoding", "retry-after", "www-authenticate", HEADER_LENGTH, TRUNCATED],
         )
     return EnvelopeMiddleware(answering, metrics=metrics, is_open_to_others=bool(access.allowed_origins))
 

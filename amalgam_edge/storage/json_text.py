@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.storage.own_files import read_at_most
+
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: Path, most_bytes: int) -> Any:
@@ -53,3 +57,30 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) < len(pairs):
         raise AmalgamError("an object names an entry twice")
     return entries
+
+
+def mended_json(body: bytes) -> bytes:
+    """JSON without a byte order mark, and with question marks for lone surrogates.
+
+    A client that cuts texts by UTF-16 units leaves half an emoji at the end of some. JSON can write that half as an
+    escape, UTF-8 cannot encode it.
+
+    Args:
+        body: What may be JSON; anything else is returned as it is, for the parser to refuse.
+    """
+    body = body.removeprefix(BOM_UTF8)
+    if not _ESCAPED_SURROGATE.search(body):
+        return body
+    try:
+        return _encoded(json.loads(body.decode()))
+    except (ValueError, RecursionError):
+        return body
+
+
+def without_lone_surrogates(document: Any) -> Any:
+    """A document as :func:`mended_json` mends its text."""
+    return json.loads(_encoded(document))
+
+
+def _encoded(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")

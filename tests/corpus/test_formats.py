@@ -6,8 +6,9 @@ import datasets
 import pytest
 
 from amalgam_edge.corpus import read_corpus
-from amalgam_edge.corpus.formats import FORMATS, Format, format_suffix, is_compressed
+from amalgam_edge.corpus.formats import FORMATS, Format
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.tables.formats import FORMAT_OF_SUFFIX, format_suffix, is_compressed
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,8 @@ def test_the_format_is_the_suffix_below_a_compression(name, suffix, compressed):
 
 
 def test_the_formats_are_those_of_the_documentation():
-    assert list(FORMATS) == [".txt", ".csv", ".tsv", ".jsonl", ".parquet"]
+    assert list(FORMATS) == [".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet"]
+    assert list(FORMAT_OF_SUFFIX) == list(FORMATS)  # predict reads what build reads
     assert [suffix for suffix, known in FORMATS.items() if known.begins] == [".parquet"]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from amalgam_edge.corpus import local_copies, read_corpus
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.tables import unpacking
 
 SECRET = "what stands in another file"
 
@@ -52,7 +53,7 @@ PACKERS = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
 
 @pytest.mark.parametrize("packing", PACKERS)
 def test_what_unpacks_to_far_more_than_its_size_is_refused_before_it_fills_the_disk(tmp_path, monkeypatch, packing):
-    monkeypatch.setattr(local_copies, "MOST_UNPACKED", 2**20)
+    monkeypatch.setattr(unpacking, "MOST_UNPACKED", 2**20)
     bomb = tmp_path / f"a.txt{packing}"
     bomb.write_bytes(PACKERS[packing](b"a text\n" * 2**20))
     assert 2**20 < 100 * bomb.stat().st_size < 7 * 2**20 or packing != ".gz"
@@ -73,8 +74,8 @@ def test_what_unpacks_to_far_more_than_its_size_is_refused_before_it_fills_the_d
 def test_what_unpacks_to_as_much_as_the_limit_is_read(tmp_path, monkeypatch):
     content = b"a text\n" * 1000
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content))
-    monkeypatch.setattr(local_copies, "MOST_EXPANSION", 1)
-    monkeypatch.setattr(local_copies, "MOST_UNPACKED", len(content))
+    monkeypatch.setattr(unpacking, "MOST_EXPANSION", 1)
+    monkeypatch.setattr(unpacking, "MOST_UNPACKED", len(content))
     assert texts_of(tmp_path / "a.txt.gz") == ["a text"]
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(content + b"\n"))
     with pytest.raises(AmalgamError, match="unpacks to more"):

@@ -47,6 +47,7 @@ WRITERS = {
     ".csv": as_csv,
     ".tsv": lambda texts: as_csv(texts, "\t"),
     ".jsonl": as_jsonl,
+    ".json": lambda texts: json.dumps([{"text": text} for text in texts]).encode(),
     ".parquet": as_parquet,
 }
 PACKERS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}

@@ -210,11 +210,37 @@ def test_an_ipv6_address_stands_in_brackets():
     assert url_of(SimpleNamespace(getsockname=lambda: ("::1", 80, 0, 0))) == "http://[::1]:80"
 
 
-def test_the_open_inference_protocol_answers_with_three_tensors():
+LONG, SHORT = "a longer text", "x"  # the first one is cut
+
+
+def test_hugging_face_s_protocol_names_the_texts_that_were_cut():
+    (some, none, one), _ = ask(post(body(LONG, SHORT, LONG)), post(body(SHORT)), post(json.dumps({"inputs": LONG})))
+    assert some.headers["x-truncated"] == "0,2"
+    assert "x-truncated" not in none.headers
+    assert one.headers["x-truncated"] == "0"
+
+
+def test_pages_of_allowed_origins_may_read_which_texts_were_cut():
+    origin = "https://example.org"
+    (response,), _ = ask({**post(body(LONG)), "headers": {"origin": origin}}, allowed_origins=[origin])
+    assert "x-truncated" in response.headers["access-control-expose-headers"].split(", ")
+
+
+def test_the_open_inference_protocol_names_the_texts_that_were_cut():
+    tensor = {"name": "text", "shape": [3], "datatype": "BYTES", "data": [LONG, SHORT, LONG]}
+    asked = json.dumps({"inputs": [tensor], "outputs": [{"name": "truncated"}]})
+    (response, config), _ = ask(post(asked, "/v2/models/tiny/infer"), get("/v2/models/tiny/config"))
+    truncated = {"name": "truncated", "datatype": "BOOL", "shape": [3], "data": [True, False, True]}
+    assert response.json()["outputs"] == [truncated]
+    assert config.json()["output"][-1] == {"name": "truncated", "data_type": "TYPE_BOOL", "dims": [-1]}
+
+
+def test_the_open_inference_protocol_answers_with_four_tensors():
     tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["x", "a longer text"]}
     (response,), _ = ask(post(json.dumps({"id": "7", "inputs": [tensor]}), "/v2/models/tiny/infer"))
     likelier = 1 / (1 + np.exp(-2))  # of logits 0 and 2
-    label, score, probabilities = response.json().pop("outputs")
+    label, score, probabilities, truncated = response.json().pop("outputs")
+    assert truncated == {"name": "truncated", "datatype": "BOOL", "shape": [2], "data": [False, True]}
     assert label == {"name": "label", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}
     assert score.pop("data") == pytest.approx([0.5, likelier], abs=1e-6)
     assert score == {"name": "score", "datatype": "FP32", "shape": [2]}

@@ -14,9 +14,9 @@ from fastapi import HTTPException, Request
 
 from amalgam_edge.serving.bodies import BodyReader, accepts_gzip, compressed_if_asked, read_body
 from amalgam_edge.serving.byte_budget import FREE_BYTES, ByteBudget
-from amalgam_edge.serving.json_bodies import mended_json
 from amalgam_edge.serving.protocols.hugging_face import ClassificationRequest
 from amalgam_edge.serving.protocols.open_inference_tensors import parse_request
+from amalgam_edge.storage.json_text import mended_json
 
 CONTENT = b'{"inputs": ["a text", "and another"]}'
 

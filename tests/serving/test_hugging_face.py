@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from amalgam_edge.serving.batching import ModelOutput
-from amalgam_edge.serving.protocols.hugging_face import ClassificationParameters, encode_response
+from amalgam_edge.serving.protocols.hugging_face import ClassificationParameters, encode_response, shown_positions
 
 LABELS = ["a", 'b "quoted"', "Straße 猫"]
 LABELS_AS_JSON = [json.dumps(label, ensure_ascii=False) for label in LABELS]
@@ -48,3 +48,13 @@ def test_all_labels_are_returned_in_descending_order():
 def test_top_k_keeps_the_likeliest_labels():
     assert [[entry["label"] for entry in row] for row in response(top_k=1)] == [['b "quoted"'], ["a"]]
     assert [len(row) for row in response(top_k=9)] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("positions", "shown"),
+    [([], ""), ([0], "0"), ([1, 2], "1-2"), ([0, 3, 4, 5, 9], "0,3-5,9"), (range(10), "0-9"), ([8, 9], "8-9")],
+)
+def test_positions_of_texts_are_short(positions, shown):
+    chosen = np.zeros(10, dtype=bool)
+    chosen[[*positions]] = True
+    assert shown_positions(chosen) == shown

@@ -102,7 +102,8 @@ def test_triton_s_client_finds_the_server_and_its_models(triton, server):
 @pytest.mark.parametrize("column", [True, False])
 def test_triton_s_client_gets_tensors(triton, expected, binary_in, binary_out, column):
     http, client = triton
-    outputs = [http.InferRequestedOutput(name, binary_data=binary_out) for name in ("label", "score", "probabilities")]
+    names = ("label", "score", "probabilities", "truncated")
+    outputs = [http.InferRequestedOutput(name, binary_data=binary_out) for name in names]
     result = client.infer(
         "tiny", [input_tensor(http, TEXTS, binary=binary_in, column=column)], outputs=outputs, request_id="7"
     )
@@ -112,6 +113,7 @@ def test_triton_s_client_gets_tensors(triton, expected, binary_in, binary_out, c
     names = client.get_model_metadata("tiny")["parameters"]["labels"]
     table = [[answer.scores[name] for name in names] for answer in expected]
     np.testing.assert_allclose(result.as_numpy("probabilities"), table, atol=1e-5)
+    assert result.as_numpy("truncated").tolist() == [answer.truncated for answer in expected]
     assert result.get_response()["id"] == "7"
 
 

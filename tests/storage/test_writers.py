@@ -63,8 +63,9 @@ ALLOWED = {
     "amalgam_edge/scoring/hidden_states.py:write": MEMORY,
     "amalgam_edge/scoring/ray/pending.py:write_pending": MEMORY,
     "amalgam_edge/scoring/store.py:write": MEMORY,
-    "cli/main.py:_drop_unwritten_output": "to nowhere",
-    "cli/output.py:__init__": "to standard output",
+    "cli/process_border.py:_drop_unwritten_output": "to nowhere",
+    "cli/prediction_output.py:_row": MEMORY,
+    "cli/prediction_output.py:opened_output": "into a staged file, or a pipe",
 }
 
 

@@ -1,7 +1,8 @@
 """The text-classification task of the Hugging Face inference API.
 
 A request is ``{"inputs": TEXT or [TEXT, …], "parameters": {"top_k": …, "function_to_apply": …}}``. The response has
-one list for each text, of ``{"label": …, "score": …}``, the likeliest label first.
+one list for each text, of ``{"label": …, "score": …}``, the likeliest label first. The protocol has no place for a text
+that was cut to the model's input: the header ``x-truncated`` names those texts.
 
 Specification: https://huggingface.co/docs/inference-providers/tasks/text-classification
 """
@@ -18,15 +19,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from amalgam_edge.serving.batching import ModelOutput
 from amalgam_edge.serving.bodies import compressed_if_asked, read_body
 from amalgam_edge.serving.fast_path import FastPathRoute
-from amalgam_edge.serving.json_bodies import mended_json
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import ModelRegistry
 from amalgam_edge.serving.request_handling import check_texts, find_model, run_unless_disconnected
+from amalgam_edge.storage.json_text import mended_json
+
+TRUNCATED = "x-truncated"  # name of the header
 
 # Functions from logits to scores, besides softmax. None of them changes the ranking of the labels.
 _SCORE_FUNCTIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
     "sigmoid": lambda logits: 1.0 / (1.0 + np.exp(-logits)),
     "none": np.asarray,
+}
+
+
+_HEADERS = {
+    TRUNCATED: {
+        "description": "Positions, from 0, of texts whose end was not read, such as 0,3-7; absent if there are none.",
+        "schema": {"type": "string"},
+    }
 }
 
 
@@ -73,7 +84,8 @@ def create_router(models: ModelRegistry, limits: Limits) -> APIRouter:
         check_texts(texts, limits)
         output = await run_unless_disconnected(request, model, texts)
         content = encode_response(output, model.labels_as_json, classification.parameters)
-        return await compressed_if_asked(request, content, "application/json")
+        headers = {TRUNCATED: shown_positions(output.truncated)} if output.truncated.any() else {}
+        return await compressed_if_asked(request, content, "application/json", headers)
 
     async def classify_by_first(request: Request) -> Response:
         """Classify with the first bundle."""
@@ -93,7 +105,7 @@ def create_router(models: ModelRegistry, limits: Limits) -> APIRouter:
             endpoint,
             route_class_override=FastPathRoute,
             methods=["POST"],
-            responses={200: {"model": list[list[LabelScore]]}},
+            responses={200: {"model": list[list[LabelScore]], "headers": _HEADERS}},
             openapi_extra=_request_body_description(),
             operation_id=f"classify {path}",
         )
@@ -120,6 +132,17 @@ def encode_response(
         for ranking, row in zip(output.ranking.tolist(), scores.tolist(), strict=True)
     )
     return f"[[{'],['.join(texts)}]]".encode()
+
+
+def shown_positions(chosen: np.ndarray) -> str:
+    """The positions of what was chosen, from 0 and ascending, such as ``0,3-7``: a header has little room.
+
+    Args:
+        chosen: Whether each is chosen, ``(n_texts,)`` of bool.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(int)))
+    runs = zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def _parse(body: bytes) -> ClassificationRequest:

@@ -16,7 +16,6 @@ from amalgam_edge.environment import own_version
 from amalgam_edge.serving.batching import ModelOutput
 from amalgam_edge.serving.bodies import compressed_if_asked, read_body
 from amalgam_edge.serving.fast_path import FastPathRoute
-from amalgam_edge.serving.json_bodies import mended_json
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import ModelRegistry, ServedModel
 from amalgam_edge.serving.protocols.open_inference_tensors import (
@@ -28,9 +27,10 @@ from amalgam_edge.serving.protocols.open_inference_tensors import (
     parse_request,
 )
 from amalgam_edge.serving.request_handling import check_texts, find_model, run_unless_disconnected
+from amalgam_edge.storage.json_text import mended_json
 
-_OUTPUT_TYPES = {"label": "BYTES", "score": "FP32", "probabilities": "FP32"}
-_CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32"}
+_OUTPUT_TYPES = {"label": "BYTES", "score": "FP32", "probabilities": "FP32", "truncated": "BOOL"}
+_CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
 _REQUEST_BODY = {
     "requestBody": {
         "required": True,
@@ -185,6 +185,7 @@ async def _response(request: Request, model: ServedModel, inference: InferenceRe
         "label": np.array([model.labels[k].encode() for k in best], dtype=object),
         "score": output.probabilities[np.arange(len(best)), best].astype(np.float32),
         "probabilities": output.probabilities.astype(np.float32),
+        "truncated": output.truncated,
     }
     as_binary = inference.outputs or dict.fromkeys(_OUTPUT_TYPES, inference.binary_output)
     header = {"model_name": model.name, "model_version": model.version}
@@ -208,7 +209,7 @@ def _find_version(models: ModelRegistry, name: str, version: str | None) -> Serv
 
 
 def _metadata(model: ServedModel) -> dict[str, Any]:
-    shapes = {"label": [-1], "score": [-1], "probabilities": [-1, len(model.labels)]}
+    shapes = _output_shapes(model)
     return {
         "name": model.name,
         "versions": [model.version],
@@ -221,8 +222,12 @@ def _metadata(model: ServedModel) -> dict[str, Any]:
     }
 
 
+def _output_shapes(model: ServedModel) -> dict[str, list[int]]:
+    return {name: [-1, len(model.labels)] if name == "probabilities" else [-1] for name in _OUTPUT_TYPES}
+
+
 def _config(model: ServedModel) -> dict[str, Any]:
-    dims = {"label": [-1], "score": [-1], "probabilities": [-1, len(model.labels)]}
+    dims = _output_shapes(model)
     return {
         "name": model.name,
         "platform": "onnxruntime_onnx",

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from amalgam_edge.serving.json_bodies import mended_json
+from amalgam_edge.storage.json_text import mended_json
 
 HEADER_LENGTH = "inference-header-content-length"  # the name of an HTTP header
 _BINARY_SIZE = "binary_data_size"
