@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -45,7 +45,8 @@ def use_utf8() -> None:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # a stream may be closed, or somebody's own
         if reconfigure is not None:
-            reconfigure(encoding="utf-8", errors="backslashreplace")
+            with suppress(OSError):  # what it was opened on is another file by now: it stays as it is
+                reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def end_interrupted(interrupt: KeyboardInterrupt, resumed: str | None) -> NoRetu
     """End the process with one line, which names the command that goes on, if there is one."""
     _drop_unwritten_output()
     if sys.stderr.isatty():
-        sys.stderr.write("\n")  # the terminal shows ^C where the cursor was
+        show_line("", err=True)  # the terminal shows ^C where the cursor was
     show_line("interrupted" + (f"; to go on: {resumed}" if resumed else ""), err=True)
     sys.exit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
 

@@ -271,9 +271,11 @@ def _place(bundle: Bundle) -> tuple[str | Path, dict[str, Any]]:
     return hub.repository, pinned
 
 
-def _load_again(kind: type[EdgeClassifier], source: str | Path, digest: str, options: dict[str, Any]) -> EdgeClassifier:
+def _load_again(
+    classifier_type: type[EdgeClassifier], source: str | Path, digest: str, options: dict[str, Any]
+) -> EdgeClassifier:
     """The classifier that was pickled, of the very bundle that it had."""
-    classifier = kind.from_pretrained(source, **options)
+    classifier = classifier_type.from_pretrained(source, **options)
     if classifier.bundle.digest != digest:
         raise AmalgamError(f"{source}: holds another bundle than when this classifier was pickled; load it anew")
     return classifier

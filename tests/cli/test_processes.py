@@ -10,6 +10,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -129,15 +131,41 @@ def test_so_it_is_of_every_command(bundle_folder, arguments):
     assert finished.stderr == b""
 
 
+@contextmanager
+def ended_after(process, seconds):
+    """End a process that does not end by itself, so that the test fails instead of waiting for it."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        timer.cancel()
+
+
+@pytest.fixture
+def heeds_ctrl_c():
+    """Processes that are started in the background ignore Ctrl-C, and so do those that they start: not here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @NEEDS_SIGNALS
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_row_is_answered_as_it_comes_and_a_signal_ends_it_in_one_line(bundle_folder, number, status):
-    with subprocess.Popen(
-        [*COMMAND, "predict", bundle_folder, "--input-format", "jsonl", "--format", "jsonl"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with (
+        subprocess.Popen(
+            [*COMMAND, "predict", bundle_folder, "--input-format", "jsonl", "--format", "jsonl"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process,
+        ended_after(process, seconds=100),
+    ):
         for text in ("one", "two"):
             process.stdin.write(json.dumps({"text": text}).encode() + b"\n")
             process.stdin.flush()
@@ -179,15 +207,19 @@ def test_the_command_that_goes_on_can_be_pasted_into_a_shell(arguments, line):
 
 
 @NEEDS_SIGNALS
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_a_run_that_is_interrupted_names_the_command_that_ends_it(inputs, tmp_path):
     """Scoring, for real: interrupted at its first step with a teacher, and gone on with by the line that it printed."""
     corpus = tmp_path / "a corpus.txt"
     corpus.write_text("".join(f"text {k}\n" for k in range(300)), "utf-8")
     options = ["--teacher", inputs.a, "--corpus", corpus, "--passes", "4", "--backend", "torch", "--device", "cpu"]
     command = [*COMMAND, "score", *map(str, options), "--output", str(tmp_path / "scores")]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    ) as process:
+    with (
+        subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        ) as process,
+        ended_after(process, seconds=200),
+    ):
         for line in process.stderr:
             if "scoring with" in line:
                 break

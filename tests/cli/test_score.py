@@ -400,7 +400,7 @@ def wait_for_lines(process, output, count):
 
 def wait_for_manifest(process, output, _):
     while not (output / "teacher" / "manifest.json").exists():
-        assert process.poll() is None
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.001)
 
 

@@ -60,12 +60,19 @@ def test_commands_that_train_say_what_is_missing(edge_python, real):
         ["build", "--teacher", real.folder / "a"],
         ["score", "--teacher", real.folder / "a"],
         ["export-teacher", real.folder / "a", "--output", real.folder / "exported"],
-        ["evaluate", real.bundle, "--data", real.labelled],
+        ["evaluate", real.bundle, "--data", real.folder],
     ):
         refused = subprocess.run([script, *command], capture_output=True, text=True, check=False)
         assert refused.returncode == 2
         assert 'pip install "amalgam-edge[train]"' in refused.stderr
         assert refused.stderr.count("\n") == 1
+
+
+def test_a_bundle_is_measured_there_on_a_file_of_json_lines(edge_python, real):
+    command = [edge_python.with_name("amalgam-edge"), "evaluate", real.bundle, "--data", real.labelled, "--json"]
+    measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    recorded = json.loads((real.bundle / "amalgam.json").read_text("utf-8"))["evaluation"]["student"]["int8"]
+    assert measured["student"]["int8"]["accuracy"] == pytest.approx(recorded["accuracy"], abs=0.01)
 
 
 def test_inspect_and_doctor_work_there(edge_python, real):

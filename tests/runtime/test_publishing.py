@@ -226,7 +226,8 @@ def test_what_was_pushed_can_be_had_from_the_hub(carded, tmp_path):
         answered = amalgam_edge(there.address, tmp_path / "home", "predict", "owner/name", "chess", "--format", "jsonl")
         assert answered.returncode == 0, answered.stderr
     (own,) = EdgeClassifier.from_pretrained(carded)(["chess"])
-    assert json.loads(answered.stdout) == {"text": "chess", "label": own.label, "score": pytest.approx(own.score)}
+    answer = {"label": own.label, "score": pytest.approx(own.score), "truncated": False, "abstained": False}
+    assert json.loads(answered.stdout) == {"text": "chess", **answer}
     held = there.files["owner/name"]
     assert 'from_pretrained("owner/name")' in held["README.md"].decode()
     assert {name: held[name] for name in hub.files_of(carded) if name not in ("README.md", "amalgam.json")} == {
