@@ -135,6 +135,6 @@ def _gate_note(manifest: Manifest) -> str:
     verdict = "" if gate.passed else '<b class="miss">No int8 model kept within the budget; float only. </b>'
     return (
         f"{verdict}* is the default. Agreement is with {escape(gate.compared_with)} on {gate.n_texts} texts held "
-        f"out from training; budget {gate.max_disagreement:.2%} of changed labels. MeasuredStudent: {tried}."
+        f"out from training; budget {gate.max_disagreement:.2%} of changed labels. Measured: {tried}."
         + (f"<br>{escape(line)}." if (line := cascade_line(manifest)) else "")
     )
