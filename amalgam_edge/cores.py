@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 import re
 from pathlib import Path, PurePosixPath
 
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import at_least_one
 
 _PROCESS = Path("/proc/self")
 _CPU = "cpu"
@@ -27,13 +26,7 @@ def compute_threads(threads: int | None = None) -> int:
     cores = usable_cores()
     if threads is None:
         return cores
-    try:
-        count = operator.index(threads)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise AmalgamError(f"threads is a whole number from 1 on (got {threads!r}); leave it out for one per core")
-    return min(count, cores)
+    return min(at_least_one(threads, "threads is a whole number from 1 on", "; leave it out for one per core"), cores)
 
 
 def usable_cores(process: Path = _PROCESS) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,6 +52,26 @@ def needs_extra(extra: str, feature: str) -> Iterator[None]:
         if error.name and error.name.startswith("amalgam_edge"):
             raise
         raise MissingExtraError(feature, extra, error) from error
+
+
+def at_least_one(number: object, expected: str, remedy: str = "") -> int:
+    """A whole number from 1 on, also one of numpy.
+
+    Args:
+        number: What was given.
+        expected: What the message says that it is.
+        remedy: What the message says after what was given.
+
+    Raises:
+        AmalgamError: It is none.
+    """
+    try:
+        count = operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise AmalgamError(f"{expected} (got {number!r}){remedy}")
+    return count
 
 
 def first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from amalgam_edge.cli.hub_options import with_hub_options
+from amalgam_edge.cli.model_options import with_threads
 from amalgam_edge.cli.output import show_json, show_lines
 from amalgam_edge.cores import compute_threads
 from amalgam_edge.errors import needs_extra
@@ -26,11 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--corpus", help="Texts of mixed lengths to time too: a file, a folder, or hf://datasets/NAME.")
 @click.option("--max-texts", type=click.IntRange(min=1), default=512, show_default=True, help="Of the corpus.")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="Threads to compute with, at most one per usable core.  [default: that many]",
-)
+@with_threads
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Turns of each contender.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @with_hub_options

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from amalgam_edge.cli.hub_options import with_hub_options
+from amalgam_edge.cli.model_options import with_threads
 from amalgam_edge.cli.output import show_json, show_lines
 from amalgam_edge.errors import needs_extra
 
@@ -23,11 +24,7 @@ if TYPE_CHECKING:
 @click.option("--label-column", default="label", show_default=True, help="Column that holds the gold label.")
 @click.option("--split", default="test", show_default=True, help="Split of a Hub data set.")
 @click.option("--precision", "precisions", multiple=True, help="Measure this precision.  [default: all that are there]")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="Threads to compute with, at most one per usable core.  [default: that many]",
-)
+@with_threads
 @click.option(
     "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's own]"
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from amalgam_edge.cli.hub_options import with_hub_options
+from amalgam_edge.cli.model_options import with_cascade, with_device, with_precision, with_threads
 from amalgam_edge.cli.output import show_lines
 from amalgam_edge.cli.prediction_output import FORMATS, choose_format, make_writer, opened_output
 from amalgam_edge.console_progress import Meter
@@ -54,29 +55,15 @@ if TYPE_CHECKING:
 @click.option(
     "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's threshold]"
 )
-@click.option("--precision", help="One of the bundle's precisions.  [default: the bundle's choice]")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="Threads to compute with, at most one per usable core.  [default: that many]",
-)
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    metavar="DEVICE",
-    help="cpu, cuda or cuda:N. A GPU runs fp16 or fp32 where the bundle has it and --precision names no other.",
-)
+@with_precision
+@with_threads
+@with_device
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     help="Most texts in a batch.  [default: 32, or 256 for a static student]",
 )
-@click.option(
-    "--cascade/--no-cascade",
-    default=None,
-    help="Let the bundle's static student answer where it is sure.  [default: if the bundle has one]",
-)
+@with_cascade
 @with_hub_options
 def command(
     bundle: str,

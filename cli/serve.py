@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from amalgam_edge.cli.hub_options import with_hub_options
+from amalgam_edge.cli.model_options import with_cascade, with_device, with_precision, with_threads
 from amalgam_edge.cli.output import show_line
 from amalgam_edge.errors import AmalgamError, needs_extra
 from amalgam_edge.serving.limits import Limits
@@ -70,24 +71,10 @@ _limit = partial(click.option, show_default=True)
     default=DEFAULTS.idle_seconds,
     help="Most seconds that a connection stays open without a request.",
 )
-@click.option("--precision", help="One of the bundle's precisions.  [default: the bundle's choice]")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="Threads to compute with, at most one per usable core.  [default: that many]",
-)
-@click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    metavar="DEVICE",
-    help="cpu, cuda or cuda:N. A GPU runs fp16 or fp32 where the bundle has it and --precision names no other.",
-)
-@click.option(
-    "--cascade/--no-cascade",
-    default=None,
-    help="Let the bundle's static student answer where it is sure.  [default: if the bundle has one]",
-)
+@with_precision
+@with_threads
+@with_device
+@with_cascade
 @with_hub_options
 def command(
     bundles: tuple[str, ...],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from amalgam_edge.errors import AmalgamError
+from amalgam_edge.errors import AmalgamError, at_least_one
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle, version_of
 from amalgam_edge.runtime.cascade import CascadeModel, open_cascade
@@ -192,7 +191,10 @@ class EdgeClassifier:
         Raises:
             AmalgamError: As for calling the classifier.
         """
-        batch_size = self._batch_size if batch_size is None else _checked_batch_size(batch_size)
+        if batch_size is None:
+            batch_size = self._batch_size
+        else:
+            batch_size = at_least_one(batch_size, "batch_size is a number of texts, at least 1")
         listed = list_texts(texts)
         if not listed:
             return np.empty((0, len(self.labels)), dtype=np.float32), np.empty(0, dtype=bool)
@@ -279,16 +281,6 @@ def _load_again(
     if classifier.bundle.digest != digest:
         raise AmalgamError(f"{source}: holds another bundle than when this classifier was pickled; load it anew")
     return classifier
-
-
-def _checked_batch_size(batch_size: int) -> int:
-    try:
-        checked = operator.index(batch_size)
-    except TypeError:
-        checked = 0
-    if checked < 1:
-        raise AmalgamError(f"batch_size is a number of texts, at least 1 (got {batch_size!r})")
-    return checked
 
 
 def _warn(line: str) -> None:
