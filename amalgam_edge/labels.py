@@ -52,7 +52,7 @@ class LabelSpace:
         if not teachers:
             raise AmalgamError("no teacher given: name at least one with --teacher PATH")
         renames = renames or {}
-        _check_renames(teachers, renames)
+        check_renames(teachers, renames)
         index: dict[str, int] = {}
         columns: dict[str, tuple[int, ...]] = {}
         generic: list[str] = []
@@ -109,15 +109,7 @@ class LabelSpace:
         Raises:
             AmalgamError: A label is none of ``names``.
         """
-        index = {name: position for position, name in enumerate(self.names)}
-        unknown = sorted({str(label) for label in labels if label not in index})
-        if unknown:
-            listed = ", ".join(map(repr, unknown[:5])) + (" …" if len(unknown) > 5 else "")
-            raise AmalgamError(
-                f"{len(unknown)} label name(s) that no teacher knows: {listed}; known are {', '.join(self.names)} "
-                "(name the teachers' classes alike with --labels, or take those rows out)"
-            )
-        return np.array([index[label] for label in labels], dtype=np.int64)
+        return encode_names(self.names, labels)
 
     def sources(self) -> dict[str, list[dict[str, str]]]:
         """For each label, the classes that it came from, as [{"teacher": …, "class": …}]."""
@@ -128,7 +120,34 @@ class LabelSpace:
         return sources
 
 
-def _check_renames(teachers: Mapping[str, Sequence[str]], renames: Renames) -> None:
+def encode_names(names: Sequence[str], labels: Sequence[str], where: str = "") -> np.ndarray:
+    """The position of each label among ``names``, ``(n_texts,)`` of int64.
+
+    Args:
+        names: The names that there are.
+        labels: The labels of texts.
+        where: What messages begin with.
+
+    Raises:
+        AmalgamError: A label is none of ``names``.
+    """
+    index = {name: position for position, name in enumerate(names)}
+    unknown = sorted({str(label) for label in labels if label not in index})
+    if unknown:
+        listed = ", ".join(map(repr, unknown[:5])) + (" …" if len(unknown) > 5 else "")
+        raise AmalgamError(
+            f"{where}{len(unknown)} label name(s) that no teacher knows: {listed}; known are {', '.join(names)} "
+            "(name the teachers' classes alike with --labels, or take those rows out)"
+        )
+    return np.array([index[label] for label in labels], dtype=np.int64)
+
+
+def check_renames(teachers: Mapping[str, Sequence[str]], renames: Renames) -> None:
+    """Refuse renames of teachers and classes that are not there, and empty names.
+
+    Raises:
+        AmalgamError: There is such a rename.
+    """
     for teacher, names in renames.items():
         if teacher != EVERY_TEACHER and teacher not in teachers:
             raise AmalgamError(f"labels file names teacher '{teacher}', but the teachers are {', '.join(teachers)}")

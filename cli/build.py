@@ -58,12 +58,15 @@ def show(recipe: Recipe, manifest: Manifest) -> None:
         cascade_line,
         front_line,
         front_table,
+        head_table,
         precision_table,
         teacher_table,
     )
     from amalgam_edge.reports.evaluation_tables import evaluation_table
     from amalgam_edge.runtime.bundle import REPORT
 
+    if not manifest.answers.is_one_softmax:
+        show_lines(f"\n{head_table(manifest).to_text()}")
     show_lines(f"\n{teacher_table(manifest).to_text()}\n\n{precision_table(manifest).to_text()}")
     if recipe.export.budget:
         show_lines(f"\n{front_table(manifest).to_text()}\n{front_line(manifest)}")
@@ -76,6 +79,14 @@ def show(recipe: Recipe, manifest: Manifest) -> None:
     folder = recipe.output.folder
     show_lines(f"\nbundle: {folder}   report: {folder.rstrip('/')}/{REPORT}")
     show_lines(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")
+    for message in (missed := _missed(manifest)):
+        show_lines(message, err=True)
+    if missed:
+        sys.exit(LIMIT_MISSED)
+
+
+def _missed(manifest: Manifest) -> list[str]:
+    """What was asked for and not kept, a line each."""
     missed = []
     if manifest.front and not manifest.front.within_budget:
         missed.append(f"--budget: {manifest.front.reason}")
@@ -83,7 +94,4 @@ def show(recipe: Recipe, manifest: Manifest) -> None:
         missed.append("no int8 model kept within --max-disagreement: the bundle holds fp32 only")
     if manifest.cascade and not manifest.cascade.static_model:
         missed.append("no threshold kept --cascade-agreement: the bundle holds no cascade")
-    for message in missed:
-        show_lines(message, err=True)
-    if missed:
-        sys.exit(LIMIT_MISSED)
+    return missed

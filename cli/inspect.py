@@ -14,6 +14,8 @@ from amalgam_edge.errors import AmalgamError, needs_extra
 if TYPE_CHECKING:
     from amalgam_edge.runtime.bundle import Bundle
     from amalgam_edge.runtime.hub import HubOptions
+    from amalgam_edge.runtime.manifest import Manifest
+    from amalgam_edge.runtime.manifest_heads import BundleHead
 
 
 @click.command("inspect")
@@ -72,6 +74,7 @@ def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
         cascade_line,
         front_line,
         front_table,
+        head_table,
         kernel_lines,
         precision_table,
         teacher_table,
@@ -98,11 +101,9 @@ def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
         show_line(calibration_line(manifest))
     if line := cascade_line(manifest):
         show_line(line)
-    show_lines("\nlabels")
-    for label in manifest.labels:
-        sources = ", ".join(f"{source.teacher}:{source.class_name}" for source in label.sources)
-        show_line(f"  {label.name}  ({sources})")
-    tables = [teacher_table(manifest), precision_table(manifest)]
+    _show_labels(manifest)
+    heads = [] if manifest.answers.is_one_softmax else [head_table(manifest)]
+    tables = [*heads, teacher_table(manifest), precision_table(manifest)]
     if manifest.evaluation:
         tables.append(evaluation_table(manifest.evaluation))
     for table in tables:
@@ -112,6 +113,22 @@ def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
     if line := front_line(manifest):
         show_lines(f"\n{front_table(manifest).to_text()}\n{line}")
     show_lines(f"\n{state}")
+
+
+def _show_labels(manifest: Manifest) -> None:
+    """The labels of each head, with the teachers' classes that each stands for."""
+    for head in manifest.heads:
+        show_lines(f"\n{_title(head, several=len(manifest.heads) > 1)}")
+        for label in head.labels:
+            sources = ", ".join(f"{source.teacher}:{source.class_name}" for source in label.sources)
+            threshold = "" if label.threshold is None else f", from {label.threshold:g} on"
+            show_line(f"  {label.name}  ({sources}{threshold})")
+
+
+def _title(head: BundleHead, *, several: bool) -> str:
+    """What stands above the labels of a head."""
+    of_head = f" of head '{head.name}'" if several else ""
+    return f"labels{of_head}" + (", any of which may hold" if head.activation == "sigmoid" else "")
 
 
 def _state_of_files(bundle: Bundle) -> str:

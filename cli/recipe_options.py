@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.recipe.options import Option
 from amalgam_edge.recipe.recipe import SECTIONS, recipe_options
 
-_FLAGS = {"teachers": "--teacher"}  # where the option is not the setting's name
+# Where the option is not the setting's name, and what stands for its value.
+_FLAGS = {"teachers": "--teacher", "head_weights": "--head-weight"}
+_METAVARS = {
+    "teachers": "PATH",
+    "label_column": "[HEAD=]COLUMN",
+    "head_weights": "HEAD=FACTOR",
+    "abstain": "[HEAD=]SCORE",
+}
+_HEAD = "head"  # names a head; all that are named become the setting ``heads``
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -30,12 +39,22 @@ def with_recipe_options(*names: str) -> Decorator:
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that were given on the command line."""
-    return {
+    """The settings that were given on the command line.
+
+    Raises:
+        AmalgamError: Heads are both named and asked for in another way.
+    """
+    settings = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in values.items()
-        if value not in (None, ())
+        if value not in (None, (), {})
     }
+    named = settings.pop(_HEAD, None)
+    if named:
+        if "heads" in settings:
+            raise AmalgamError("--head names the heads, --heads asks for union or each; give one of them")
+        settings["heads"] = named
+    return settings
 
 
 class RecipeCommand(click.Command):
@@ -71,8 +90,12 @@ def _click_option(option: Option) -> Decorator:
     if option.default not in (None, "", ()) and "[default" not in description:
         description += f"  [default: {_shown(option.default)}]"
     details: dict[str, Any] = {"default": None, "help": description, "cls": _RecipeOption, "section": option.section}
+    if option.name == "heads":
+        return _heads_options(details)
     if get_origin(kind) is tuple:
-        details |= {"multiple": True, "metavar": "PATH"}
+        details |= {"multiple": True, "metavar": _METAVARS[option.name]}
+    elif _has_heads(kind):
+        details |= {"multiple": True, "metavar": _METAVARS[option.name], "callback": _numbers_by_head}
     elif kind is bool:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     elif get_origin(kind) is Literal:
@@ -84,6 +107,59 @@ def _click_option(option: Option) -> Decorator:
     else:
         details["type"] = kind
     return click.option(flag, option.name, **details)
+
+
+def _heads_options(details: dict[str, Any]) -> Decorator:
+    """``--heads`` for one head or one for each teacher, and ``--head`` for heads of one's own."""
+    named = {
+        **details,
+        "help": "A head with its teachers, by their names: NAME=TEACHER,TEACHER. Give the option once for each head.",
+        "multiple": True,
+        "metavar": "NAME=TEACHER[,…]",
+        "callback": _teachers_by_head,
+    }
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option("--head", _HEAD, **named)(command)
+        return click.option("--heads", "heads", **details, type=click.Choice(["union", "each"]))(command)
+
+    return decorate
+
+
+def _has_heads(kind: Any) -> bool:
+    """Whether a setting may have a value for each head."""
+    return any(get_origin(part) is dict for part in (kind, *get_args(kind)))
+
+
+def _teachers_by_head(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, list[str]]:
+    teachers: dict[str, list[str]] = {}
+    for value in values:
+        name, equals, listed = value.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{value!r} names no teachers; write NAME=TEACHER,TEACHER", ctx, param)
+        if name in teachers:
+            raise click.BadParameter(f"head {name!r} is named twice; name all of its teachers at once", ctx, param)
+        teachers[name] = [teacher.strip() for teacher in listed.split(",") if teacher.strip()]
+    return teachers
+
+
+def _numbers_by_head(
+    ctx: click.Context, param: click.Parameter, values: Sequence[str]
+) -> float | dict[str, float] | None:
+    """One number for all heads, or head → number."""
+    numbers: dict[str, float] = {}
+    for value in values:
+        name, equals, text = value.rpartition("=")
+        try:
+            number = float(text)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is no number", ctx, param) from None
+        if not equals and len(values) == 1:
+            return number
+        if not equals or name in numbers:
+            raise click.BadParameter(f"{value!r}: name each of several heads once, as HEAD=NUMBER", ctx, param)
+        numbers[name] = number
+    return numbers or None
 
 
 class _NumberOr(click.ParamType):
@@ -116,4 +192,6 @@ def _plain(annotation: Any) -> Any:
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
+    if isinstance(default, tuple):
+        return ", ".join(default)
     return f"{default:g}" if isinstance(default, float) else str(default)

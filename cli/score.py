@@ -15,6 +15,7 @@ from amalgam_edge.cli.recipe_options import RecipeCommand, given, with_recipe_op
 @click.option("--recipe", "recipe_file", metavar="FILE", help="YAML recipe; options given beside it win over it.")
 @with_recipe_options(
     "teachers",
+    "heads",
     "corpus",
     "text_column",
     "split",

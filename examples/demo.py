@@ -29,6 +29,7 @@ from amalgam_edge.building.pipeline import prepare_training_data, resolved_train
 from amalgam_edge.building.students import train
 from amalgam_edge.building.supervising import supervise
 from amalgam_edge.console_progress import ConsoleProgress
+from amalgam_edge.heads import ONLY_HEAD
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.methods import supervision
@@ -60,16 +61,16 @@ def compare_supervision(recipe: Recipe, progress: Progress, label_of: dict[str, 
     """
     methods = {name: recipe.replace(method=name).method for name in OTHER_METHODS}
     models, data = prepare_training_data(recipe.replace(method=OTHER_METHODS[0]), progress)
-    corpus_gold = data.labels.encode([label_of[text] for text in data.texts.corpus.texts])
+    corpus_gold = data.heads.only.labels.encode([label_of[text] for text in data.texts.corpus.texts])
     compared = {
-        **{name: (method, supervise(method, data.labels, data.scores)) for name, method in methods.items()},
-        "true labels": (recipe.method, supervision.from_labels(corpus_gold, len(data.labels))),
+        **{name: (method, supervise(method, data.heads, data.scores)) for name, method in methods.items()},
+        "true labels": (recipe.method, supervision.from_labels(corpus_gold, len(data.heads.only.labels))),
     }
     training = resolved_training(recipe)
     accuracies = {}
     progress.begin(len(compared))
     for name, (method, target) in compared.items():
-        student = new_student(recipe.student, models.teachers, data.labels, recipe.student.layer_counts[0])
+        student = new_student(recipe.student, models.teachers, data.heads.heads, recipe.student.layer_counts[0])
         folder = recipe.work_folder / f"comparison-{name.replace(' ', '-')}"
         with progress.step(f"student by {name}", training.n_updates(len(data.texts.train)), "updates") as advance:
             train(student, replace(data, supervision=target), method, training, folder, advance)
@@ -80,7 +81,7 @@ def compare_supervision(recipe: Recipe, progress: Progress, label_of: dict[str, 
             list(data.texts.labelled.texts),
             max_length=student.tokenizer.model_max_length,
         )
-        accuracies[name] = accuracy(models.gold, logits.argmax(axis=1))
+        accuracies[name] = accuracy(models.gold[ONLY_HEAD].answers, logits.argmax(axis=1))
     return accuracies
 
 
@@ -89,14 +90,14 @@ def accuracy_table(manifest: Manifest, accuracies: dict[str, float]) -> Table:
     evaluation = manifest.evaluation
     teachers = [
         (name, f"{row.n_texts} texts of its own labels", f"{row.accuracy:.1%}")
-        for name, row in evaluation.teachers.items()
+        for name, row in evaluation.heads[ONLY_HEAD].teachers.items()
     ]
     all_texts = f"{evaluation.n_texts} texts of all labels"
     students = [
         *((f"student by {name}", all_texts, f"{accuracies[name]:.1%}") for name in OTHER_METHODS),
         *(
             (f"student by {manifest.method}, {precision}", all_texts, f"{row.accuracy:.1%}")
-            for precision, row in evaluation.student.items()
+            for precision, row in evaluation.heads[ONLY_HEAD].student.items()
         ),
         ("student by true labels", all_texts, f"{accuracies['true labels']:.1%}"),
     ]

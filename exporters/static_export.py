@@ -13,6 +13,7 @@ from amalgam_edge.exporters.quantization.int8 import (
     quantize_to_int8,
 )
 from amalgam_edge.exporters.student_export import export_student
+from amalgam_edge.heads import Heads
 
 
 def int8_tables_only(source: Path) -> Int8Settings:
@@ -33,7 +34,7 @@ def int8_ladder(source: Path, is_static: bool) -> tuple[Int8Settings, ...]:
     return (int8_tables_only(source),) if is_static else INT8_LADDER
 
 
-def export_int8_static_student(model: PreTrainedModel, path: Path) -> None:
+def export_int8_static_student(model: PreTrainedModel, path: Path, heads: Heads) -> None:
     """Write a static student with an int8 table; the float file that it is made from is deleted.
 
     Raises:
@@ -41,7 +42,7 @@ def export_int8_static_student(model: PreTrainedModel, path: Path) -> None:
     """
     float_file = path.with_suffix(".float.onnx")
     try:
-        export_student(model, float_file)
+        export_student(model, float_file, heads=heads)
         quantize_to_int8(float_file, path, int8_tables_only(float_file))
     finally:
         float_file.unlink(missing_ok=True)

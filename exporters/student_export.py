@@ -13,20 +13,25 @@ from amalgam_edge.exporters.rewrites.calibrated_outputs import add_probabilities
 from amalgam_edge.exporters.rewrites.first_token_attention import shorten_first_token_attention
 from amalgam_edge.exporters.tracing.comparison import TOLERANCE, in_float64, largest_difference
 from amalgam_edge.exporters.tracing.to_onnx import INPUT_NAMES, OUTPUT_NAME, eager_attention, save_onnx, to_onnx
+from amalgam_edge.heads import Heads
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.runtime.session import open_session
 
 
-def export_student(model: PreTrainedModel, path: Path, temperature: float = 1.0) -> float:
+def export_student(
+    model: PreTrainedModel, path: Path, temperatures: np.ndarray | float = 1.0, heads: Heads | None = None
+) -> float:
     """Write a classifier as ONNX with any batch size and length, and compare it with torch.
 
-    The outputs are ``logits``, divided by the temperature, and ``probabilities``, their softmax. The file records no
+    The outputs are ``logits``, divided by the temperatures, and ``probabilities``, of each head their softmax or their
+    sigmoid. The file records no
     shapes, since those of the exporter contradict the ones that ONNX Runtime's quantizer infers.
 
     Args:
         model: A classifier in evaluation mode, on the CPU.
         path: The .onnx file to write.
-        temperature: The number that the logits are divided by.
+        temperatures: The numbers that the logits are divided by, one for all or ``(n_labels,)``.
+        heads: The heads that the model answers; None for one softmax head.
 
     Returns:
         The largest difference of any logit from torch's in float64, over several shapes, padded and not, as a share of
@@ -40,10 +45,10 @@ def export_student(model: PreTrainedModel, path: Path, temperature: float = 1.0)
         proto = to_onnx(model)
         del proto.graph.value_info[:]
         shorten_first_token_attention(proto.graph)
-        divide_logits(proto.graph, temperature)
-        add_probabilities(proto.graph)
+        divide_logits(proto.graph, temperatures)
+        add_probabilities(proto.graph, heads)
         save_onnx(proto, path)
-        difference = _difference_from_torch(model, path, temperature)
+        difference = _difference_from_torch(model, path, temperatures)
     if not difference <= TOLERANCE:
         raise AmalgamError(
             f"{path}: the exported {model.config.model_type} differs from torch by {difference:.2g} of the largest "
@@ -52,7 +57,7 @@ def export_student(model: PreTrainedModel, path: Path, temperature: float = 1.0)
     return difference
 
 
-def _difference_from_torch(model: PreTrainedModel, path: Path, temperature: float) -> float:
+def _difference_from_torch(model: PreTrainedModel, path: Path, temperatures: np.ndarray | float) -> float:
     session = open_session(path)
     torch_runner = TorchRunner(in_float64(model), sites=(), device="cpu")
 
@@ -60,6 +65,6 @@ def _difference_from_torch(model: PreTrainedModel, path: Path, temperature: floa
         return session.run([OUTPUT_NAME], dict(zip(INPUT_NAMES, inputs, strict=True)))[0]
 
     def run_torch(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return torch_runner.run(ids, mask, [DROPOUT_OFF])[0] / temperature
+        return torch_runner.run(ids, mask, [DROPOUT_OFF])[0] / temperatures
 
     return largest_difference(model, run_torch, run_exported)

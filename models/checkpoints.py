@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.recipe.sections import STATIC, STATIC_PREFIX
+from amalgam_edge.heads import ONLY_HEAD, check_head_names
+from amalgam_edge.recipe.sections import STATIC, STATIC_PREFIX, TeacherSettings
 
 TEACHER_PREFIX = "teacher:"
+EACH = "each"
 _NAMED = re.compile(r"([A-Za-z0-9._-]+)=(.+)")
 
 
@@ -31,6 +33,35 @@ def parse_teacher(spec: str) -> tuple[str, str]:
     if not name.strip("."):  # the name becomes that of a folder
         raise AmalgamError(f"teacher '{name}': a name has letters or digits; give NAME=PATH")
     return name, source
+
+
+def heads_of(settings: TeacherSettings) -> dict[str, tuple[str, ...]]:
+    """Head → the names of its teachers: one head for all of them, one for each, or as they were named.
+
+    Raises:
+        AmalgamError: A name is taken twice or cannot be one, a head has no teacher or one that is not there, or a
+            teacher is in two heads or in none.
+    """
+    teachers = [parse_teacher(spec)[0] for spec in settings.sources]
+    if not isinstance(settings.heads, dict) and settings.heads != EACH:
+        return {ONLY_HEAD: tuple(teachers)}
+    named: dict[str, tuple[str, ...]] = {teacher: (teacher,) for teacher in teachers}
+    if isinstance(settings.heads, dict):
+        named = settings.heads
+    check_head_names([*named])
+    for head, own in named.items():
+        if not own:
+            raise AmalgamError(f"--head {head}: no teacher; write --head {head}=TEACHER")
+        unknown = next((teacher for teacher in own if teacher not in teachers), None)
+        if unknown is not None:
+            raise AmalgamError(f"--head {head}: no teacher '{unknown}'; there are {', '.join(teachers)}")
+    listed = [teacher for own in named.values() for teacher in own]
+    for teacher in teachers:
+        if listed.count(teacher) > 1:
+            raise AmalgamError(f"--head: teacher '{teacher}' is named twice; a teacher teaches one head")
+        if teacher not in listed:
+            raise AmalgamError(f"--head: teacher '{teacher}' is in no head; name it in one, or leave it out")
+    return named
 
 
 def encoder_of(student: str, first_teacher: str) -> str:

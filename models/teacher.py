@@ -1,20 +1,22 @@
 """Teachers: fine-tuned sequence classifiers, as they come from a folder or the Hub.
 
 A new kind of teacher starts here: :class:`Teacher` says what scoring needs of one, :func:`load_teacher` makes it, and
-:func:`_require_single_label_classifier` names the kinds that are refused so far.
+:func:`_require_classifier` names the kinds that are refused so far.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.dropout.sites import DropoutSite, find_sites
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.models.checkpoints import parse_teacher
+from amalgam_edge.metrics.uncertainty import SIGMOID, SOFTMAX, Activation
+from amalgam_edge.models.checkpoints import heads_of, parse_teacher
 from amalgam_edge.models.loading import fingerprint, load_classifier, load_config, load_tokenizer, longest_input
+from amalgam_edge.recipe.sections import TeacherSettings
 
 _PROBE_TEXT = "a probe of the dropout sites"
 
@@ -32,6 +34,9 @@ class Teacher:
         max_length: The longest input in tokens.
         sites: Where it applies dropout.
         fingerprint: SHA-256 of weights, config and tokenizer.
+        activation: What makes probabilities of its logits: ``softmax`` where one class holds, ``sigmoid`` where any
+            may.
+        head: Name of the head that it teaches; teachers of one head are compared with each other.
     """
 
     name: str
@@ -42,10 +47,23 @@ class Teacher:
     max_length: int
     sites: tuple[DropoutSite, ...]
     fingerprint: str
+    activation: Activation = SOFTMAX
+    head: str = ""
+
+
+def load_all(settings: TeacherSettings) -> list[Teacher]:
+    """Load every teacher of a build, each with the name of the head that it teaches.
+
+    Raises:
+        AmalgamError: As :func:`load_teachers` and :func:`~amalgam_edge.models.checkpoints.heads_of`.
+    """
+    head_of = {teacher: head for head, teachers in heads_of(settings).items() for teacher in teachers}
+    teachers = load_teachers(settings.sources, dropout=settings.dropout, max_length=settings.max_length)
+    return [replace(teacher, head=head_of[teacher.name]) for teacher in teachers]
 
 
 def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_length: int = 128) -> list[Teacher]:
-    """Load every teacher of a build.
+    """Load several teachers.
 
     Args:
         specs: ``name=path`` or ``path`` for each teacher; a path is a folder or a name on the Hub.
@@ -53,7 +71,7 @@ def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_len
         max_length: The longest input in tokens, lowered to what each teacher can take.
 
     Raises:
-        AmalgamError: There is no teacher, two have the same name, or one is no single-label classifier.
+        AmalgamError: There is no teacher, two have the same name, or one is no classifier.
     """
     if not specs:
         raise AmalgamError("no teacher given: name at least one with --teacher PATH")
@@ -68,7 +86,7 @@ def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_len
 def load_teacher(name: str, source: str, *, dropout: float | None = None, max_length: int = 128) -> Teacher:
     """Load one teacher; see :func:`load_teachers`."""
     config = load_config(source)
-    _require_single_label_classifier(name, source, config)
+    _require_classifier(name, source, config)
     if dropout is not None:
         _raise_zero_dropouts(config, dropout)
     model = load_classifier(source, config)
@@ -89,19 +107,27 @@ def load_teacher(name: str, source: str, *, dropout: float | None = None, max_le
         max_length=min(max_length, longest_input(config, tokenizer)),
         sites=sites,
         fingerprint=fingerprint(model, tokenizer),
+        activation=activation_of(config),
     )
 
 
-def _require_single_label_classifier(name: str, source: str, config: PretrainedConfig) -> None:
+def activation_of(config: PretrainedConfig) -> Activation:
+    """What makes probabilities of a classifier's logits, as transformers' own pipeline does it.
+
+    It is the sigmoid for ``multi_label_classification``, and for one logit: whether the one class holds.
+    """
+    is_sigmoid = config.problem_type == "multi_label_classification" or config.num_labels == 1
+    return SIGMOID if is_sigmoid else SOFTMAX
+
+
+def _require_classifier(name: str, source: str, config: PretrainedConfig) -> None:
     architectures = config.architectures or []
     if architectures and not any("ForSequenceClassification" in a for a in architectures):
         raise AmalgamError(
             f"teacher '{name}' ({source}) is a {architectures[0]}, with no sequence-classification head: "
             "fine-tune it first"
         )
-    if config.problem_type == "multi_label_classification":
-        raise AmalgamError(f"teacher '{name}' ({source}) is multi-label; only single-label classifiers can be merged")
-    if config.problem_type == "regression" or config.num_labels < 2:
+    if config.problem_type == "regression" or config.num_labels < 1:
         raise AmalgamError(f"teacher '{name}' ({source}) is a regression head; only classifiers can be merged")
 
 

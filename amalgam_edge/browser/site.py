@@ -81,7 +81,7 @@ def describe_model(name: str, bundle: Bundle) -> dict[str, Any]:
         "max_length": bundle.manifest.max_length,
         "pad_token_id": bundle.manifest.pad_token_id,
         "n_last_tokens": len(special[1]) if special else 0,
-        "abstain": bundle.abstain,
+        "abstain": next(iter(bundle.heads)).abstain,
         "bytes": sum(bundle.size(file) for file in _files_of_bundle(bundle).values()),
     }
 

@@ -27,7 +27,7 @@ from amalgam_edge.building.data import (
 )
 from amalgam_edge.building.processes import ProcessGroup
 from amalgam_edge.corpus import Corpus
-from amalgam_edge.methods import Method
+from amalgam_edge.methods import Method, method_named
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance, Say
 from amalgam_edge.recipe.recipe import Recipe
@@ -64,7 +64,7 @@ def build_steps(recipe: Recipe, backend: Backend) -> list[Step]:
         Step(_cached_stores, makes="stores"),
         *scoring_steps(teacher_names(recipe.teachers), recipe.scoring, recipe.compute, backend),
         Step(_read_scores, makes="scored"),
-        *_supervision_steps(supervising.method_named(recipe.method.name)),
+        *_supervision_steps(method_named(recipe.method.name)),
         *_training_steps(recipe),
         *_export_steps(recipe),
         *(_cascade_steps() if recipe.cascade.enabled else []),
@@ -154,13 +154,13 @@ def _training_data(
     hidden: Sequence[HiddenStates],
     features: np.ndarray | None,
 ) -> TrainingData:
-    method = supervising.method_named(method_settings.name)
+    method = method_named(method_settings.name)
     return TrainingData(
         texts=scored.texts,
         tokenized=scored.tokenized,
-        labels=models.labels,
+        heads=models.heads,
         scores=scored.scores,
-        supervision=supervising.supervise(method_settings, models.labels, scored.scores, features),
+        supervision=supervising.supervise(method_settings, models.heads, scored.scores, features),
         signals=supervising.teacher_signals(method, scored.scores, hidden),
     )
 
@@ -208,8 +208,8 @@ def _train_student(
     train = students.train if processes is None else processes.train
     folder = training_folder / f"{layers}-layers" if several else training_folder
     history = train(student, data, method_settings, training_settings, folder, advance, resume=resume)
-    agreement = students.agreement_with_supervision(student, data.texts, data.supervision)
-    return TrainedStudent(layers, history, agreement, [StudentVariant(student)])
+    agreements = students.agreements_with_supervision(student, data)
+    return TrainedStudent(layers, history, agreements, [StudentVariant(student)])
 
 
 def _trim_student(
@@ -264,7 +264,7 @@ def _export_variants(
     several: bool = False,
 ) -> list[choosing.ExportedVariant]:
     allowed = _max_disagreement(budget, export_settings)
-    return choosing.export_variants(trained, data.texts, allowed, folder, say, several=several)
+    return choosing.export_variants(trained, data.texts, data.heads.heads, allowed, folder, say, several=several)
 
 
 def _measure_variants(exported: Sequence[choosing.ExportedVariant], budget: Budget | None) -> list[MeasuredStudent]:
@@ -297,7 +297,7 @@ def _train_cascade_student(
 ) -> cascading.CascadeStudent:
     folder = training_folder.with_name(f"{training_folder.name}-static")
     return cascading.train_cascade_student(
-        chosen.student, data.texts, data.labels.names, cascade_settings, training_settings, folder, advance
+        chosen.student, data.texts, data.heads.heads, cascade_settings, training_settings, folder, advance
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ from amalgam_edge.building.cascading import CascadeStudent, add_cascade
 from amalgam_edge.building.choosing import ChosenStudent
 from amalgam_edge.building.data import Models, TrainingData
 from amalgam_edge.building.evaluating import EvaluatedBuild, open_model
-from amalgam_edge.labels import LabelSpace
+from amalgam_edge.heads import SIGMOID, Head
+from amalgam_edge.methods.taught_heads import TaughtHead, scores_of
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Say
 from amalgam_edge.recipe.recipe import Recipe
@@ -22,11 +22,10 @@ from amalgam_edge.reports.build_report import ReportData, render_report
 from amalgam_edge.reports.model_card import render_model_card
 from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, RECIPE, REPORT
 from amalgam_edge.runtime.manifest import Manifest, finite, write_manifest
+from amalgam_edge.runtime.manifest_heads import BundleHead, Label, LabelSource
 from amalgam_edge.runtime.manifest_models import Calibration, Cascade, GoldCalibration
 from amalgam_edge.runtime.manifest_origin import (
     CorpusCounts,
-    Label,
-    LabelSource,
     Machine,
     SourceTeacher,
     StudentFacts,
@@ -69,8 +68,10 @@ def write_bundle(
     manifest = _describe(recipe, models, data, chosen, cascade, evaluation)
     (folder / RECIPE).write_text(recipe.to_yaml(), "utf-8")
     (folder / CARD).write_text(render_model_card(manifest, Path(recipe.output.folder).name), "utf-8")
-    confusion, curves = (evaluation.confusion, dict(evaluation.curves)) if evaluation else (None, {})
-    (folder / REPORT).write_text(render_report(manifest, ReportData(data.scores, confusion, curves)), "utf-8")
+    evaluated = evaluation.heads if evaluation else {}
+    confusions = {name: head.confusion for name, head in evaluated.items() if head.confusion is not None}
+    curves = {name: head.curves for name, head in evaluated.items()}
+    (folder / REPORT).write_text(render_report(manifest, ReportData(data.scores, confusions, curves)), "utf-8")
     return write_manifest(folder, manifest)
 
 
@@ -87,7 +88,7 @@ def _describe(
     return Manifest(
         versions=environment.installed_versions(),
         machine=from_json(Machine, environment.describe_machine()),
-        labels=_describe_labels(data.labels),
+        heads=_describe_heads(data, chosen, evaluation),
         teachers=_describe_teachers(models.teachers, data),
         corpus=_describe_corpus(data),
         recipe=recipe.as_dict(),
@@ -100,48 +101,79 @@ def _describe(
         max_length=tokenizer.model_max_length,
         pad_token_id=tokenizer.pad_token_id,
         **vars(chosen.models),
-        calibration=_describe_calibration(chosen, evaluation),
-        abstain=recipe.export.abstain,
         cascade=cascade,
         evaluation=evaluation.accuracies if evaluation else None,
     )
 
 
-def _describe_calibration(chosen: ChosenStudent, evaluation: EvaluatedBuild | None) -> Calibration | None:
-    """The temperature, with calibration errors on true labels where there are any."""
-    if chosen.variant.calibration is None:
-        return None
-    calibration = Calibration(**vars(chosen.variant.calibration), gold=None)
-    if evaluation is None:
-        return calibration
-    before, after = (curve.error for curve in evaluation.curves.values())
-    return replace(calibration, gold=GoldCalibration(evaluation.accuracies.n_texts, before, after))
-
-
-def _describe_labels(labels: LabelSpace) -> tuple[Label, ...]:
+def _describe_heads(
+    data: TrainingData, chosen: ChosenStudent, evaluation: EvaluatedBuild | None
+) -> tuple[BundleHead, ...]:
     return tuple(
-        Label(name, tuple(LabelSource(source["teacher"], source["class"]) for source in sources))
-        for name, sources in labels.sources().items()
+        BundleHead(
+            name=taught.head.name,
+            activation=taught.head.activation,
+            labels=_describe_labels(taught),
+            weight=taught.weight,
+            abstain=taught.head.abstain,
+            calibration=_describe_calibration(taught.head, position, chosen, evaluation),
+            agreement=chosen.trained.agreements[position],
+        )
+        for position, taught in enumerate(data.heads)
+    )
+
+
+def _describe_calibration(
+    head: Head, position: int, chosen: ChosenStudent, evaluation: EvaluatedBuild | None
+) -> Calibration | None:
+    """The temperatures of a head, with calibration errors on true labels where there are any."""
+    if not chosen.variant.calibrations:
+        return None
+    fitted = chosen.variant.calibrations[position]
+    temperatures = fitted.temperatures if head.activation == SIGMOID else fitted.temperatures[:1]
+    gold = None
+    if evaluation is not None and head.name in evaluation.heads:
+        before, after = (curve.error for curve in evaluation.heads[head.name].curves.values())
+        gold = GoldCalibration(evaluation.accuracies.heads[head.name].n_texts, before, after)
+    return Calibration(temperatures, fitted.n_texts, fitted.ece_before, fitted.ece_after, gold)
+
+
+def _describe_labels(taught: TaughtHead) -> tuple[Label, ...]:
+    thresholds = taught.head.thresholds or (None,) * len(taught.head)
+    return tuple(
+        Label(name, tuple(LabelSource(source["teacher"], source["class"]) for source in sources), threshold)
+        for (name, sources), threshold in zip(taught.labels.sources().items(), thresholds, strict=True)
     )
 
 
 def _describe_teachers(teachers: Sequence[Teacher], data: TrainingData) -> tuple[SourceTeacher, ...]:
-    """Each teacher, with the share of texts on which it was trusted most."""
-    trusted = data.supervision.picked
-    most_trusted: np.ndarray = trusted if (trusted >= 0).all() else certainty(data.scores).argmax(axis=1)
+    """Each teacher, with the share of texts on which it was the most trusted of its head."""
+    scores = {each.teacher: each for each in data.scores}
     return tuple(
         SourceTeacher(
             name=teacher.name,
             source=teacher.source,
             from_hub=not Path(teacher.source).exists(),
             fingerprint=teacher.fingerprint,
-            labels=tuple(data.labels.names[column] for column in data.labels.columns[teacher.name]),
+            head=taught.head.name,
+            labels=tuple(taught.labels.names[column] for column in taught.labels.columns[teacher.name]),
             dropout_sites=len(teacher.sites),
-            mean_uncertainty=float(scores.uncertainty.mean()),
-            picked_share=float((most_trusted == position).mean()),
+            mean_uncertainty=float(scores[teacher.name].uncertainty.mean()),
+            picked_share=float((_most_trusted(data, position) == taught.teachers.index(teacher.name)).mean()),
         )
-        for position, (teacher, scores) in enumerate(zip(teachers, data.scores, strict=True))
+        for teacher in teachers
+        for position, taught in enumerate(data.heads)
+        if teacher.name in taught.teachers
     )
+
+
+def _most_trusted(data: TrainingData, position: int) -> np.ndarray:
+    """The most trusted teacher of a head for each text, ``(n_texts,)``; where the method has none, the most certain."""
+    picked = data.supervision.picked
+    trusted: np.ndarray = picked if picked.ndim == 1 else picked[:, position]
+    own = scores_of(data.heads.taught[position], data.scores)
+    most_certain: np.ndarray = certainty(own).argmax(axis=1)
+    return trusted if (trusted >= 0).all() else most_certain
 
 
 def _describe_corpus(data: TrainingData) -> CorpusCounts:

@@ -15,6 +15,7 @@ from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.fidelity import Fidelity, measure_fidelity
 from amalgam_edge.exporters.selection.fused_kernels import fused_kernels
 from amalgam_edge.exporters.selection.latency import measure_latency
+from amalgam_edge.heads import Heads
 from amalgam_edge.metrics.timing import median_call_times
 from amalgam_edge.progress import Say
 from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
@@ -34,6 +35,7 @@ class CandidateFolder:
 
     Attributes:
         folder: The folder.
+        heads: The student's heads.
         max_length: Longest input in tokens.
         pad_token_id: Token id that fills batches.
         texts: Texts held out from training, on which models are measured.
@@ -49,6 +51,7 @@ class CandidateFolder:
     """
 
     folder: Path
+    heads: Heads
     max_length: int
     pad_token_id: int
     texts: Sequence[str]
@@ -139,7 +142,7 @@ def measure_models(folders: Sequence[CandidateFolder], *, every_precision: bool)
     reference = float_logits[0]
     results = [_pass_gate(folder, reference) for folder in folders]
     made = [
-        _usual_precisions(result, measure_fidelity(reference, logits))
+        _usual_precisions(result, measure_fidelity(reference, logits, folder.heads))
         | (_other_precisions(folder, result, reference) if every_precision else {})
         for folder, result, logits in zip(folders, results, float_logits, strict=True)
     ]
@@ -228,6 +231,7 @@ def _pass_gate(folder: CandidateFolder, reference: np.ndarray) -> gate.GateResul
         folder.file("int8"),
         folder.texts,
         folder.open,
+        heads=folder.heads,
         budget=folder.max_disagreement,
         calibration=folder.calibration,
         ladder=folder.ladder,
@@ -253,7 +257,9 @@ def _other_precisions(folder: CandidateFolder, result: gate.GateResult, referenc
         if precision.write is not None
     }
     return {
-        name: MadeModel(how, measure_fidelity(reference, folder.open(folder.file(name)).run(folder.texts)[0]))
+        name: MadeModel(
+            how, measure_fidelity(reference, folder.open(folder.file(name)).run(folder.texts)[0], folder.heads)
+        )
         for name, how in made_by.items()
     }
 

@@ -17,18 +17,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.building.data import BuildTexts, Student
 from amalgam_edge.building.inputs import tokenize
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.static_export import export_int8_static_student
+from amalgam_edge.heads import SOFTMAX, Heads
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
-from amalgam_edge.methods import weighted_divergence
+from amalgam_edge.methods.losses import weighted_binary_divergence, weighted_divergence
 from amalgam_edge.methods.supervision import from_targets
-from amalgam_edge.metrics.accuracy import agreement
-from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.models.static_student import StaticStudent, static_student_from
 from amalgam_edge.progress import Advance, Say
 from amalgam_edge.recipe.sections import STATIC_LEARNING_RATE, CascadeSettings, TrainingSettings
@@ -40,6 +40,7 @@ from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
 from amalgam_edge.storage.own_files import FileContent
 from amalgam_edge.training.fitting import fit
 from amalgam_edge.training.supervised_texts import SupervisedTexts
+from amalgam_edge.training.trainers import LossFunction
 
 FOLDS = 3
 # Shares of the allowed disagreement that out-of-fold texts may use up, tried in order; held-out texts decide.
@@ -57,11 +58,13 @@ class CascadeStudent:
         model: The student, trained on all training texts.
         texts: Training texts from which the threshold is set.
         logits: Out-of-fold logits for these texts, by static students not trained on them, ``(n_texts, n_labels)``.
+        heads: The heads that it answers.
     """
 
     model: StaticStudent
     texts: list[str]
     logits: np.ndarray
+    heads: Heads
 
 
 def require_texts(texts: BuildTexts) -> None:
@@ -84,7 +87,7 @@ def n_updates(settings: TrainingSettings, n_texts: int) -> int:
 def train_cascade_student(
     encoder: Student,
     texts: BuildTexts,
-    labels: Sequence[str],
+    heads: Heads,
     cascade: CascadeSettings,
     training: TrainingSettings,
     folder: Path,
@@ -97,7 +100,7 @@ def train_cascade_student(
     Args:
         encoder: The trained encoder; the tokenizer is shared.
         texts: The texts of the build.
-        labels: Names of the labels.
+        heads: The heads that the encoder answers.
         cascade: Settings of the static student.
         training: Settings of the training loop; its learning rate is that of the encoder and not used here.
         folder: Folder of checkpoints; it is deleted afterwards.
@@ -106,7 +109,7 @@ def train_cascade_student(
     untrained = static_student_from(
         encoder.model.base_model,
         encoder.tokenizer,
-        labels,
+        heads.labels,
         width=cascade.width,
         seed=cascade.seed,
         device=cascade.device,
@@ -115,20 +118,36 @@ def train_cascade_student(
     input_ids = tokenize(texts.corpus, encoder.tokenizer).dataset.select(texts.train)["input_ids"]
     train_texts = texts.corpus.take(texts.train)
     encoder_logits = _logits(encoder.model, encoder.tokenizer, train_texts, cascade.device)
-    supervision = from_targets(softmax(encoder_logits.astype(np.float64)))
+    supervision = from_targets(heads.probabilities(encoder_logits))
     n_answered = min(len(train_texts), _MAX_THRESHOLD_TEXTS)
-    logits = np.empty((n_answered, len(labels)), dtype=np.float32)
+    logits = np.empty((n_answered, len(heads.labels)), dtype=np.float32)
     model = untrained
     for train_rows, other_rows in _folds(len(texts.train)):
         model = copy.deepcopy(untrained)
         shutil.rmtree(folder, ignore_errors=True)
         train = SupervisedTexts([input_ids[int(row)] for row in train_rows], supervision.take(train_rows))
-        fit(model, encoder.tokenizer, train, None, weighted_divergence, settings, folder, advance)
+        fit(model, encoder.tokenizer, train, None, _loss_of(heads), settings, folder, advance)
         unseen = other_rows[other_rows < n_answered]
         if len(unseen):
             logits[unseen] = _logits(model, encoder.tokenizer, [train_texts[int(row)] for row in unseen], "cpu")
     shutil.rmtree(folder, ignore_errors=True)
-    return CascadeStudent(model, train_texts[:n_answered], logits)
+    return CascadeStudent(model, train_texts[:n_answered], logits, heads)
+
+
+def _loss_of(heads: Heads) -> LossFunction:
+    """The divergence from the encoder's answers, summed over heads."""
+    if heads.is_one_softmax:
+        return weighted_divergence
+
+    def loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        terms = []
+        for head in heads:
+            columns = heads.columns(head.name)
+            own_loss = weighted_divergence if head.activation == SOFTMAX else weighted_binary_divergence
+            terms.append(own_loss(logits[:, columns], target[:, columns], weight))
+        return torch.stack(terms).sum()
+
+    return loss
 
 
 def add_cascade(
@@ -150,16 +169,18 @@ def add_cascade(
         say: Shows a line for each threshold that fails.
     """
     file = folder / STATIC_FILE
-    export_int8_static_student(student.model, file)
-    agrees = student.logits.argmax(axis=1) == encoder.run(student.texts)[0].argmax(axis=1)
-    thresholds = _thresholds(confidence(student.logits), agrees, 1.0 - min_agreement)
-    return _set_threshold(file, student.model.config.width, thresholds, encoder, held_out, min_agreement, say)
+    heads = student.heads
+    export_int8_static_student(student.model, file, heads)
+    agrees = np.all(heads.same_answers(encoder.run(student.texts)[0], student.logits), axis=1)
+    thresholds = _thresholds(confidence(student.logits, heads), agrees, 1.0 - min_agreement)
+    return _set_threshold(file, student.model.config.width, thresholds, encoder, heads, held_out, min_agreement, say)
 
 
 def renew_cascade(
     cascade: Cascade,
     folder: Path,
     encoder: TextModel,
+    heads: Heads,
     held_out: Sequence[str],
     texts: Sequence[str],
     say: Say = lambda message: None,
@@ -173,6 +194,7 @@ def renew_cascade(
         cascade: The manifest's account so far, with a static model.
         folder: Folder of the bundle.
         encoder: The encoder's model that ships now, opened.
+        heads: The heads that it answers.
         held_out: Texts that neither was trained on.
         texts: Other texts, which show what share of texts a threshold leaves to the encoder.
         say: Shows a line for each threshold that fails.
@@ -180,8 +202,9 @@ def renew_cascade(
     static = cascade.static_model
     assert static is not None  # noqa: S101  (the caller has checked)
     file = folder / static.file
-    thresholds = _with_higher([static.threshold], confidence(_static_logits(FileContent.read(file), encoder, texts)))
-    return _set_threshold(file, static.width, thresholds, encoder, held_out, cascade.agreement_asked, say)
+    logits = _static_logits(FileContent.read(file), encoder, texts)
+    thresholds = _with_higher([static.threshold], confidence(logits, heads))
+    return _set_threshold(file, static.width, thresholds, encoder, heads, held_out, cascade.agreement_asked, say)
 
 
 def _set_threshold(
@@ -189,6 +212,7 @@ def _set_threshold(
     width: int,
     thresholds: Sequence[float],
     encoder: TextModel,
+    heads: Heads,
     held_out: Sequence[str],
     min_agreement: float,
     say: Say,
@@ -200,9 +224,10 @@ def _set_threshold(
     attempts = []
     found = None
     for threshold in thresholds:
-        cascade_logits = CascadeModel(encoder, content, threshold).run(held_out)[0]
-        share = float(is_sure(static_logits, threshold).mean())
-        attempt = CascadeAttempt(threshold, agreement(encoder_logits, cascade_logits), share)
+        cascade_logits = CascadeModel(encoder, content, threshold, heads).run(held_out)[0]
+        share = float(is_sure(static_logits, threshold, heads).mean())
+        same = heads.same_answers(encoder_logits, cascade_logits).all(axis=1)
+        attempt = CascadeAttempt(threshold, float(same.mean()), share)
         attempts.append(attempt)
         if attempt.agreement >= min_agreement and attempt.share > 0:
             found = StaticModel(STATIC_FILE, file.stat().st_size, width, **vars(attempt))

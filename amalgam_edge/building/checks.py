@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from amalgam_edge.building.budget import Budget
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.methods import METHODS
-from amalgam_edge.models.checkpoints import TEACHER_PREFIX, looks_like_a_folder, parse_teacher
-from amalgam_edge.recipe.reading import read_renames
+from amalgam_edge.gold import label_columns
+from amalgam_edge.methods import method_named
+from amalgam_edge.models.checkpoints import TEACHER_PREFIX, heads_of, looks_like_a_folder, parse_teacher
+from amalgam_edge.recipe.reading import read_renames, read_thresholds
 from amalgam_edge.recipe.recipe import SECTIONS, Recipe
 from amalgam_edge.recipe.sections import STATIC, STATIC_PREFIX, ExportSettings, StudentSettings, TeacherSettings
 from amalgam_edge.runtime.manifest import TEACHER_KIND
@@ -49,11 +50,32 @@ def check_build(recipe: Recipe, *, overwrite: bool = False, resume: bool = False
     check_student(recipe)
     check_teachers(recipe.teachers)
     _check_encoder(recipe.student, recipe.teachers)
+    _check_heads(recipe)
     read_renames(recipe.teachers.labels)
     check_source(recipe.corpus.source)
     if recipe.evaluation.source:
         check_source(recipe.evaluation.source)
     check_output(Path(recipe.output.folder), overwrite=overwrite, resume=resume)
+
+
+def _check_heads(recipe: Recipe) -> None:
+    """Refuse heads that are not there, as far as names show.
+
+    Raises:
+        AmalgamError: Heads and teachers do not fit, or a weight, a threshold or a column of labels is of no head.
+    """
+    heads = [*heads_of(recipe.teachers)]
+    abstain = recipe.export.abstain
+    for option, named in (
+        ("head-weight", recipe.training.head_weights or {}),
+        ("abstain", abstain if isinstance(abstain, dict) else {}),
+    ):
+        unknown = next((name for name in named if name not in heads), None)
+        if unknown is not None:
+            raise AmalgamError(f"--{option} {unknown}=…: no head '{unknown}'; there are {', '.join(heads)}")
+    read_thresholds(recipe.export.thresholds, heads)
+    if recipe.evaluation.source:
+        label_columns(heads, recipe.evaluation.label_column)
 
 
 def check_scoring(recipe: Recipe) -> None:
@@ -70,6 +92,7 @@ def check_scoring(recipe: Recipe) -> None:
         }
     )
     check_teachers(recipe.teachers)
+    heads_of(recipe.teachers)
     check_source(recipe.corpus.source)
 
 
@@ -109,8 +132,7 @@ def check_method(name: str) -> None:
     Raises:
         AmalgamError: There is no such method.
     """
-    if name not in METHODS:
-        raise AmalgamError(f"no method '{name}'; there are {', '.join(METHODS)}")
+    method_named(name)
 
 
 def parse_budget(settings: ExportSettings) -> Budget | None:

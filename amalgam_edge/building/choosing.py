@@ -19,6 +19,7 @@ from amalgam_edge.building.candidates import (
 from amalgam_edge.building.data import BuildTexts, Student, StudentVariant, TrainedStudent
 from amalgam_edge.exporters.static_export import int8_ladder
 from amalgam_edge.exporters.student_export import export_student
+from amalgam_edge.heads import Heads
 from amalgam_edge.progress import Say
 from amalgam_edge.runtime.bundle import MODEL_FILES
 from amalgam_edge.runtime.manifest import STATIC
@@ -58,6 +59,7 @@ class ExportedVariant:
 def export_variants(
     trained: TrainedStudent,
     texts: BuildTexts,
+    heads: Heads,
     max_disagreement: float,
     folder: Path,
     say: Say,
@@ -69,6 +71,7 @@ def export_variants(
     Args:
         trained: The student.
         texts: The texts of the build.
+        heads: The student's heads.
         max_disagreement: Largest share of held-out texts whose label a smaller model may change.
         folder: Folder of the bundle.
         say: Shows a line.
@@ -77,9 +80,9 @@ def export_variants(
     exported = []
     for position, variant in enumerate(trained.variants):
         own_folder = folder / _CANDIDATES / f"{trained.layers}-{position}"
-        _export(variant, own_folder)
+        _export(variant, heads, own_folder)
         title = _title(trained, position, several=several)
-        candidate = _candidate_folder(trained, variant, texts, max_disagreement, own_folder, title, say)
+        candidate = _candidate_folder(trained, variant, texts, heads, max_disagreement, own_folder, title, say)
         exported.append(ExportedVariant(trained, variant, candidate))
     return exported
 
@@ -118,20 +121,21 @@ def _title(trained: TrainedStudent, position: int, *, several: bool) -> str:
     return " ".join(layers + trimmed)
 
 
-def _export(variant: StudentVariant, folder: Path) -> None:
+def _export(variant: StudentVariant, heads: Heads, folder: Path) -> None:
     model, tokenizer = variant.student.model, variant.student.tokenizer
     model.config.architectures = [type(model).__name__]
     model.config.name_or_path = ""
     model.config.save_pretrained(folder)
     tokenizer.name_or_path = ""
     tokenizer.save_pretrained(folder)
-    export_student(model, folder / MODEL_FILES["fp32"], variant.temperature)
+    export_student(model, folder / MODEL_FILES["fp32"], variant.temperatures, heads)
 
 
 def _candidate_folder(
     trained: TrainedStudent,
     variant: StudentVariant,
     texts: BuildTexts,
+    heads: Heads,
     max_disagreement: float,
     folder: Path,
     title: str,
@@ -141,6 +145,7 @@ def _candidate_folder(
     whole_vocabulary = variant is trained.variants[0]
     return CandidateFolder(
         folder,
+        heads=heads,
         max_length=tokenizer.model_max_length,
         pad_token_id=tokenizer.pad_token_id,
         texts=texts.corpus.take(texts.held_out),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -10,9 +10,10 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.corpus import Corpus
-from amalgam_edge.labels import LabelSpace
+from amalgam_edge.gold import GoldAnswers
 from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.methods.taught_heads import TaughtHeads
 from amalgam_edge.metrics.calibration import Calibration
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.runtime.manifest_models import TrimmedVocabulary
@@ -66,16 +67,16 @@ class Models:
 
     Attributes:
         teachers: The teachers.
-        labels: The union of their labels.
+        heads: The student's heads, with the union of their teachers' labels.
         students: One student for each number of layers.
-        gold: True labels of the labelled texts as positions in the label space; None without labelled texts.
+        gold: Head → true labels of the labelled texts; empty without labelled texts.
         tokenized: The corpus in the students' tokens.
     """
 
     teachers: Sequence[Teacher]
-    labels: LabelSpace
+    heads: TaughtHeads
     students: Sequence[Student]
-    gold: np.ndarray | None
+    gold: Mapping[str, GoldAnswers]
     tokenized: TokenizedCorpus
 
 
@@ -86,7 +87,7 @@ class TrainingData:
     Attributes:
         texts: The texts of the build.
         tokenized: The corpus as token ids.
-        labels: The label space.
+        heads: The heads.
         scores: Scores of each teacher.
         supervision: Target and weight of each text.
         signals: What the method's objective reads of each teacher, beyond the supervision.
@@ -94,7 +95,7 @@ class TrainingData:
 
     texts: BuildTexts
     tokenized: TokenizedCorpus
-    labels: LabelSpace
+    heads: TaughtHeads
     scores: Sequence[TeacherScores]
     supervision: Supervision
     signals: TeacherSignals
@@ -107,17 +108,17 @@ class StudentVariant:
     Attributes:
         student: The student, on the CPU.
         vocabulary: The tokens that were left out, as the manifest describes them; None where all stayed.
-        calibration: The temperature that was fitted; None without calibration.
+        calibrations: The temperatures that were fitted for each head; empty without calibration.
     """
 
     student: Student
     vocabulary: TrimmedVocabulary | None = None
-    calibration: Calibration | None = None
+    calibrations: tuple[Calibration, ...] = ()
 
     @property
-    def temperature(self) -> float:
-        """The number that the student's logits are divided by."""
-        return self.calibration.temperature if self.calibration else 1.0
+    def temperatures(self) -> np.ndarray:
+        """The numbers that the student's logits are divided by, ``(n_labels,)`` of float64, or ``()`` without any."""
+        return np.concatenate([each.temperatures for each in self.calibrations]) if self.calibrations else np.ones(())
 
     @property
     def n_tokens(self) -> int:
@@ -132,14 +133,19 @@ class TrainedStudent:
     Attributes:
         layers: Number of layers; None for a static student.
         history: The training curve.
-        agreement: Share of held-out texts on which it names the likeliest label of the supervision.
+        agreements: Of each head, the share of held-out texts on which it answers as the supervision does.
         variants: The vocabularies that it may ship with. Under a budget the whole vocabulary comes first.
     """
 
     layers: int | None
     history: History
-    agreement: float
+    agreements: tuple[float, ...]
     variants: Sequence[StudentVariant]
+
+    @property
+    def agreement(self) -> float:
+        """The mean agreement over the heads."""
+        return float(np.mean(self.agreements))
 
 
 @dataclass(frozen=True)

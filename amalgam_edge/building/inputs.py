@@ -11,23 +11,35 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from amalgam_edge.building.data import BuildTexts, Models, Student, TokenizedCorpus
+from amalgam_edge.building.heads import require_heads, taught_heads
 from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.labels import LabelSpace
-from amalgam_edge.models.checkpoints import encoder_of, resolve_student
+from amalgam_edge.gold import GoldAnswers, columns_of, gold_answers, label_columns
+from amalgam_edge.heads import Heads
+from amalgam_edge.methods import method_named
+from amalgam_edge.models.checkpoints import encoder_of, heads_of, resolve_student
 from amalgam_edge.models.static_student import build_static_student
 from amalgam_edge.models.student import build_student, n_layers
-from amalgam_edge.models.teacher import Teacher, load_teachers
+from amalgam_edge.models.teacher import Teacher, load_all
 from amalgam_edge.progress import Say
-from amalgam_edge.recipe.reading import read_renames
-from amalgam_edge.recipe.sections import CorpusSettings, EvaluationSettings, StudentSettings, TeacherSettings
+from amalgam_edge.recipe.sections import (
+    CorpusSettings,
+    EvaluationSettings,
+    ExportSettings,
+    MethodSettings,
+    StudentSettings,
+    TeacherSettings,
+    TrainingSettings,
+)
 from amalgam_edge.runtime.manifest import STATIC
 from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.scoring.summary import scored_by_all
 
 
-def read_texts(corpus_settings: CorpusSettings, evaluation_settings: EvaluationSettings) -> BuildTexts:
-    """Read the corpus, split it, and read the labelled texts.
+def read_texts(
+    corpus_settings: CorpusSettings, evaluation_settings: EvaluationSettings, teacher_settings: TeacherSettings
+) -> BuildTexts:
+    """Read the corpus, split it, and read the labelled texts with the gold labels of each head.
 
     Raises:
         AmalgamError: Either cannot be read, or the corpus is too small to hold any of it out.
@@ -38,11 +50,12 @@ def read_texts(corpus_settings: CorpusSettings, evaluation_settings: EvaluationS
         raise AmalgamError(f"{source}: one text is too few; at least two are needed, and hundreds are wise")
     train, held_out = corpus.split(corpus_settings.held_out)
     labelled = None
+    label_columns = columns_of(label_columns_of_teachers(teacher_settings, evaluation_settings))
     if evaluation_settings.source:
         labelled = read_corpus(
             evaluation_settings.source,
             text_column=evaluation_settings.text_column,
-            label_column=evaluation_settings.label_column,
+            label_columns=label_columns,
             split=evaluation_settings.split,
             drop_duplicates=False,
         )
@@ -50,44 +63,61 @@ def read_texts(corpus_settings: CorpusSettings, evaluation_settings: EvaluationS
 
 
 def load_models(
-    teacher_settings: TeacherSettings, student_settings: StudentSettings, texts: BuildTexts, say: Say
+    teacher_settings: TeacherSettings,
+    student_settings: StudentSettings,
+    method_settings: MethodSettings,
+    training_settings: TrainingSettings,
+    export_settings: ExportSettings,
+    evaluation_settings: EvaluationSettings,
+    texts: BuildTexts,
+    say: Say,
 ) -> Models:
-    """Load the teachers, merge their labels, make a student for each number of layers, and tokenize the corpus.
+    """Load the teachers, merge the labels of each head, make a student for each number of layers, tokenize the corpus.
 
     Raises:
-        AmalgamError: A model cannot be loaded, or a true label is none of the teachers'.
+        AmalgamError: A model cannot be loaded, heads do not fit their teachers, or a true label is none of a head's.
     """
-    teachers, labels = load_label_space(teacher_settings)
-    students = [new_student(student_settings, teachers, labels, layers) for layers in student_settings.layer_counts]
-    gold = labels.encode(texts.labelled.labels) if texts.labelled else None
+    teachers = load_all(teacher_settings)
+    heads = taught_heads(teachers, teacher_settings, training_settings, export_settings)
+    require_heads(method_named(method_settings.name), heads)
+    students = [
+        new_student(student_settings, teachers, heads.heads, layers) for layers in student_settings.layer_counts
+    ]
+    gold = _gold(heads.heads, texts.labelled, evaluation_settings) if texts.labelled else {}
     tokenizer = students[0].tokenizer
     tokenized = tokenize(texts.corpus, tokenizer)
     _describe_corpus(texts.corpus, tokenized.n_truncated, tokenizer.model_max_length, say)
-    for warning in labels.warnings:
-        say(f"warning: {warning}")
-    return Models(teachers, labels, students, gold, tokenized)
+    for taught in heads:
+        for warning in taught.labels.warnings:
+            say(f"warning: {warning}")
+    return Models(teachers, heads, students, gold, tokenized)
 
 
-def load_label_space(settings: TeacherSettings) -> tuple[list[Teacher], LabelSpace]:
-    """Load the teachers and merge their labels.
+def label_columns_of_teachers(teachers: TeacherSettings, evaluation: EvaluationSettings) -> dict[str, str]:
+    """Head → the column of its gold labels; known before the teachers are loaded.
 
     Raises:
-        AmalgamError: A teacher cannot be loaded, or the labels cannot be merged as asked.
+        AmalgamError: A head is not there or named twice, or a column is of no head.
     """
-    teachers = load_teachers(settings.sources, dropout=settings.dropout, max_length=settings.max_length)
-    names = {teacher.name: teacher.class_names for teacher in teachers}
-    return teachers, LabelSpace.union(names, read_renames(settings.labels))
+    return label_columns([*heads_of(teachers)], evaluation.label_column)
 
 
-def new_student(
-    settings: StudentSettings, teachers: Sequence[Teacher], labels: LabelSpace, layers: int | None
-) -> Student:
+def _gold(heads: Heads, labelled: Corpus, settings: EvaluationSettings) -> dict[str, GoldAnswers]:
+    """The gold answers of the heads that have a column of them."""
+    named = label_columns(heads.names, settings.label_column)
+    return {
+        name: gold_answers(heads[name], labelled.labels(column), may_lack=len(heads) > 1)
+        for name, column in named.items()
+    }
+
+
+def new_student(settings: StudentSettings, teachers: Sequence[Teacher], heads: Heads, layers: int | None) -> Student:
     """A student before any training; equal settings give the same weights.
 
     Args:
         settings: The student's settings.
         teachers: Teachers, whose encoder the student may start from.
-        labels: The label space that it answers with.
+        heads: The heads that it answers with.
         layers: Number of layers to keep; None for all, and for a static student.
 
     Raises:
@@ -97,10 +127,11 @@ def new_student(
     shared = {"max_length": settings.max_length, "seed": settings.seed}
     if settings.is_static:
         made = build_static_student(
-            checkpoint, labels.names, width=settings.static_width, device=settings.device, **shared
+            checkpoint, heads.labels, width=settings.static_width, device=settings.device, **shared
         )
     else:
-        made = build_student(checkpoint, labels.names, layers=layers, **shared)
+        made = build_student(checkpoint, heads.labels, layers=layers, **shared)
+    made[0].config.problem_type = heads.problem_type
     return Student(*made)
 
 

@@ -16,16 +16,17 @@ from amalgam_edge.building.candidates import (
     measure_models,
 )
 from amalgam_edge.building.cascading import renew_cascade
-from amalgam_edge.corpus import LABEL, read_corpus, read_label_names
+from amalgam_edge.corpus import read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.static_export import int8_ladder
+from amalgam_edge.gold import LABEL_COLUMN
 from amalgam_edge.progress import Progress, Say
 from amalgam_edge.recipe.sections import CorpusSettings
 from amalgam_edge.reports.build_report import render_front
 from amalgam_edge.reports.model_card import render_model_card
 from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, REPORT, Bundle
 from amalgam_edge.runtime.manifest import Manifest, write_manifest
-from amalgam_edge.runtime.manifest_models import BuildEvaluation, Cascade
+from amalgam_edge.runtime.manifest_models import BuildEvaluation, Cascade, with_models
 from amalgam_edge.runtime.output import check_output
 from amalgam_edge.runtime.publishing import copy_files
 from amalgam_edge.steps import Step, run_steps
@@ -136,7 +137,10 @@ def _held_out(bundle: Bundle) -> int:
 
 def _warn_of_labels(bundle: Bundle, source: str, say: Say) -> None:
     """Say if texts come with labels that the bundle does not have: they may be texts of another kind."""
-    column = str(bundle.manifest.recipe.get("label_column", LABEL))
+    if not bundle.heads.is_one_softmax:
+        return
+    stated = bundle.manifest.recipe.get("label_column", LABEL_COLUMN)
+    column = str(stated[0] if isinstance(stated, list) and stated else stated).rpartition("=")[2]
     unknown = [name for name in read_label_names(source, column) if name not in bundle.labels]
     if unknown:
         names = ", ".join(f"'{name}'" for name in unknown[:_LABELS_SHOWN])
@@ -155,6 +159,7 @@ def _candidate_folder(
     manifest = bundle.manifest
     return CandidateFolder(
         folder,
+        heads=bundle.heads,
         max_length=manifest.max_length,
         pad_token_id=manifest.pad_token_id,
         texts=texts.held_out,
@@ -183,7 +188,7 @@ def _renew_cascade(
     cascade = bundle.manifest.cascade
     assert cascade is not None  # noqa: S101  (the step is there for bundles with a cascade)
     encoder = candidates.open(candidates.file(models.default_precision))
-    return renew_cascade(cascade, folder, encoder, texts.held_out, texts.calibration, say)
+    return renew_cascade(cascade, folder, encoder, bundle.heads, texts.held_out, texts.calibration, say)
 
 
 def _write_bundle(
@@ -200,4 +205,4 @@ def _still_valid(evaluation: BuildEvaluation | None) -> BuildEvaluation | None:
     """What was measured of the models that are still the same: the float one and the teachers."""
     if evaluation is None:
         return None
-    return replace(evaluation, student={name: row for name, row in evaluation.student.items() if name == "fp32"})
+    return with_models(evaluation, lambda name: name == "fp32")

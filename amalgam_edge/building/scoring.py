@@ -8,7 +8,7 @@ from amalgam_edge.building.checks import settings_by_name, teacher_names
 from amalgam_edge.corpus import Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.inference.devices import limit_threads
-from amalgam_edge.models.teacher import Teacher, load_teachers
+from amalgam_edge.models.teacher import Teacher, load_all
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.recipe.sections import CorpusSettings, OutputSettings, ScoringSettings, TeacherSettings
@@ -51,9 +51,7 @@ def _read_corpus(corpus_settings: CorpusSettings) -> Corpus:
 
 
 def _load_teachers(teacher_settings: TeacherSettings) -> list[Teacher]:
-    return load_teachers(
-        teacher_settings.sources, dropout=teacher_settings.dropout, max_length=teacher_settings.max_length
-    )
+    return load_all(teacher_settings)
 
 
 def _open_stores(

@@ -10,16 +10,15 @@ import numpy as np
 import torch
 
 from amalgam_edge.building.data import BuildTexts, Student, StudentVariant, TrainingData
-from amalgam_edge.building.supervising import method_named
+from amalgam_edge.building.supervising import supervise
 from amalgam_edge.exporters.selection.trimming import trim_through_gate
+from amalgam_edge.heads import SOFTMAX, THRESHOLD
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
-from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import MethodInputs, Shapes, TeacherSignals
+from amalgam_edge.methods import Shapes, TeacherSignals, method_named
 from amalgam_edge.methods.objectives import Objective
-from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.metrics.accuracy import accuracy
-from amalgam_edge.metrics.calibration import Calibration, calibrate
+from amalgam_edge.methods.taught_heads import TaughtHeads
+from amalgam_edge.metrics.calibration import Calibration, calibrate, calibrate_labels
 from amalgam_edge.models.hidden_state import last_layer
 from amalgam_edge.progress import Advance, Say
 from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
@@ -61,7 +60,7 @@ def train(
         )
         for rows in (data.texts.train, data.texts.held_out)
     )
-    loss = objective_of(method, settings.seed, data.labels, student, data.signals)
+    loss = objective_of(method, settings.seed, data.heads, student, data.signals)
     return fit(
         student.model,
         student.tokenizer,
@@ -95,20 +94,33 @@ def prepare_training(
         student.model,
         data.tokenized.dataset.select(data.texts.train)["input_ids"],
         data.supervision.take(data.texts.train),
-        loss_of(method),
+        loss_of(method, data.heads),
         pad_token_id=student.tokenizer.pad_token_id,
         device=settings.device,
     )
 
 
-def loss_of(settings: MethodSettings) -> LossFunction:
-    """The loss of the method, with its parameters bound."""
+def loss_of(settings: MethodSettings, heads: TaughtHeads) -> LossFunction:
+    """The loss of the method, with its parameters bound: the sum over heads of each one's own, times its weight."""
     method = method_named(settings.name)
-    return lambda logits, target, weight: method.loss(logits, target, weight, settings)
+    if heads.heads.is_one_softmax:
+        return lambda logits, target, weight: method.loss(logits, target, weight, settings)
+
+    def loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        terms = []
+        for position, taught in enumerate(heads):
+            columns = heads.heads.columns(taught.head.name)
+            own_loss = method.loss if taught.head.activation == SOFTMAX else method.label_loss
+            assert own_loss is not None  # noqa: S101  (require_heads has checked)
+            own_weight = weight if weight.ndim == 1 else weight[:, position]
+            terms.append(taught.weight * own_loss(logits[:, columns], target[:, columns], own_weight, settings))
+        return torch.stack(terms).sum()
+
+    return loss
 
 
 def objective_of(
-    settings: MethodSettings, seed: int, labels: LabelSpace, student: Student, signals: TeacherSignals
+    settings: MethodSettings, seed: int, heads: TaughtHeads, student: Student, signals: TeacherSignals
 ) -> LossFunction | Objective:
     """What the student is trained under: the method's loss, or its objective, made for these teachers and this student.
 
@@ -116,9 +128,9 @@ def objective_of(
     """
     method = method_named(settings.name)
     if method.objective is None:
-        return loss_of(settings)
+        return loss_of(settings, heads)
     shapes = Shapes(
-        columns=tuple(labels.columns.values()),
+        columns=tuple(heads.only.labels.columns.values()),
         teacher_widths=tuple(len(part[0]) for part in signals.hidden),
         student_width=last_layer(student.model).in_features,
     )
@@ -127,10 +139,23 @@ def objective_of(
         return method.objective(shapes, settings)
 
 
-def agreement_with_supervision(student: Student, texts: BuildTexts, supervision: Supervision) -> float:
-    """Share of held-out texts on which a student names the likeliest label of their supervision."""
-    held_out = supervision.take(texts.held_out)
-    return accuracy(held_out.target.argmax(axis=1), held_out_logits(student, texts).argmax(axis=1))
+def agreements_with_supervision(student: Student, data: TrainingData) -> tuple[float, ...]:
+    """Of each head, the share of held-out texts on which a student answers as their supervision does.
+
+    That is the same likeliest label; of a sigmoid head the same labels that are likelier than not.
+    """
+    target = data.supervision.take(data.texts.held_out).target
+    logits = held_out_logits(student, data.texts)
+    agreements = []
+    for head in data.heads.heads:
+        columns = data.heads.heads.columns(head.name)
+        wanted, given = target[:, columns], logits[:, columns]
+        if head.activation == SOFTMAX:
+            same = wanted.argmax(axis=1) == given.argmax(axis=1)
+        else:
+            same = ((wanted >= THRESHOLD) == (given >= 0)).all(axis=1)
+        agreements.append(float(same.mean()))
+    return tuple(agreements)
 
 
 def trimmed_variants(
@@ -161,7 +186,9 @@ def trim_vocabulary(
     """
     used = {token for ids in data.tokenized.dataset.select(data.texts.train)["input_ids"] for token in ids}
     held_out = data.texts.corpus.take(data.texts.held_out)
-    trimmed = trim_through_gate(student.model, student.tokenizer, used, held_out, budget=allowed, say=say)
+    trimmed = trim_through_gate(
+        student.model, student.tokenizer, used, held_out, data.heads.heads, budget=allowed, say=say
+    )
     if trimmed is None:
         say("the whole vocabulary stays")
         return student, None
@@ -170,12 +197,14 @@ def trim_vocabulary(
 
 
 def calibrated(variant: StudentVariant, data: TrainingData, method: MethodSettings) -> StudentVariant:
-    """The same student with a temperature fitted to held-out supervision."""
-    return replace(variant, calibration=calibrate_student(variant.student, data, method))
+    """The same student with temperatures fitted to held-out supervision."""
+    return replace(variant, calibrations=calibrate_student(variant.student, data, method))
 
 
-def calibrate_student(student: Student, data: TrainingData, settings: MethodSettings) -> Calibration:
-    """Fit a student's temperature to the supervision of the held-out texts.
+def calibrate_student(student: Student, data: TrainingData, settings: MethodSettings) -> tuple[Calibration, ...]:
+    """Fit the temperatures of each head to the supervision of the held-out texts.
+
+    A softmax head has one, a sigmoid head one for each label.
 
     Supervision that a method softens by a temperature of its own is computed without it.
     """
@@ -183,9 +212,16 @@ def calibrate_student(student: Student, data: TrainingData, settings: MethodSett
     method = method_named(settings.name)
     if "distillation_temperature" in method.parameters:
         unsoftened = replace(settings, distillation_temperature=1.0)
-        supervision = method.supervise(MethodInputs(data.scores, data.labels), unsoftened)
+        supervision = supervise(unsoftened, data.heads, data.scores)
     held_out = supervision.take(data.texts.held_out)
-    return calibrate(held_out_logits(student, data.texts), held_out.target, held_out.weight)
+    logits = held_out_logits(student, data.texts)
+    fitted = []
+    for position, head in enumerate(data.heads.heads):
+        columns = data.heads.heads.columns(head.name)
+        weight = held_out.weight if held_out.weight.ndim == 1 else held_out.weight[:, position]
+        fit_head = calibrate if head.activation == SOFTMAX else calibrate_labels
+        fitted.append(fit_head(logits[:, columns], held_out.target[:, columns], weight))
+    return tuple(fitted)
 
 
 def held_out_logits(student: Student, texts: BuildTexts) -> np.ndarray:

@@ -9,10 +9,10 @@ import numpy as np
 
 from amalgam_edge.building.inputs import student_checkpoint
 from amalgam_edge.corpus import Corpus
-from amalgam_edge.errors import AmalgamError
-from amalgam_edge.labels import LabelSpace
-from amalgam_edge.methods import METHODS, Method, MethodInputs, TeacherSignals
-from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.heads import SOFTMAX
+from amalgam_edge.methods import Method, MethodInputs, TeacherSignals, method_named
+from amalgam_edge.methods.supervision import Supervision, join
+from amalgam_edge.methods.taught_heads import TaughtHead, TaughtHeads, scores_of
 from amalgam_edge.models.loading import load_config, load_encoder
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
@@ -22,29 +22,31 @@ from amalgam_edge.scoring.hidden_states import HiddenStates, HiddenStore, hidden
 from amalgam_edge.scoring.scores import TeacherScores
 
 
-def method_named(name: str) -> Method:
-    """The method of a name.
-
-    Raises:
-        AmalgamError: There is no such method.
-    """
-    if name not in METHODS:
-        raise AmalgamError(f"no method '{name}'; there are {', '.join(METHODS)}")
-    return METHODS[name]
-
-
 def supervise(
-    settings: MethodSettings, labels: LabelSpace, scores: Sequence[TeacherScores], features: np.ndarray | None = None
+    settings: MethodSettings, heads: TaughtHeads, scores: Sequence[TeacherScores], features: np.ndarray | None = None
 ) -> Supervision:
-    """What the method makes of the teachers' scores.
+    """What the method makes of the teachers' scores, for each head by its own teachers.
 
     Args:
         settings: The method and its parameters.
-        labels: The label space.
+        heads: The heads.
         scores: Scores of each teacher.
         features: Vectors of the student's encoder, ``(n_texts, width)``, where the method reads them.
     """
-    return method_named(settings.name).supervise(MethodInputs(scores, labels, features), settings)
+    method = method_named(settings.name)
+    return join([_supervise_head(method, settings, taught, scores_of(taught, scores), features) for taught in heads])
+
+
+def _supervise_head(
+    method: Method,
+    settings: MethodSettings,
+    taught: TaughtHead,
+    scores: Sequence[TeacherScores],
+    features: np.ndarray | None,
+) -> Supervision:
+    supervise_one = method.supervise if taught.head.activation == SOFTMAX else method.supervise_labels
+    assert supervise_one is not None  # noqa: S101  (require_heads has checked)
+    return supervise_one(MethodInputs(scores, taught.labels, features), settings)
 
 
 def student_features(

@@ -8,6 +8,7 @@ from pathlib import Path
 from amalgam_edge import environment
 from amalgam_edge.dropout.masks import round_length
 from amalgam_edge.exporters.teacher_export import export_teacher
+from amalgam_edge.metrics.uncertainty import SIGMOID, SOFTMAX
 from amalgam_edge.models.teacher import Teacher, load_teachers
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.recipe.sections import ScoringSettings
@@ -36,12 +37,18 @@ texts = tokenizer.encode_batch(["a first text", "a second, longer text"])
 ids, mask = (np.array([getattr(text, name) for text in texts]) for name in ("ids", "attention_mask"))
 inputs = {{"input_ids": ids, "attention_mask": mask, "mc_seed": np.array(0)}}
 runs = [session.run(None, inputs | {{"mc_pass": np.array(k)}})[0] for k in range({passes})]
-p = np.mean([np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in runs], axis=0)
-print(-(p * np.log(p)).sum(-1) / np.log(p.shape[-1]))  # normalised entropy: 0 is sure, 1 knows nothing
+{uncertainty}
 ```
 
 Classes: {classes}.
 """
+
+_UNCERTAINTY = {
+    SOFTMAX: """p = np.mean([np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in runs], axis=0)
+print(-(p * np.log(p)).sum(-1) / np.log(p.shape[-1]))  # normalised entropy: 0 is sure, 1 knows nothing""",
+    SIGMOID: """p = np.mean([1 / (1 + np.exp(-x)) for x in runs], axis=0)
+print(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean(-1))  # mean binary entropy: 0 is sure, 1 knows nothing""",
+}
 
 
 def write_teacher(recipe: Recipe, *, overwrite: bool = False) -> TeacherManifest:
@@ -81,6 +88,7 @@ def write_teacher(recipe: Recipe, *, overwrite: bool = False) -> TeacherManifest
             name=teacher.name,
             fingerprint=teacher.fingerprint,
             classes=teacher.class_names,
+            activation=teacher.activation,
             max_length=teacher.max_length,
             round=round_length(balanced_over(settings), settings.masks),
             masks=settings.masks,
@@ -105,4 +113,5 @@ def _readme(teacher: Teacher, settings: ScoringSettings) -> str:
         max_length=teacher.max_length,
         passes=settings.most_passes,
         classes=", ".join(teacher.class_names),
+        uncertainty=_UNCERTAINTY[teacher.activation],
     )

@@ -14,9 +14,11 @@ from transformers import AutoModelForSequenceClassification
 
 from amalgam_edge.building.data import Student, TrainingData
 from amalgam_edge.building.students import objective_of
+from amalgam_edge.heads import Head
 from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.methods.taught_heads import TaughtHead, TaughtHeads
 from amalgam_edge.models.loading import load_saved
 from amalgam_edge.models.static_student import StaticStudent
 from amalgam_edge.progress import Advance
@@ -53,7 +55,7 @@ def write_job(
         for name, rows in ((TRAIN, data.texts.train), (HELD_OUT, data.texts.held_out)):
             _write_texts(folder / name, data, rows)
         signals = {
-            "labels": asdict(data.labels),
+            "heads": [asdict(taught) for taught in data.heads],
             "n_logits": len(data.signals.logits),
             "hidden": [_describe_hidden_states(part) for part in data.signals.hidden],
         }
@@ -90,13 +92,13 @@ def run_job(folder: Path, checkpoints: Path, advance: Advance, *, resume: bool) 
     method, training = MethodSettings(**_read_settings(folder)["method"]), read_training_settings(folder)
     student = _read_student(folder / _STUDENT)
     train, held_out = (read_texts(folder, name) for name in (TRAIN, HELD_OUT))
-    labels = LabelSpace(**json.loads((folder / _SIGNALS).read_text("utf-8"))["labels"])
+    heads = _read_heads(json.loads((folder / _SIGNALS).read_text("utf-8"))["heads"])
     history = fit(
         student.model,
         student.tokenizer,
         train,
         held_out,
-        objective_of(method, training.seed, labels, student, train.signals),
+        objective_of(method, training.seed, heads, student, train.signals),
         training,
         folder=checkpoints,
         advance=advance,
@@ -147,6 +149,19 @@ def _describe_hidden_states(hidden: Any) -> dict[str, Any]:
 def _map_array(file: Path) -> np.ndarray:
     array: np.ndarray = np.load(file, mmap_mode="r")
     return array
+
+
+def _read_heads(described: list[dict[str, Any]]) -> TaughtHeads:
+    return TaughtHeads(
+        tuple(
+            TaughtHead(
+                Head(**{**head["head"], "labels": tuple(head["head"]["labels"])}),
+                LabelSpace(**head["labels"]),
+                head["weight"],
+            )
+            for head in described
+        )
+    )
 
 
 def _read_student(folder: Path) -> Student:

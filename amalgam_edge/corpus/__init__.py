@@ -5,7 +5,7 @@ texts come from: local files, URLs, the Hub), :mod:`reading` (columns, blank and
 In: a path, a pattern, a URL or ``hf://datasets/NAME``. Out: a :class:`Corpus`.
 """
 
-from amalgam_edge.corpus.corpus import LABEL, TEXT, Corpus
+from amalgam_edge.corpus.corpus import TEXT, Corpus
 from amalgam_edge.corpus.reading import read_corpus, read_label_names
 
-__all__ = ["LABEL", "TEXT", "Corpus", "read_corpus", "read_label_names"]
+__all__ = ["TEXT", "Corpus", "read_corpus", "read_label_names"]

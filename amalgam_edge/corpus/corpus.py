@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import datasets
 import numpy as np
@@ -20,7 +21,8 @@ class Corpus:
     """Texts in the order in which they were read, without blank and repeated ones.
 
     Attributes:
-        dataset: Memory-mapped table with the column ``text`` and, where one was asked for, ``label`` (both strings).
+        dataset: Memory-mapped table with the column ``text``, and those columns of labels that were asked for, whose
+            names begin with ``label:``.
         digests: 128-bit BLAKE2b hash of each text, ``(n_texts, 2)`` of uint64.
         fingerprint: SHA-256 over the digests, in order.
         n_read: Number of rows before any was dropped.
@@ -48,10 +50,9 @@ class Corpus:
         texts = self.texts
         return [texts[int(row)] for row in rows]
 
-    @property
-    def labels(self) -> list[str]:
-        """The name of each text's gold label."""
-        return list(self.dataset[LABEL])
+    def labels(self, column: str) -> list[Any]:
+        """The name of each text's gold label in a column: a string, a list of several, or None."""
+        return list(self.dataset[label_key(column)])
 
     def select(self, rows: np.ndarray) -> Corpus:
         """A corpus of some of the texts, in the order of ``rows``; the counts of dropped rows stay as they are."""
@@ -71,6 +72,11 @@ class Corpus:
         size = max(1, min(held_out, len(self) // _TEXTS_PER_HELD_OUT))
         by_digest = np.lexsort(self.digests.T)
         return np.sort(by_digest[size:]), np.sort(by_digest[:size])
+
+
+def label_key(column: str) -> str:
+    """The name of a column of labels in a corpus, where it cannot be that of the texts."""
+    return f"{LABEL}:{column}"
 
 
 def digest_texts(table: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import datasets
 import numpy as np
 
-from amalgam_edge.corpus.corpus import LABEL, TEXT, Corpus, digest_texts, fingerprint_of_digests, first_occurrences
+from amalgam_edge.corpus.corpus import (
+    TEXT,
+    Corpus,
+    digest_texts,
+    fingerprint_of_digests,
+    first_occurrences,
+    label_key,
+)
 from amalgam_edge.corpus.formats import STRING
 from amalgam_edge.corpus.sources import load_table, report_load_errors
 from amalgam_edge.errors import AmalgamError
@@ -16,7 +26,7 @@ def read_corpus(
     source: str,
     *,
     text_column: str | None = None,
-    label_column: str | None = None,
+    label_columns: Sequence[str] = (),
     split: str = "train",
     drop_duplicates: bool = True,
 ) -> Corpus:
@@ -27,7 +37,7 @@ def read_corpus(
             possibly compressed; a folder of such files; a pattern such as ``texts/*.parquet``; each as a local path or
             as a URL that fsspec knows; or a data set of the Hub.
         text_column: Column of the texts. By default ``text``, or else the only column of strings.
-        label_column: Column of gold labels to keep, for evaluation.
+        label_columns: Columns of gold labels to keep, for evaluation, each once.
         split: Split of a Hub data set.
         drop_duplicates: Whether to leave out texts that came before.
 
@@ -37,7 +47,7 @@ def read_corpus(
     table = load_table(source, split)
     strings = [name for name, feature in table.features.items() if feature == STRING]
     text_column = choose_text_column(source, table.column_names, strings, text_column)
-    table = _select_columns(table, source, text_column, label_column)
+    table = _select_columns(table, source, text_column, label_columns)
     with report_load_errors(source):
         blank, digests = digest_texts(table)
     kept = ~blank
@@ -78,19 +88,20 @@ def read_label_names(source: str, column: str, *, split: str = "train") -> list[
 
 
 def _select_columns(
-    table: datasets.Dataset, source: str, text_column: str, label_column: str | None
+    table: datasets.Dataset, source: str, text_column: str, label_columns: Sequence[str]
 ) -> datasets.Dataset:
-    """The columns ``text`` and, if one is asked for, ``label``, both of strings.
+    """The column ``text`` and those of labels that are asked for: strings, or lists of strings.
 
     Raises:
         AmalgamError: A column does not exist, is asked for as both, or holds something else than text.
     """
-    refuse_same_column(source, text_column, label_column)
-    new_names = {text_column: TEXT} | ({label_column: LABEL} if label_column else {})
-    for column in new_names:
+    new_names = {text_column: TEXT} | {column: label_key(column) for column in label_columns}
+    for column in label_columns:
+        refuse_same_column(source, text_column, column)
+    for column in (text_column, *label_columns):
         require_column(source, table.column_names, column)
-    if label_column:
-        table = _labels_as_strings(table, label_column)
+    for column in label_columns:
+        table = _labels_as_strings(table, column)
     renamed = {old: new for old, new in new_names.items() if old != new}
     table = table.select_columns(list(new_names)).rename_columns(renamed)
     if table.features[TEXT] != STRING:
@@ -99,8 +110,10 @@ def _select_columns(
 
 
 def _labels_as_strings(table: datasets.Dataset, column: str) -> datasets.Dataset:
-    """Replace class ids of a Hub data set by their names, and anything else by its string."""
+    """Replace class ids of a Hub data set by their names, and anything else by its string; lists stay lists."""
     feature = table.features[column]
+    if isinstance(feature, datasets.List):
+        return _lists_as_strings(table, column, feature.feature)
     if isinstance(feature, datasets.ClassLabel):
         return table.map(
             lambda batch: {column: [feature.int2str(label) for label in batch[column]]},
@@ -108,3 +121,14 @@ def _labels_as_strings(table: datasets.Dataset, column: str) -> datasets.Dataset
             features=datasets.Features({**table.features, column: STRING}),
         )
     return table if feature == STRING else table.cast_column(column, STRING)
+
+
+def _lists_as_strings(table: datasets.Dataset, column: str, inner: Any) -> datasets.Dataset:
+    """A column of lists of labels as lists of their names."""
+
+    def named(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        name = inner.int2str if isinstance(inner, datasets.ClassLabel) else str
+        return {column: [None if labels is None else [name(label) for label in labels] for labels in batch[column]]}
+
+    features = datasets.Features({**table.features, column: datasets.List(STRING)})
+    return table.map(named, batched=True, features=features)

@@ -8,7 +8,7 @@ import numpy as np
 
 from amalgam_edge.evaluation.comparison import CASCADE, OtherBundle
 from amalgam_edge.evaluation.labelled_texts import read_labelled_texts
-from amalgam_edge.labels import LabelSpace
+from amalgam_edge.labels import encode_names
 from amalgam_edge.metrics import accuracy as evaluation
 from amalgam_edge.metrics.calibration import reliability
 from amalgam_edge.metrics.risk_coverage import risk_coverage
@@ -17,6 +17,7 @@ from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.runtime.evaluation import (
     DomainAccuracy,
     Evaluation,
+    HeadEvaluation,
     ModelEvaluation,
     ReliabilityBins,
     RiskCoverageCurve,
@@ -55,8 +56,9 @@ def evaluate_bundle(
     Raises:
         AmalgamError: The data cannot be read or names a label that the bundle does not know; a bundle is damaged.
     """
+    head = next(iter(bundle.heads))
     labelled = read_labelled_texts(data, text_column=text_column, label_column=label_column, split=split)
-    gold = LabelSpace(bundle.labels, {}, {}).encode(labelled.labels)
+    gold = encode_names(head.labels, labelled.labels)
     texts = labelled.texts
     classifiers = {
         precision: EdgeClassifier(bundle, precision=precision, threads=threads, abstain=abstain, cascade=False)
@@ -68,13 +70,13 @@ def evaluate_bundle(
     student, right = {}, {}
     for name, classifier in classifiers.items():
         logits = classifier.logits(texts)
-        student[name] = measure_answers(gold, logits, label_domains(bundle), classifier.abstain)
+        abstain = next(iter(classifier.heads)).abstain
+        student[name] = measure_answers(gold, logits, label_domains(bundle), abstain)
         right[name] = logits.argmax(axis=1) == gold
     return Evaluation(
         data=data,
         n_texts=len(texts),
-        labels=bundle.labels,
-        student=student,
+        heads={head.name: HeadEvaluation(head.activation, len(texts), head.labels, student)},
         comparison=other.compare(texts, right) if other else None,
     )
 
@@ -82,7 +84,7 @@ def evaluate_bundle(
 def label_domains(bundle: Bundle) -> dict[str, list[int]]:
     """Teacher → positions of its labels, as the manifest says where each label comes from."""
     domains: dict[str, list[int]] = {}
-    for position, label in enumerate(bundle.manifest.labels):
+    for position, label in enumerate(bundle.manifest.heads[0].labels):
         for teacher in dict.fromkeys(source.teacher for source in label.sources):
             domains.setdefault(teacher, []).append(position)
     return domains
@@ -106,6 +108,8 @@ def measure_answers(
     selective = risk_coverage(predicted == gold, softmax(logits.astype(np.float64)).max(axis=1))
     return ModelEvaluation(
         **evaluation.accuracy_and_macro_f1(confusion),
+        micro_f1=None,
+        mean_average_precision=None,
         abstaining=(
             from_json(Answered, evaluation.answered_share_and_accuracy(gold, logits, abstain)) if abstain else None
         ),

@@ -40,8 +40,10 @@ def read_labelled_texts(data: str, *, text_column: str | None, label_column: str
         return _read_table(str(path), text_column, label_column)
     with needs_extra("train", "reading labelled texts from anything but one file of CSV or JSON"):
         from amalgam_edge.corpus import read_corpus  # it knows the names of Parquet's class ids, too
-    corpus = read_corpus(data, text_column=text_column, label_column=label_column, split=split, drop_duplicates=False)
-    return LabelledTexts(list(corpus.texts), corpus.labels)
+    corpus = read_corpus(
+        data, text_column=text_column, label_columns=[label_column], split=split, drop_duplicates=False
+    )
+    return LabelledTexts(list(corpus.texts), corpus.labels(label_column))
 
 
 def _read_table(path: str, text_column: str | None, label_column: str) -> LabelledTexts:

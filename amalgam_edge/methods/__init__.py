@@ -7,6 +7,7 @@ Importing this package loads neither torch nor transformers; a method imports to
 from dataclasses import asdict
 from typing import Any
 
+from amalgam_edge.errors import AmalgamError
 from amalgam_edge.methods import cfl, dfa, muka_hard, muka_soft, refined, uhc, vanilla_kd
 from amalgam_edge.methods.losses import weighted_divergence
 from amalgam_edge.methods.method import Method, MethodInputs, Shapes
@@ -25,6 +26,17 @@ METHODS: dict[str, Method] = {
         dfa.METHOD,
     )
 }
+
+
+def method_named(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        AmalgamError: There is no such method.
+    """
+    if name not in METHODS:
+        raise AmalgamError(f"no method '{name}'; there are {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def catalogue() -> list[dict[str, Any]]:
@@ -49,5 +61,6 @@ __all__ = [
     "Shapes",
     "TeacherSignals",
     "catalogue",
+    "method_named",
     "weighted_divergence",
 ]

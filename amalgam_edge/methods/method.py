@@ -74,6 +74,9 @@ class Method:
         reads_hidden: Whether the objective reads the teachers' hidden states. They are computed only in that case.
         reads_features: Whether ``supervise`` reads features of the student's encoder. They are computed only in that
             case.
+        supervise_labels: ``supervise`` for a sigmoid head, whose labels do not exclude each other. None for methods
+            that have softmax heads only.
+        label_loss: ``loss`` for a sigmoid head.
     """
 
     name: str
@@ -85,3 +88,5 @@ class Method:
     objective: BuildObjective | None = None
     reads_hidden: bool = False
     reads_features: bool = False
+    supervise_labels: Supervise | None = None
+    label_loss: Loss | None = None

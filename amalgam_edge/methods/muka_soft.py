@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amalgam_edge.methods.losses import weighted_divergence
+from amalgam_edge.methods.independent_labels import supervise_softly
+from amalgam_edge.methods.losses import weighted_binary_divergence, weighted_divergence
 from amalgam_edge.methods.method import Method, MethodInputs
 from amalgam_edge.methods.supervision import Supervision, from_weights, soft_weights
 from amalgam_edge.recipe.sections import MethodSettings
@@ -22,4 +23,6 @@ METHOD = Method(
     parameters=("score_temperature", "reweight"),
     supervise=supervise,
     loss=weighted_divergence,
+    supervise_labels=supervise_softly,
+    label_loss=weighted_binary_divergence,
 )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from amalgam_edge.methods.losses import weighted_divergence
+from amalgam_edge.methods.independent_labels import supervise_softly
+from amalgam_edge.methods.losses import weighted_binary_divergence, weighted_divergence
 from amalgam_edge.methods.method import Method, MethodInputs
 from amalgam_edge.methods.refinement.annotators import log_likelihood_ratio, teacher_answers
 from amalgam_edge.methods.refinement.shares import adjust_to_shares, label_shares
@@ -90,4 +91,6 @@ METHOD = Method(
     supervise=supervise,
     loss=weighted_divergence,
     reads_features=True,
+    supervise_labels=supervise_softly,
+    label_loss=weighted_binary_divergence,
 )

@@ -24,10 +24,11 @@ class Supervision:
     """What the student is trained on in place of gold labels.
 
     Attributes:
-        target: A distribution over the label space for each text, ``(n_texts, n_labels)`` of float32.
-        weight: The weight of each text in the loss, ``(n_texts,)`` of float32.
-        picked: The most trusted teacher of each text as a position among the label space's teachers, ``(n_texts,)``.
-            −1 if the method prefers no teacher.
+        target: The probability of each label, ``(n_texts, n_labels)`` of float32; of a softmax head a distribution. The
+            labels of several heads stand side by side.
+        weight: The weight of each text in the loss, ``(n_texts,)`` of float32; ``(n_texts, n_heads)`` for several.
+        picked: The most trusted teacher of each text as a position among the head's teachers, ``(n_texts,)``, or
+            ``(n_texts, n_heads)``. −1 if the method prefers no teacher.
     """
 
     target: np.ndarray
@@ -44,6 +45,17 @@ class Supervision:
         for array in (self.target, self.weight):
             content.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         return content.hexdigest()
+
+
+def join(parts: Sequence[Supervision]) -> Supervision:
+    """The supervision of several heads over the same texts, side by side; of one head it is that head's own."""
+    if len(parts) == 1:
+        return parts[0]
+    return Supervision(
+        np.concatenate([part.target for part in parts], axis=1),
+        np.stack([part.weight for part in parts], axis=1),
+        np.stack([part.picked for part in parts], axis=1),
+    )
 
 
 def soft_weights(certainties: np.ndarray, score_temperature: float) -> np.ndarray:

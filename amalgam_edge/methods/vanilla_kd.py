@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amalgam_edge.methods.losses import weighted_divergence
+from amalgam_edge.methods.independent_labels import supervise_evenly
+from amalgam_edge.methods.losses import weighted_binary_divergence, weighted_divergence
 from amalgam_edge.methods.method import Method, MethodInputs
 from amalgam_edge.methods.supervision import Supervision, from_targets
 from amalgam_edge.metrics.uncertainty import softmax
@@ -32,6 +33,14 @@ def loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, setti
     return temperature**2 * weighted_divergence(logits / temperature, target, weight)
 
 
+def label_loss(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, settings: MethodSettings
+) -> torch.Tensor:
+    """T² · mean_x v(x) · Σ_y KL(target_y(x) ‖ sigmoid(logits_y(x) / T)), a scalar."""
+    temperature = settings.distillation_temperature
+    return temperature**2 * weighted_binary_divergence(logits / temperature, target, weight)
+
+
 METHOD = Method(
     name="vanilla-kd",
     summary="softmax of the concatenated logits at temperature T (the baseline)",
@@ -39,4 +48,6 @@ METHOD = Method(
     parameters=("distillation_temperature",),
     supervise=supervise,
     loss=loss,
+    supervise_labels=supervise_evenly,
+    label_loss=label_loss,
 )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from amalgam_edge.metrics.uncertainty import sigmoid
+
 
 def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
     """The share of texts whose predicted class is the gold class."""
@@ -87,6 +89,46 @@ def answered_share_and_accuracy(gold: np.ndarray, logits: np.ndarray, abstain: f
     return {"answered": float(answered.mean()), "answered_accuracy": float(right.mean()) if len(right) else None}
 
 
+def label_set_scores(gold: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
+    """How good sets of labels are, of which any number may hold.
+
+    Args:
+        gold: Whether each label holds, ``(n_texts, n_labels)`` of bool.
+        predicted: Whether it is predicted to, ``(n_texts, n_labels)`` of bool.
+        probabilities: The probability of each label, ``(n_texts, n_labels)``.
+
+    Returns:
+        ``accuracy``, the share of texts with all labels right; ``micro_f1`` over all labels of all texts; ``macro_f1``,
+        the mean of F1 over the labels that occur; ``mean_average_precision`` over the labels that some text has, None
+        if no text has any.
+    """
+    hits = (gold & predicted).sum(axis=0)
+    totals = gold.sum(axis=0) + predicted.sum(axis=0)
+    occurring = totals > 0
+    precisions = [average_precision(gold[:, k], probabilities[:, k]) for k in range(gold.shape[1]) if gold[:, k].any()]
+    return {
+        "accuracy": float((gold == predicted).all(axis=1).mean()),
+        "macro_f1": float((2 * hits[occurring] / totals[occurring]).mean()) if occurring.any() else 1.0,
+        "micro_f1": float(2 * hits.sum() / totals.sum()) if occurring.any() else 1.0,
+        "mean_average_precision": float(np.mean(precisions)) if precisions else None,
+    }
+
+
+def average_precision(gold: np.ndarray, scores: np.ndarray) -> float:
+    """AP = Σ_n (R_n − R_{n−1}) · P_n, with precision and recall at each threshold (texts of equal score together).
+
+    Args:
+        gold: Whether the label holds, ``(n_texts,)`` of bool; for at least one text.
+        scores: Scores, ``(n_texts,)``.
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(gold[order])
+    ordered = scores[order]
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
 def agreement(reference: np.ndarray, other: np.ndarray) -> float:
     """The share of texts for which two sets of logits ``(n_texts, n_labels)`` predict the same class.
 
@@ -100,6 +142,27 @@ def mean_divergence(reference: np.ndarray, other: np.ndarray) -> float:
     """The mean over texts of KL(softmax(reference) ‖ softmax(other)) in nats, of logits ``(n_texts, n_labels)``."""
     p, q = (_log_softmax(logits.astype(np.float64)) for logits in (reference, other))
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+
+
+def mean_binary_divergence(reference: np.ndarray, other: np.ndarray) -> float:
+    """The mean over texts of Σ_y KL(Bernoulli(sigmoid(reference_y)) ‖ Bernoulli(sigmoid(other_y))), in nats.
+
+    Of logits ``(n_texts, n_labels)`` whose labels do not exclude each other.
+    """
+    r, o = (logits.astype(np.float64) for logits in (reference, other))
+    yes, no = sigmoid(r), sigmoid(-r)
+    divergence = yes * (_log_sigmoid(r) - _log_sigmoid(o)) + no * (_log_sigmoid(-r) - _log_sigmoid(-o))
+    return float(divergence.sum(axis=-1).mean())
+
+
+def label_agreement(answers: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of each label, the share of texts on which two answers ``(n_texts, n_labels)`` are alike, ``(n_labels,)``."""
+    share: np.ndarray = (answers == other).mean(axis=0)
+    return share
+
+
+def _log_sigmoid(logits: np.ndarray) -> np.ndarray:
+    return -np.logaddexp(0.0, -logits)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

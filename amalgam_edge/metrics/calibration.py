@@ -19,16 +19,18 @@ _HALVINGS = 60
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted temperature, and the calibration error before and after it.
+    """Fitted temperatures of a head, and the calibration error before and after them.
 
     Attributes:
-        temperature: The temperature T that logits are divided by.
+        temperatures: The temperature T of each label, that its logit is divided by, ``(n_labels,)``; of a softmax head
+            they are equal.
         n_texts: Number of held-out texts that T was fitted to.
-        ece_before: Expected calibration error against the supervision of these texts at T = 1.
+        ece_before: Expected calibration error against the supervision of these texts at T = 1; of a sigmoid head the
+            mean over its labels.
         ece_after: Expected calibration error against the same supervision at T.
     """
 
-    temperature: float
+    temperatures: tuple[float, ...]
     n_texts: int
     ece_before: float
     ece_after: float
@@ -56,7 +58,7 @@ class Reliability:
 
 
 def calibrate(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Calibration:
-    """Fit the temperature to supervision and measure the calibration error before and after.
+    """Fit the temperature of a softmax head to supervision and measure the calibration error before and after.
 
     Rows that are not finite are left out. See :func:`fit_temperature` for the arguments.
     """
@@ -64,7 +66,33 @@ def calibrate(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Cal
     logits, target, weight = logits[usable], target[usable], weight[usable]
     temperature = fit_temperature(logits, target, weight)
     before, after = (reliability(logits, target, weight, t).error for t in (1.0, temperature))
-    return Calibration(temperature, len(logits), before, after)
+    return Calibration((temperature,) * logits.shape[1], len(logits), before, after)
+
+
+def calibrate_labels(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Calibration:
+    """Fit a temperature to each label of a sigmoid head; a label is a softmax of two: sigmoid(z) = softmax([0, z])₂.
+
+    Args:
+        logits: Logits ``(n_texts, n_labels)``.
+        target: The probability of each label, ``(n_texts, n_labels)``.
+        weight: The weight v of each text, ``(n_texts,)``.
+    """
+    fitted = [
+        calibrate(as_two_classes(z), as_probabilities(t), weight) for z, t in zip(logits.T, target.T, strict=True)
+    ]
+    before, after = (float(np.mean([getattr(each, name) for each in fitted])) for name in ("ece_before", "ece_after"))
+    temperatures = tuple(each.temperatures[0] for each in fitted)
+    return Calibration(temperatures, min(each.n_texts for each in fitted), before, after)
+
+
+def as_two_classes(logits: np.ndarray) -> np.ndarray:
+    """Logits ``(n_texts, 2)`` of "no" and "yes" whose softmax is the sigmoid of logits ``(n_texts,)``."""
+    return np.stack([np.zeros_like(logits), logits], axis=1)
+
+
+def as_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities ``(n_texts, 2)`` of "no" and "yes", from those of "yes" ``(n_texts,)``."""
+    return np.stack([1 - probabilities, probabilities], axis=1)
 
 
 def fit_temperature(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TypedDict
 
@@ -15,6 +15,7 @@ class RecipeFields(TypedDict, total=False):
     """Every setting of a recipe by its name; see :mod:`amalgam_edge.recipe.sections` for what each does."""
 
     teachers: Sequence[PathOrName] | PathOrName
+    heads: str | Mapping[str, Sequence[str]] | None
     labels: PathOrName | None
     dropout: float | None
     max_length: int
@@ -53,15 +54,17 @@ class RecipeFields(TypedDict, total=False):
     warmup_ratio: float
     weight_decay: float
     report_to: str
+    head_weights: Mapping[str, float] | None
     launch: int
     max_disagreement: float
     budget: str | None
     trim_vocabulary: bool
     calibrate: bool
-    abstain: float
+    abstain: float | Mapping[str, float]
+    thresholds: PathOrName | None
     include_torch: bool
     evaluate: PathOrName | None
     evaluate_split: str
-    label_column: str
+    label_column: str | Sequence[str]
     output: PathOrName
     work: PathOrName | None

@@ -50,6 +50,8 @@ class Option:
         default: Value where nothing is given.
         description: One sentence for people.
         affects_result: Whether the built model may depend on it. If not, it is left out of the fingerprint.
+        is_new: Whether recipes of earlier versions lacked it. They keep their fingerprints: where it has its default,
+            it is left out.
     """
 
     name: str
@@ -59,9 +61,12 @@ class Option:
     default: Any
     description: str
     affects_result: bool
+    is_new: bool
 
 
-def option(default: Any, description: str, *, name: str | None = None, affects_result: bool = True) -> Any:
+def option(
+    default: Any, description: str, *, name: str | None = None, affects_result: bool = True, is_new: bool = False
+) -> Any:
     """Declare a setting, in the place of a dataclass field.
 
     Args:
@@ -69,11 +74,10 @@ def option(default: Any, description: str, *, name: str | None = None, affects_r
         description: One sentence for people. The default is appended unless the text ends in ``[default: …]``.
         name: Key in the YAML file, where it is not the attribute's name.
         affects_result: Whether the built model may depend on it; see :class:`Option`.
+        is_new: Whether recipes of earlier versions lacked it; see :class:`Option`.
     """
-    return field(
-        default=default,
-        metadata={_METADATA: {"name": name, "description": description, "affects_result": affects_result}},
-    )
+    metadata = {"name": name, "description": description, "affects_result": affects_result, "is_new": is_new}
+    return field(default=default, metadata={_METADATA: metadata})
 
 
 def options_of(section: str, settings: type) -> Iterator[Option]:
@@ -94,6 +98,7 @@ def _option(section: str, declared: Field[Any], annotation: Any) -> Option:
         default=declared.default,
         description=metadata["description"],
         affects_result=metadata["affects_result"],
+        is_new=metadata["is_new"],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ from amalgam_edge.recipe.recipe import InvalidSettingError, Recipe
 
 _MOST_BYTES = 2**20
 _DEEPEST = 20  # lists and mappings within each other
+
+Thresholds = Mapping[str, Mapping[str, float]]
 
 if TYPE_CHECKING:
     from amalgam_edge.labels import Renames
@@ -50,6 +52,34 @@ def read_renames(path: str | Path | None) -> Renames:
             if isinstance(word, bool) or not isinstance(word, (str, int)):
                 raise AmalgamError(f"{path}: under '{teacher}', {word!r} is no name; put it in quotes")
     return {str(t): {str(old): str(new) for old, new in names.items()} for t, names in content.items()}
+
+
+def read_thresholds(path: str | Path | None, heads: Sequence[str]) -> Thresholds:
+    """Read a file of thresholds: head → {label: threshold}; of one head {label: threshold} will do.
+
+    Args:
+        path: YAML file; None for no thresholds.
+        heads: Names of the heads.
+
+    Raises:
+        AmalgamError: The file is missing or of another form, or names a head that is not there.
+    """
+    if path is None:
+        return {}
+    content = read_yaml_mapping(path, "thresholds file")
+    if len(heads) == 1 and not all(isinstance(value, dict) for value in content.values()):
+        content = {heads[0]: content}
+    for head, thresholds in content.items():
+        if head not in heads:
+            raise AmalgamError(f"{path}: no head '{head}'; there are {', '.join(heads)}")
+        if not isinstance(thresholds, dict):
+            raise AmalgamError(f"{path}: under '{head}' a mapping is expected, each label to its threshold")
+        for label, value in thresholds.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise AmalgamError(
+                    f"{path}: the threshold of '{label}' is a probability between 0 and 1, not {value!r}"
+                )
+    return {str(head): {str(label): float(t) for label, t in own.items()} for head, own in content.items()}
 
 
 def read_yaml_mapping(path: str | Path, what: str) -> dict[Any, Any]:

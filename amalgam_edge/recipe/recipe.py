@@ -110,12 +110,16 @@ class Recipe:
     def fingerprint(self) -> str:
         """SHA-256 of all settings that the result may depend on.
 
-        The cap on passes counts only where the number of passes is adaptive.
+        The cap on passes counts only where the number of passes is adaptive. Recipes that earlier versions knew have
+        the fingerprints that they had.
         """
         values = self.as_dict()
         for option in recipe_options().values():
-            if not option.affects_result or (option.name == "max_passes" and self.scoring.passes != "auto"):
+            is_unset = option.is_new and values[option.name] == option.default
+            if not option.affects_result or is_unset or (option.name == "max_passes" and self.scoring.passes != "auto"):
                 del values[option.name]
+        if len(values["label_column"]) == 1:
+            values["label_column"] = values["label_column"][0]
         return sha256_of_mapping(values)
 
     def to_yaml(self) -> str:
@@ -152,8 +156,10 @@ def _normalised(name: str, value: Any) -> Any:
     """Spellings that people use: a path object for its text, one teacher or layers with commas for a list."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if name == "teachers" and isinstance(value, str):
+    if name in ("teachers", "label_column") and isinstance(value, str):
         return [value]
+    if name == "heads" and isinstance(value, Mapping):
+        return {head: [teachers] if isinstance(teachers, str) else teachers for head, teachers in value.items()}
     if name == "teachers" and isinstance(value, (list, tuple)):
         return [os.fspath(teacher) if isinstance(teacher, os.PathLike) else teacher for teacher in value]
     if name == "student_layers":
@@ -205,4 +211,6 @@ def _adapter(settings: type) -> TypeAdapter[Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
     return list(value) if isinstance(value, tuple) else value

@@ -24,6 +24,8 @@ Length = Annotated[int, Bounds(ge=4)]
 BackendName = Literal["auto", "onnxruntime", "torch"]
 MaskKind = Literal["systematic", "independent"]
 Precision = Literal["fp32", "fp16"]
+Heads = Literal["union", "each"] | dict[str, tuple[str, ...]]
+Shares = Share | dict[str, Share]
 
 STATIC = "static"
 STATIC_PREFIX = f"{STATIC}:"
@@ -79,6 +81,13 @@ class TeacherSettings:
         (),
         "A fine-tuned classifier: a folder, a Hub name, or NAME=PATH. Give the option once for each teacher.",
         name="teachers",
+    )
+    heads: Heads | None = option(
+        None,
+        "Which question each teacher answers: union merges all into one head, each gives every teacher a head of its "
+        "own; in a recipe also names of heads, each with its teachers.  [default: union, unless the scores show that "
+        "the teachers answer different questions]",
+        is_new=True,
     )
     labels: str | None = option(None, "YAML file that renames and merges the labels of teachers.")
     dropout: DropoutRate | None = _dropout()
@@ -242,6 +251,11 @@ class TrainingSettings:
     device: str = _device()
     threads: Count | None = _threads()
     report_to: str = option("none", "Logger of the training loop, such as tensorboard or wandb.", affects_result=False)
+    head_weights: dict[str, Positive] | None = option(
+        None,
+        "Factor of a head's loss in the loss of all heads, as HEAD=FACTOR.  [default: 1 for each]",
+        is_new=True,
+    )
     processes: Count = option(
         1, "Number of processes that train the student; they share each batch.", name="launch", affects_result=False
     )
@@ -275,7 +289,17 @@ class ExportSettings:
     calibrate: bool = option(
         True, "Fit a temperature on held-out texts, so that the student's scores are probabilities."
     )
-    abstain: Share = option(0.0, "Give no label where the score is below this threshold; stored in the bundle.")
+    abstain: Shares = option(
+        0.0,
+        "Give no label where the score is below this threshold; stored in the bundle. HEAD=SCORE sets that of one "
+        "head.",
+    )
+    thresholds: str | None = option(
+        None,
+        "YAML file: label of a sigmoid head to the probability from which on it holds; of several heads, head to such "
+        "a mapping.  [default: 0.5 for each]",
+        is_new=True,
+    )
     include_torch: bool = option(False, "Add the student as torch weights (safetensors) to the bundle.")
 
 
@@ -285,7 +309,11 @@ class EvaluationSettings:
 
     source: str | None = option(None, "Labelled texts on which teachers and student are measured.", name="evaluate")
     split: str = option("test", "Split to read, where --evaluate names a data set of the Hub.", name="evaluate_split")
-    label_column: str = option("label", "Column of --evaluate that holds the true label.")
+    label_column: tuple[str, ...] = option(
+        ("label",),
+        "Column of --evaluate that holds the true label. Of several heads HEAD=COLUMN, each; without it the column is "
+        "called as the head.",
+    )
     text_column: str | None = _text_column()
 
 

@@ -16,12 +16,14 @@ from amalgam_edge.reports.bundle_tables import (
     cascade_line,
     front_line,
     front_table,
+    head_table,
     precision_table,
     teacher_table,
 )
 from amalgam_edge.reports.evaluation_tables import evaluation_table
 from amalgam_edge.reports.pages import html_table, page, section
 from amalgam_edge.runtime.manifest import Manifest
+from amalgam_edge.runtime.manifest_heads import BundleHead
 from amalgam_edge.runtime.manifest_models import Front
 from amalgam_edge.scoring.scores import TeacherScores, certainty
 
@@ -32,13 +34,14 @@ class ReportData:
 
     Attributes:
         scores: Each teacher's scores of the whole corpus.
-        confusion: Counts by gold and predicted class, ``(n_labels, n_labels)``; None without gold labels.
-        reliability: Name of a curve → confidence against gold labels; empty without these.
+        confusions: Softmax head → counts by gold and predicted class, ``(n_labels, n_labels)``; empty without gold
+            labels.
+        reliability: Head → name of a curve → confidence against gold labels; empty without these.
     """
 
     scores: Sequence[TeacherScores]
-    confusion: np.ndarray | None
-    reliability: Mapping[str, Reliability] = field(default_factory=dict)
+    confusions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    reliability: Mapping[str, Mapping[str, Reliability]] = field(default_factory=dict)
 
 
 def render_report(manifest: Manifest, data: ReportData) -> str:
@@ -48,10 +51,9 @@ def render_report(manifest: Manifest, data: ReportData) -> str:
         manifest: The bundle's manifest.
         data: What the figures are drawn from.
     """
-    labels = [label.name for label in manifest.labels]
-    certainties = certainty(data.scores)
     uncertainty = {scores.teacher: scores.uncertainty for scores in data.scores}
     sections = [
+        *_head_sections(manifest),
         section("Precisions", html_table(precision_table(manifest)), _gate_note(manifest)),
         section("Teachers", html_table(teacher_table(manifest))),
     ]
@@ -67,28 +69,76 @@ def render_report(manifest: Manifest, data: ReportData) -> str:
             plots.uncertainty_histograms(uncertainty),
             "0: every dropout pass is sure of one class; 1: all classes are equally likely.",
         ),
-        section("Most certain teacher", plots.picked_bars(list(uncertainty), certainties.argmax(axis=1))),
     ]
-    if len(uncertainty) > 1:
+    for head in manifest.heads:
+        figures += _choice_figures(manifest, head, data.scores)
+    figures.append(section("Training", plots.training_curve(manifest.training)))
+    for head in manifest.heads:
+        figures += _gold_figures(manifest, head, data)
+    return _page(manifest, f"{_contents(manifest)} from {len(uncertainty)} teacher(s)", sections, figures)
+
+
+def _contents(manifest: Manifest) -> str:
+    """What the student answers with, in a few words."""
+    n_labels = f"{len(manifest.answers.labels)} labels"
+    return f"{len(manifest.heads)} heads with {n_labels}" if len(manifest.heads) > 1 else n_labels
+
+
+def _of(manifest: Manifest, head: BundleHead) -> str:
+    """The head's name after a title, where there are several."""
+    return f": {head.name}" if len(manifest.heads) > 1 else ""
+
+
+def _head_sections(manifest: Manifest) -> list[str]:
+    """What the heads are, where that is not said by the labels alone."""
+    if manifest.answers.is_one_softmax:
+        return []
+    return [
+        section(
+            "Heads",
+            html_table(head_table(manifest)),
+            "Each head is a question of its own. Agreements are shares of held-out texts with the same answer: the "
+            "same label, or the same set of labels.",
+        )
+    ]
+
+
+def _choice_figures(manifest: Manifest, head: BundleHead, scores: Sequence[TeacherScores]) -> list[str]:
+    """Which of a head's teachers is the most certain, and by how much; nothing of one of several heads with one."""
+    own = [each for each in scores if each.teacher in head.teachers]
+    if len(own) == 1 and len(manifest.heads) > 1:
+        return []
+    certainties = certainty(own)
+    names = [each.teacher for each in own]
+    title = f"Most certain teacher{_of(manifest, head)}"
+    figures = [section(title, plots.picked_bars(names, certainties.argmax(axis=1)))]
+    if len(own) > 1:
         figures.append(
             section(
-                "Margin",
+                f"Margin{_of(manifest, head)}",
                 plots.margin_histogram(margin(certainties)),
                 "Under re-weighting a text counts in proportion to its margin.",
             )
         )
-    figures.append(section("Training", plots.training_curve(manifest.training)))
-    if data.confusion is not None:
-        figures.append(section("Confusion", plots.confusion_heatmap(labels, data.confusion)))
-    if data.reliability:
+    return figures
+
+
+def _gold_figures(manifest: Manifest, head: BundleHead, data: ReportData) -> list[str]:
+    """What gold labels show of a head."""
+    figures = []
+    if head.name in data.confusions:
+        labels = [label.name for label in head.labels]
+        drawn = plots.confusion_heatmap(labels, data.confusions[head.name])
+        figures.append(section(f"Confusion{_of(manifest, head)}", drawn))
+    if head.name in data.reliability:
         figures.append(
             section(
-                "Reliability",
-                plots.reliability_diagram(data.reliability),
+                f"Reliability{_of(manifest, head)}",
+                plots.reliability_diagram(data.reliability[head.name]),
                 "Where the line runs along the diagonal, a score is the probability of being right.",
             )
         )
-    return _page(manifest, f"{len(labels)} labels from {len(uncertainty)} teacher(s)", sections, figures)
+    return figures
 
 
 def render_front(manifest: Manifest) -> str:
@@ -104,7 +154,7 @@ def render_front(manifest: Manifest) -> str:
     ]
     if manifest.evaluation:
         sections.append(section("Accuracy on labelled texts", html_table(evaluation_table(manifest.evaluation))))
-    return _page(manifest, f"{len(manifest.labels)} labels, models chosen anew", sections)
+    return _page(manifest, f"{_contents(manifest)}, models chosen anew", sections)
 
 
 def _page(manifest: Manifest, title: str, sections: Sequence[str], figures: Sequence[str] = ()) -> str:

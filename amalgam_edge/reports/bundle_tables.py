@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from amalgam_edge.heads import SOFTMAX
 from amalgam_edge.reports.tables import Column, Table, number, share
 from amalgam_edge.runtime.manifest import Manifest
+from amalgam_edge.runtime.manifest_heads import BundleHead
 from amalgam_edge.runtime.manifest_models import Calibration, GoldCalibration
 
 
@@ -36,8 +38,8 @@ def precision_table(manifest: Manifest) -> Table:
 
 def teacher_table(manifest: Manifest) -> Table:
     """Each teacher's classes and dropout, and how often it was the most certain one."""
-    measured = manifest.evaluation.teachers if manifest.evaluation else {}
-    accuracies = {name: row.accuracy for name, row in measured.items()}
+    measured = manifest.evaluation.heads.values() if manifest.evaluation else ()
+    accuracies = {name: row.accuracy for head in measured for name, row in head.teachers.items()}
     return Table(
         (
             Column("teacher", numeric=False),
@@ -62,17 +64,49 @@ def teacher_table(manifest: Manifest) -> Table:
 
 
 def calibration_line(manifest: Manifest) -> str:
-    """What the temperature changes, and below which score there is no label; empty where neither is set."""
-    calibration, abstain = manifest.calibration, manifest.abstain
-    parts = []
+    """What temperatures change, and below which score there is no label; empty where neither is set."""
+    several = len(manifest.heads) > 1
+    parts = [(head.name, _calibration_of(head)) for head in manifest.heads]
+    return "; ".join(f"{name}: {words}" if several else words for name, words in parts if words)
+
+
+def _calibration_of(head: BundleHead) -> str:
+    calibration, parts = head.calibration, []
     if calibration:
-        parts.append(f"temperature {calibration.temperature:.3g}")
+        lowest, highest = min(calibration.temperatures), max(calibration.temperatures)
+        single = len(calibration.temperatures) == 1
+        parts.append(f"temperature {lowest:.3g}" if single else f"temperatures {lowest:.3g} to {highest:.3g}")
         parts.append(f"calibration error on supervision {_change(calibration, 'held-out texts')}")
         if calibration.gold:
             parts.append(f"on gold labels {_change(calibration.gold, 'texts')}")
-    if abstain:
-        parts.append(f"no label below a score of {abstain:g}")
+    if head.abstain:
+        parts.append(f"no label below a score of {head.abstain:g}")
     return ", ".join(parts)
+
+
+def head_table(manifest: Manifest) -> Table:
+    """The questions that the student answers: their labels and teachers, and how they agree with their supervision."""
+    return Table(
+        (
+            Column("head", numeric=False),
+            Column("answers with", numeric=False),
+            Column("labels"),
+            Column("teachers", numeric=False),
+            Column("agreement with supervision"),
+            Column(f"agreement of {manifest.default_precision} with float"),
+        ),
+        tuple(
+            (
+                head.name,
+                "one label" if head.activation == SOFTMAX else "any labels",
+                str(len(head.labels)),
+                ", ".join(head.teachers),
+                share(head.agreement),
+                share(manifest.precisions[manifest.default_precision].fidelity.heads.get(head.name)),
+            )
+            for head in manifest.heads
+        ),
+    )
 
 
 def _change(measured: Calibration | GoldCalibration, texts: str) -> str:

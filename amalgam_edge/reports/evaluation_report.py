@@ -21,7 +21,7 @@ def render_evaluation(evaluation: Evaluation, bundle: str) -> str:
         evaluation: What was measured.
         bundle: The bundle's name in the heading.
     """
-    rows = evaluation.student
+    rows = next(iter(evaluation.heads.values())).student
     sections = [
         section(
             "Accuracy on labelled texts",

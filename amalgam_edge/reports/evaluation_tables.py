@@ -11,30 +11,42 @@ from amalgam_edge.runtime.manifest_models import BuildEvaluation
 from amalgam_edge.storage.records import to_json
 
 # column → (entry of a model, form)
+_LABEL_SETS = {"micro-F1": ("micro_f1", ".1%"), "mAP": ("mean_average_precision", ".1%")}
 _ACCURACY = {"accuracy": ("accuracy", ".1%"), "macro-F1": ("macro_f1", ".1%")}
 _ABSTAINING = {"answered": ("answered", ".1%"), "accuracy on those": ("answered_accuracy", ".1%")}
 _SCORES = {"NLL": ("nll", ".3f"), "ECE": ("ece", ".1%"), "AURC": ("aurc", ".3f")}
 
 
 def evaluation_table(evaluation: BuildEvaluation | Evaluation) -> Table:
-    """Accuracy and macro-F1 of each model over all labels.
+    """Accuracy and macro-F1 of each model over all labels, for each head.
 
     What a model answers where it may abstain, and how good its scores are, stand beside these where that was measured.
     """
-    rows = {name: to_json(row) for name, row in evaluation.student.items()}
+    rows = [
+        (head, f"student {name}", measured.n_texts, to_json(row))
+        for head, measured in evaluation.heads.items()
+        for name, row in measured.student.items()
+    ]
     columns = dict(_ACCURACY)
-    for more in (_ABSTAINING, _SCORES):
-        if any(entry in row for entry, _ in more.values() for row in rows.values()):
+    for more in (_LABEL_SETS, _ABSTAINING, _SCORES):
+        if any(entry in row for entry, _ in more.values() for *_, row in rows):
             columns |= more
+    several = len(evaluation.heads) > 1
     return Table(
-        (Column("model", numeric=False), Column("texts"), *map(Column, columns)),
+        (
+            *([Column("head", numeric=False)] if several else []),
+            Column("model", numeric=False),
+            Column("texts"),
+            *map(Column, columns),
+        ),
         tuple(
             (
-                f"student {name}",
-                str(evaluation.n_texts),
+                *([head] if several else []),
+                name,
+                str(n_texts),
                 *(number(row.get(entry), form) for entry, form in columns.values()),
             )
-            for name, row in rows.items()
+            for head, name, n_texts, row in rows
         ),
     )
 
@@ -51,7 +63,8 @@ def domain_table(evaluation: Evaluation) -> Table:
         ),
         tuple(
             (f"student {name}", teacher, str(domain.n_texts), share(domain.accuracy), share(domain.macro_f1))
-            for name, row in evaluation.student.items()
+            for head in evaluation.heads.values()
+            for name, row in head.student.items()
             for teacher, domain in row.domains.items()
         ),
     )

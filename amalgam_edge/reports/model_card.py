@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from amalgam_edge.heads import SOFTMAX
 from amalgam_edge.reports.bundle_tables import calibration_line, cascade_line, precision_table, teacher_table
 from amalgam_edge.reports.evaluation_tables import evaluation_table
 from amalgam_edge.runtime.manifest import Manifest
+from amalgam_edge.runtime.manifest_models import ModelAccuracy
 from amalgam_edge.shown_text import line, markdown
 from amalgam_edge.storage.files import HUB_DATASETS
 
@@ -20,7 +22,7 @@ _CARD = """---
 {metadata}---
 # {title}
 
-One classifier over {n_labels} labels, merged from {n_teachers} teacher(s) without labelled text by
+One classifier over {contents}, merged from {n_teachers} teacher(s) without labelled text by
 amalgam-edge (method {method}; arXiv 2112.07327).
 
 ```python
@@ -69,10 +71,10 @@ def render_model_card(manifest: Manifest, folder: str) -> str:
         metadata=yaml.safe_dump(card_metadata(manifest, folder), sort_keys=False, allow_unicode=True),
         title=folder,
         folder=folder,
-        n_labels=len(manifest.labels),
+        contents=_contents(manifest),
         n_teachers=len(manifest.teachers),
         method=markdown(manifest.method),
-        labels=", ".join(_code(label.name) for label in manifest.labels),
+        labels=_labels(manifest),
         n_gate=manifest.gate.n_texts,
         compared_with=markdown(manifest.gate.compared_with),
         precisions=precision_table(manifest).to_markdown(),
@@ -82,7 +84,7 @@ def render_model_card(manifest: Manifest, folder: str) -> str:
         scores=f"\n## Scores\n\n{markdown(_sentence(calibration_line(manifest)))}\n"
         if calibration_line(manifest)
         else "",
-        answered=" that it answers" if manifest.abstain else "",
+        answered=" that it answers" if any(head.abstain for head in manifest.heads) else "",
         n_texts=manifest.corpus.n_texts,
         max_length=manifest.max_length,
         vocabulary=_VOCABULARY.format(**vars(vocabulary)) if vocabulary else "",
@@ -105,24 +107,50 @@ def card_metadata(manifest: Manifest, name: str) -> dict[str, Any]:
     if teachers:
         metadata["base_model"] = teachers
     evaluation = manifest.evaluation
-    measured = evaluation.student.get(manifest.default_precision) if evaluation else None
+    measured = _measured(manifest)
     if evaluation and measured:  # not if the model that runs was made after the evaluation
         metadata["model-index"] = [
             {
                 "name": name,
                 "results": [
                     {
-                        "task": {"type": "text-classification"},
+                        "task": {
+                            "type": "text-classification",
+                            **({"name": name_of_head} if len(manifest.heads) > 1 else {}),
+                        },
                         "dataset": _dataset(evaluation.data),
                         "metrics": [
-                            {"type": "accuracy", "value": measured.accuracy},
-                            {"type": "f1", "name": "macro-F1", "value": measured.macro_f1},
+                            {"type": "accuracy", "value": row.accuracy},
+                            {"type": "f1", "name": "macro-F1", "value": row.macro_f1},
                         ],
                     }
+                    for name_of_head, row in measured.items()
                 ],
             }
         ]
     return metadata
+
+
+def _measured(manifest: Manifest) -> dict[str, ModelAccuracy]:
+    """Head → accuracy of the model that runs, on the texts with gold labels for it."""
+    heads = manifest.evaluation.heads if manifest.evaluation else {}
+    rows = {name: head.student.get(manifest.default_precision) for name, head in heads.items()}
+    return {name: row for name, row in rows.items() if row is not None}
+
+
+def _contents(manifest: Manifest) -> str:
+    """What the student answers with."""
+    n_labels = f"{len(manifest.answers.labels)} labels"
+    return f"{len(manifest.heads)} questions with {n_labels}" if len(manifest.heads) > 1 else n_labels
+
+
+def _labels(manifest: Manifest) -> str:
+    """The labels; of several heads, or where any number may hold, by head."""
+    names = {head.name: ", ".join(_code(label.name) for label in head.labels) for head in manifest.heads}
+    if manifest.answers.is_one_softmax:
+        return next(iter(names.values()))
+    kinds = {head.name: "one of" if head.activation == SOFTMAX else "any of" for head in manifest.heads}
+    return "\n".join(f"- {_code(name)}, {kinds[name]}: {labels}" for name, labels in names.items())
 
 
 def _dataset(data: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from amalgam_edge.errors import AmalgamError, first_line
+from amalgam_edge.heads import Heads
 from amalgam_edge.runtime.hub import HubFiles
 from amalgam_edge.runtime.manifest import MANIFEST, STATIC, Manifest, parse_manifest, read_manifest_file
 from amalgam_edge.runtime.manifest_models import StaticModel
@@ -86,9 +87,14 @@ class Bundle:
         return self.digest[:_VERSION_DIGITS]
 
     @cached_property
+    def heads(self) -> Heads:
+        """The questions that its student answers, in the order of the logits."""
+        return self.manifest.answers
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the labels, in the order of the logits."""
-        return tuple(label.name for label in self.manifest.labels)
+        """The names of the labels, in the order of the logits; of several heads ``head/label``."""
+        return self.heads.labels
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -108,11 +114,6 @@ class Bundle:
         """
         floats = [] if device == "cpu" else [name for name in _GPU_PRECISIONS if name in self.precisions]
         return next(iter(floats), self.default_precision)
-
-    @property
-    def abstain(self) -> float:
-        """Below this score no label is given; 0 where there is no such threshold."""
-        return self.manifest.abstain
 
     @property
     def is_static(self) -> bool:
@@ -258,7 +259,8 @@ class Bundle:
 
     def __repr__(self) -> str:
         precisions = ", ".join(self.precisions)
-        return f"<Bundle {self.source!r}: version {self.version}, {precisions}, {len(self.labels)} labels>"
+        heads = f"{len(self.heads)} heads, " if len(self.heads) > 1 else ""
+        return f"<Bundle {self.source!r}: version {self.version}, {precisions}, {heads}{len(self.labels)} labels>"
 
 
 def model_files(manifest: Manifest) -> set[str]:

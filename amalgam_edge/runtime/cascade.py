@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.metrics.uncertainty import softmax
+from amalgam_edge.heads import SOFTMAX, Head, Heads
 from amalgam_edge.runtime.bundle import Bundle
 from amalgam_edge.runtime.model_runner import ModelRunner
 from amalgam_edge.runtime.text_model import STATIC_BATCH, TextModel, run_model
@@ -26,14 +26,18 @@ class CascadeModel:
     Args:
         encoder: Answers the texts of which the static student is not sure.
         static: Content of the static student's ONNX model, which has the encoder's tokens and labels.
-        threshold: Probability of the likeliest label from which on the static student is sure.
+        threshold: Confidence from which on the static student is sure, see :func:`confidence`.
+        heads: The heads that both answer.
         threads: Threads of the static student, at most one per usable core; None for that many.
     """
 
-    def __init__(self, encoder: TextModel, static: FileContent, threshold: float, threads: int | None = None) -> None:
+    def __init__(
+        self, encoder: TextModel, static: FileContent, threshold: float, heads: Heads, threads: int | None = None
+    ) -> None:
         self._encoder = encoder
         self._static = ModelRunner(static, threads)
         self._threshold = threshold
+        self._heads = heads
 
     def run(self, texts: Sequence[str], *, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
         """Logits ``(n_texts, n_labels)`` and whether each text was cut ``(n_texts,)``, in the order of ``texts``.
@@ -44,7 +48,7 @@ class CascadeModel:
         """
         tokens = self._encoder.tokenize(texts)
         logits = run_model(self._static, tokens, self._encoder.pad_token_id, STATIC_BATCH)
-        unsure = np.flatnonzero(~is_sure(logits, self._threshold))
+        unsure = np.flatnonzero(~is_sure(logits, self._threshold, self._heads))
         if len(unsure):
             logits[unsure] = self._encoder.answer(tokens, batch_size=batch_size, rows=unsure)
         return logits, tokens.truncated
@@ -70,14 +74,26 @@ def open_cascade(
         raise AmalgamError(
             f"{bundle.source}: it holds no cascade; build it with --cascade, or leave --cascade out here"
         )
-    return CascadeModel(encoder, bundle.read(bundle.cascade.file), bundle.cascade.threshold, threads)
+    return CascadeModel(encoder, bundle.read(bundle.cascade.file), bundle.cascade.threshold, bundle.heads, threads)
 
 
-def confidence(logits: np.ndarray) -> np.ndarray:
-    """Probability of the likeliest label ``(n_texts,)``, from logits ``(n_texts, n_labels)``."""
-    return softmax(logits.astype(np.float64)).max(axis=-1)
+def confidence(logits: np.ndarray, heads: Heads) -> np.ndarray:
+    """How sure a model is of its answers in all heads ``(n_texts,)``, from logits ``(n_texts, n_labels)``.
+
+    It is the lowest over the heads: of a softmax head the probability of its likeliest label, of a sigmoid head that of
+    the answer, yes or no, to the label of which it is least sure.
+    """
+    parts = zip(heads, heads.split(logits), strict=True)
+    return np.min([_confidence_of_head(head, part) for head, part in parts], axis=0)
 
 
-def is_sure(logits: np.ndarray, threshold: float) -> np.ndarray:
-    """Whether the likeliest label has at least this probability, ``(n_texts,)`` of bool; false for NaN."""
-    return confidence(logits) >= threshold
+def _confidence_of_head(head: Head, logits: np.ndarray) -> np.ndarray:
+    probabilities = head.probabilities(logits)
+    if head.activation == SOFTMAX:
+        return probabilities.max(axis=-1)
+    return np.where(head.holds(probabilities), probabilities, 1.0 - probabilities).min(axis=-1)
+
+
+def is_sure(logits: np.ndarray, threshold: float, heads: Heads) -> np.ndarray:
+    """Whether a model is this confident in all heads, ``(n_texts,)`` of bool; false for NaN."""
+    return confidence(logits, heads) >= threshold

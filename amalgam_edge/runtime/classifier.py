@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError, at_least_one
-from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle, version_of
 from amalgam_edge.runtime.cascade import CascadeModel, open_cascade
 from amalgam_edge.runtime.finding import load_unchanged
 from amalgam_edge.runtime.forks import OpenedAgainInChildren
 from amalgam_edge.runtime.hub import HubOptions
+from amalgam_edge.runtime.predictions import (
+    Abstain,
+    HeadPredictions,
+    LabelSet,
+    Prediction,
+    predictions_of,
+    with_abstain,
+)
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from amalgam_edge.runtime.text_model import ENCODER_BATCH, STATIC_BATCH, TextModel
 from amalgam_edge.runtime.texts import Texts, list_texts
 
+__all__ = ["EdgeClassifier", "HeadPredictions", "LabelSet", "Prediction"]
+
 _SHOWN_LABELS = 6
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The classification of one text.
-
-    Attributes:
-        label: The likeliest label; None if its score is below the threshold.
-        score: Probability of the likeliest label.
-        scores: Label → probability, the likeliest first; None unless all scores were requested.
-        truncated: Whether the text was longer than the model's input, so that its end was not read.
-    """
-
-    label: str | None
-    score: float
-    scores: dict[str, float] | None = None
-    truncated: bool = False
 
 
 class EdgeClassifier:
@@ -56,7 +46,8 @@ class EdgeClassifier:
         bundle: The bundle to load. The files that are used are checked by SHA-256.
         precision: One of the bundle's precisions; None for the bundle's own choice.
         threads: Threads to compute with, at most one per usable core; None for that many.
-        abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's threshold.
+        abstain: Score in [0, 1] below which a softmax head gives no label, or one for each head by its name; 0 always
+            gives one, None takes the bundle's thresholds.
         cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
         device: ``cpu``, ``cuda`` or ``cuda:N``. On a GPU the encoder runs, by default its model of half floats or
             floats; the static student of a cascade stays on the CPU.
@@ -72,16 +63,14 @@ class EdgeClassifier:
         *,
         precision: str | None = None,
         threads: int | None = None,
-        abstain: float | None = None,
+        abstain: Abstain | None = None,
         cascade: bool | None = None,
         device: str = "cpu",
     ) -> None:
         self.bundle = bundle
         self.labels = bundle.labels
         self.precision = precision or bundle.default_precision_on(device)
-        self.abstain = bundle.abstain if abstain is None else abstain
-        if not 0 <= self.abstain <= 1:
-            raise AmalgamError(f"abstain is a score between 0 and 1 (got {abstain!r})")
+        self.heads = with_abstain(bundle.heads, abstain)
         self.max_length = bundle.manifest.max_length
         self._batch_size = STATIC_BATCH if bundle.is_static else ENCODER_BATCH
         self._options = {
@@ -97,7 +86,7 @@ class EdgeClassifier:
         *,
         precision: str | None = None,
         threads: int | None = None,
-        abstain: float | None = None,
+        abstain: Abstain | None = None,
         cascade: bool | None = None,
         device: str = "cpu",
         **hub: Unpack[HubOptions],
@@ -108,8 +97,8 @@ class EdgeClassifier:
             source: The bundle's folder, or its name on the Hub. A folder of that name wins over the Hub.
             precision: One of the bundle's precisions; None for the bundle's own choice.
             threads: Threads to compute with, at most one per usable core; None for that many.
-            abstain: Score in [0, 1] below which no label is given; 0 always gives one, None takes the bundle's
-                threshold.
+            abstain: Score in [0, 1] below which a softmax head gives no label, or one for each head by its name; 0
+                always gives one, None takes the bundle's thresholds.
             cascade: Whether the bundle's static student answers where it is sure; None for whenever the bundle has one.
             device: ``cpu``, ``cuda`` or ``cuda:N``, see :class:`EdgeClassifier`.
             hub: How a bundle of the Hub is fetched: ``revision`` (a branch, a tag or a commit), ``token``,
@@ -128,7 +117,7 @@ class EdgeClassifier:
             **hub,
         )
 
-    def __call__(self, texts: Texts, *, all_scores: bool = False, batch_size: int | None = None) -> list[Prediction]:
+    def __call__(self, texts: Texts, *, all_scores: bool = False, batch_size: int | None = None) -> list[Any]:
         """Classify texts.
 
         Args:
@@ -138,27 +127,21 @@ class EdgeClassifier:
             batch_size: Most texts in a batch; None for 32, or 256 if the bundle's student is a static one.
 
         Returns:
-            One prediction for each text, in the order of ``texts``.
+            One prediction for each text, in the order of ``texts``: a
+            :class:`~amalgam_edge.runtime.predictions.Prediction`; for a sigmoid head a
+            :class:`~amalgam_edge.runtime.predictions.LabelSet`; for several heads a
+            :class:`~amalgam_edge.runtime.predictions.HeadPredictions`, which has one of these for each head.
 
         Raises:
             AmalgamError: A text is not a string, or ``batch_size`` is less than 1.
         """
         logits, truncated = self.run(texts, batch_size=batch_size)
-        if not len(logits):
-            return []
-        probabilities = softmax(logits.astype(np.float64))
-        best = probabilities.argmax(axis=1)
-        best_scores = probabilities[np.arange(len(best)), best]
-        has_label = (self.abstain == 0) | (best_scores >= self.abstain)  # 0 gives a label even for a score of NaN
-        all_ranked = map(self._ranked, probabilities) if all_scores else repeat(None, len(best))
-        columns = (best.tolist(), has_label.tolist(), best_scores.tolist(), all_ranked, truncated.tolist())
-        return [
-            Prediction(self.labels[label] if labelled else None, score, scores, was_cut)
-            for label, labelled, score, scores, was_cut in zip(*columns, strict=True)
-        ]
+        return predictions_of(self.heads, logits, truncated, all_scores=all_scores)
 
-    def predict(self, texts: Texts, *, batch_size: int | None = None) -> list[str | None]:
+    def predict(self, texts: Texts, *, batch_size: int | None = None) -> list[Any]:
         """The label of each text, in the order of ``texts``; None where its score is below the threshold.
+
+        For a sigmoid head it is a tuple of the labels that hold, for several heads {head: answer}.
 
         Args:
             texts: As for calling the classifier.
@@ -167,11 +150,13 @@ class EdgeClassifier:
         Raises:
             AmalgamError: As for calling the classifier.
         """
-        return [prediction.label for prediction in self(texts, batch_size=batch_size)]
+        return [prediction.answer for prediction in self(texts, batch_size=batch_size)]
 
     def predict_proba(self, texts: Texts, *, batch_size: int | None = None) -> np.ndarray:
         """The probability of each label ``(n_texts, n_labels)`` of float64; column ``k`` is that of ``labels[k]``.
 
+        The columns of one head are ``heads.columns(name)``.
+
         Args:
             texts: As for calling the classifier.
             batch_size: As for calling the classifier.
@@ -179,7 +164,7 @@ class EdgeClassifier:
         Raises:
             AmalgamError: As for calling the classifier.
         """
-        return softmax(self.logits(texts, batch_size=batch_size).astype(np.float64))
+        return self.heads.probabilities(self.logits(texts, batch_size=batch_size))
 
     def logits(self, texts: Texts, *, batch_size: int | None = None) -> np.ndarray:
         """Logits ``(n_texts, n_labels)`` of float32, in the order of ``texts``."""
@@ -216,15 +201,12 @@ class EdgeClassifier:
         """
         return push_bundle(self.bundle, repo_id, precisions=precisions, private=private, token=token, notify=_warn)
 
-    def _ranked(self, probabilities: np.ndarray) -> dict[str, float]:
-        """Label → probability, the likeliest first."""
-        ranked = np.argsort(-probabilities, kind="stable")
-        return {self.labels[k]: float(probabilities[k]) for k in ranked}
-
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self.labels[:_SHOWN_LABELS]))
         more = ", …" if len(self.labels) > _SHOWN_LABELS else ""
-        return f"<EdgeClassifier {self.bundle.source!r}: {self.precision}, {len(self.labels)} labels ({shown}{more})>"
+        heads = f"{len(self.heads)} heads, " if len(self.heads) > 1 else ""
+        labels = f"{heads}{len(self.labels)} labels ({shown}{more})"
+        return f"<EdgeClassifier {self.bundle.source!r}: {self.precision}, {labels}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         source, options = _place(self.bundle)

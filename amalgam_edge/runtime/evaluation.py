@@ -1,7 +1,7 @@
 """What ``amalgam-edge evaluate`` measures, as records that become its JSON."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from amalgam_edge.runtime.manifest_models import ModelAccuracy
 from amalgam_edge.storage.record import record
@@ -122,19 +122,34 @@ class BundleComparison:
 
 
 @record
+class HeadEvaluation:
+    """One head on the texts that have gold labels for it.
+
+    Attributes:
+        activation: Whether one of its labels holds (``softmax``) or any of them may (``sigmoid``).
+        n_texts: How many such texts there are.
+        labels: The names of its labels, in the order of the confusion matrices.
+        student: Precision → what was measured; the cascade is among them as ``cascade``.
+    """
+
+    activation: Literal["softmax", "sigmoid"]
+    n_texts: TextCount
+    labels: Annotated[tuple[Name, ...], Items(most=100_000)]
+    student: Mapping[Name, ModelEvaluation]
+
+
+@record
 class Evaluation:
     """A bundle on texts with gold labels.
 
     Attributes:
         data: The labelled texts, as they were named.
         n_texts: How many texts there are.
-        labels: The names of the labels, in the order of the confusion matrices.
-        student: Precision → what was measured; the cascade is among them as ``cascade``.
+        heads: Head → what was measured; heads without gold labels are left out.
         comparison: Another bundle beside it; None where none was named.
     """
 
     data: Name
     n_texts: TextCount
-    labels: Annotated[tuple[Name, ...], Items(most=100_000)]
-    student: Mapping[Name, ModelEvaluation]
+    heads: Mapping[Name, HeadEvaluation]
     comparison: Annotated[BundleComparison | None, MAY_LACK] = None

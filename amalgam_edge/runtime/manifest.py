@@ -1,6 +1,6 @@
 """The manifest of a bundle, ``amalgam.json``: its form, its one reader and its one writer.
 
-Files of the first format are read too; what they lack is made explicit by :func:`migrate_1`.
+Files of the first two formats are read too; what they lack is made explicit by :func:`migrated`.
 """
 
 import json
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.heads import ONLY_HEAD, SOFTMAX, Heads
+from amalgam_edge.runtime.manifest_heads import BundleHead, heads_of
 from amalgam_edge.runtime.manifest_models import (
     BuildEvaluation,
-    Calibration,
     Cascade,
     Front,
     Gate,
@@ -24,7 +25,6 @@ from amalgam_edge.runtime.manifest_models import (
 )
 from amalgam_edge.runtime.manifest_origin import (
     CorpusCounts,
-    Label,
     Machine,
     SourceTeacher,
     StudentFacts,
@@ -38,7 +38,7 @@ from amalgam_edge.storage.record_fields import Count, Digest, FilePath, Items, J
 from amalgam_edge.storage.records import from_json, to_json
 
 MANIFEST = "amalgam.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 BUNDLE_KIND = "bundle"
 TEACHER_KIND = "teacher"
 STATIC = "static"  # the model type of a student without layers, which transformers does not know
@@ -60,7 +60,7 @@ class Manifest:
         kind: What the folder is: a bundle.
         versions: Python's version and those of the packages that the bundle was built with.
         machine: The machine that built the bundle.
-        labels: The labels that the student answers with, in the order of its logits.
+        heads: The questions that the student answers, in the order of its logits.
         teachers: The teachers that the student was distilled from.
         corpus: The unlabeled texts that the student was distilled on.
         recipe: The recipe of the build, every default written out.
@@ -76,18 +76,16 @@ class Manifest:
         default_precision: The precision that is used where none is named.
         gate: What int8 had to pass.
         front: What the budget led to; null without a budget.
-        calibration: The temperature in the student's last layer; null where none was fitted.
-        abstain: No label is given below this score; 0 gives one to every text.
         cascade: What became of the cascade; null where none was asked for.
         evaluation: What was measured on texts with gold labels; null without such texts.
         files: File of the bundle → its SHA-256; all files but the manifest.
     """
 
-    format_version: Literal[2] = field(default=2, kw_only=True)
+    format_version: Literal[3] = field(default=3, kw_only=True)
     kind: Literal["bundle"] = field(default="bundle", kw_only=True)
     versions: Versions
     machine: Machine
-    labels: Annotated[tuple[Label, ...], Items(most=100_000, unique="name")]
+    heads: Annotated[tuple[BundleHead, ...], Items(most=1000, fewest=1, unique="name")]
     teachers: tuple[SourceTeacher, ...]
     corpus: CorpusCounts
     recipe: Annotated[Mapping[Name, Json], Items(most=1000)]
@@ -103,11 +101,14 @@ class Manifest:
     default_precision: Name
     gate: Gate
     front: Front | None
-    calibration: Calibration | None
-    abstain: Share
     cascade: Cascade | None
     evaluation: BuildEvaluation | None
     files: Files = field(default_factory=dict)
+
+    @property
+    def answers(self) -> Heads:
+        """What reads answers from the student's logits."""
+        return heads_of(self.heads)
 
     @property
     def method(self) -> str:
@@ -145,6 +146,7 @@ class TeacherManifest:
         name: The teacher's name.
         fingerprint: SHA-256 of the teacher's weights, config and tokenizer.
         classes: The names of its classes, in the order of its logits.
+        activation: What makes probabilities of its logits: ``softmax``, or the ``sigmoid`` of each.
         max_length: Texts are cut to this many tokens.
         round: How many passes masks are balanced over.
         masks: How masks are drawn.
@@ -156,11 +158,12 @@ class TeacherManifest:
         files: File of the folder → its SHA-256; all files but the manifest.
     """
 
-    format_version: Literal[2] = field(default=2, kw_only=True)
+    format_version: Literal[3] = field(default=3, kw_only=True)
     kind: Literal["teacher"] = field(default="teacher", kw_only=True)
     name: Name
     fingerprint: Digest
     classes: Annotated[tuple[Name, ...], Items(most=100_000)]
+    activation: Literal["softmax", "sigmoid"]
     max_length: Length
     round: Count
     masks: Literal["systematic", "independent"]
@@ -281,7 +284,7 @@ def _parse_document(file: FileContent) -> dict[str, Any]:
         raise AmalgamError(f"{path}: a damaged manifest, format_version is lacking; copy the bundle again")
     if not 1 <= version <= FORMAT_VERSION:
         raise AmalgamError(f"{path}: of format {str(version)[:20]}, {_remedy(version, document)}")
-    return migrate_1(document) if version == 1 else document
+    return migrated(document)
 
 
 def _checked(cls: type[_Manifest], document: dict[str, Any], folder: Path) -> _Manifest:
@@ -302,27 +305,77 @@ def _remedy(version: int, document: Mapping[str, Any]) -> str:
     return f'newer than this version of amalgam-edge can read ({FORMAT_VERSION}); pip install "{needed}"'
 
 
+def migrated(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document of any format that can be read, in the newest."""
+    current = dict(document)
+    if current["format_version"] == 1:
+        current = migrate_1(current)
+    return migrate_2(current) if current["format_version"] == 2 else current
+
+
+def migrate_2(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document of format 2 in format 3, which knows of several heads: it has one, of which one label holds.
+
+    What is of no form that format 2 had stays as it is, for the reader to refuse.
+    """
+    if document.get("kind") == TEACHER_KIND:
+        return {**document, "format_version": 3, "activation": SOFTMAX}
+    rest = {name: value for name, value in document.items() if name not in ("labels", "calibration", "abstain")}
+    student = document.get("student")
+    head = {
+        "name": ONLY_HEAD,
+        "activation": SOFTMAX,
+        "labels": _each(document.get("labels"), partial(_completed, later={"threshold": None})),
+        "weight": 1.0,
+        "abstain": document.get("abstain"),
+        "calibration": _with_temperatures(document.get("calibration")),
+        "agreement": student.get("agreement") if isinstance(student, dict) else None,
+    }
+    newer = {**rest, "format_version": 3, "heads": [head]}
+    of_one_head = partial(_completed, later={"heads": {}, "labels": {}})
+    _change(newer, "teachers", partial(_each, change=partial(_completed, later={"head": ONLY_HEAD})))
+    _change(newer, "precisions", partial(_each, change=partial(_with_entry, name="fidelity", change=of_one_head)))
+    _change(newer, "vocabulary", partial(_with_entry, name="fidelity", change=of_one_head))
+    _change(newer, "evaluation", _evaluation_of_one_head)
+    return newer
+
+
+def _with_temperatures(calibration: Any) -> Any:
+    if not isinstance(calibration, dict) or "temperature" not in calibration:
+        return calibration
+    rest = {name: value for name, value in calibration.items() if name != "temperature"}
+    return {"temperatures": [calibration["temperature"]], **rest}
+
+
+def _evaluation_of_one_head(evaluation: Any) -> Any:
+    if not isinstance(evaluation, dict):
+        return evaluation
+    rest = {name: value for name, value in evaluation.items() if name not in ("student", "teachers")}
+    own = {name: evaluation[name] for name in ("n_texts", "student", "teachers") if name in evaluation}
+    return {**rest, "heads": {ONLY_HEAD: own}}
+
+
 def migrate_1(document: Mapping[str, Any]) -> dict[str, Any]:
     """A document of format 1 in format 2: what early versions did not write is said to be none, or not known.
 
     What is of no form that format 1 had stays as it is, for the reader to refuse.
     """
     if document.get("kind") == TEACHER_KIND:
-        return {**document, "format_version": FORMAT_VERSION}
-    migrated = {**_LATER, **document, "format_version": FORMAT_VERSION, "kind": BUNDLE_KIND}
-    if migrated["abstain"] is None:
-        migrated["abstain"] = 0.0
-    if migrated["evaluation"] == {}:
-        migrated["evaluation"] = None
+        return {**document, "format_version": 2}
+    newer = {**_LATER, **document, "format_version": 2, "kind": BUNDLE_KIND}
+    if newer["abstain"] is None:
+        newer["abstain"] = 0.0
+    if newer["evaluation"] == {}:
+        newer["evaluation"] = None
     for name, later in _LATER_IN.items():
-        _change(migrated, name, partial(_completed, later=later))
+        _change(newer, name, partial(_completed, later=later))
     for name, later in _LATER_IN_ITEMS.items():
-        _change(migrated, name, partial(_each, change=partial(_completed, later=later)))
-    _change(migrated, "precisions", partial(_each, change=_with_finite_fidelity))
-    _change(migrated, "training", partial(_each, change=_finite_numbers))
-    _change(migrated, "gate", partial(_with_changed, name="attempts", change=_finite_numbers))
-    _change(migrated, "front", partial(_with_changed, name="candidates", change=_completed_candidate))
-    return migrated
+        _change(newer, name, partial(_each, change=partial(_completed, later=later)))
+    _change(newer, "precisions", partial(_each, change=_with_finite_fidelity))
+    _change(newer, "training", partial(_each, change=_finite_numbers))
+    _change(newer, "gate", partial(_with_changed, name="attempts", change=_finite_numbers))
+    _change(newer, "front", partial(_with_changed, name="candidates", change=_completed_candidate))
+    return newer
 
 
 # What some bundles of format 1 lack, and what that means: in the manifest, in its objects, in the items of its lists.
@@ -350,6 +403,10 @@ def _change(document: dict[str, Any], name: str, change: Callable[[Any], Any]) -
 
 def _with_changed(value: Any, name: str, change: Callable[[Any], Any]) -> Any:
     return {**value, name: _each(value.get(name), change)} if isinstance(value, dict) else value
+
+
+def _with_entry(value: Any, name: str, change: Callable[[Any], Any]) -> Any:
+    return {**value, name: change(value[name])} if isinstance(value, dict) and name in value else value
 
 
 def _completed(value: Any, later: Mapping[str, Any]) -> Any:

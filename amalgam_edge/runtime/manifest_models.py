@@ -1,10 +1,23 @@
 """The models in a bundle and what was measured of them: entries of the manifest, which the docstrings here describe."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated
 
 from amalgam_edge.storage.record import record
-from amalgam_edge.storage.record_fields import Amount, Count, FilePath, Inline, Name, Number, Share, Text, TextCount
+from amalgam_edge.storage.record_fields import (
+    MAY_LACK,
+    Amount,
+    Count,
+    FilePath,
+    Inline,
+    Items,
+    Name,
+    Number,
+    Share,
+    Text,
+    TextCount,
+)
 
 
 @record
@@ -12,15 +25,20 @@ class Fidelity:
     """How near a model is to another one, by its answers to held-out texts.
 
     Attributes:
-        agreement: Share of texts on which both name the same likeliest label.
-        mean_kl: Mean Kullback-Leibler divergence of the model's distribution from the other's, in nats; null where an
-            answer is not finite.
+        agreement: Share of texts on which both give the same answer, of the head where it is lowest: the same likeliest
+            label, or the same set of labels.
+        mean_kl: Mean Kullback-Leibler divergence of the model's distribution from the other's, in nats, summed over
+            heads; null where an answer is not finite.
         n_texts: How many texts both answered.
+        heads: Head → its own agreement; empty where an early version, of one head, did not say.
+        labels: Sigmoid head → the lowest agreement on a single one of its labels.
     """
 
     agreement: Share
     mean_kl: Amount | None
     n_texts: TextCount
+    heads: Mapping[Name, Share]
+    labels: Mapping[Name, Share]
 
 
 @record
@@ -165,12 +183,12 @@ class Front:
 
 @record
 class GoldCalibration:
-    """What the temperature does on texts with gold labels.
+    """What the temperatures do on texts with gold labels.
 
     Attributes:
         n_texts: How many texts there were.
-        ece_before: Expected calibration error without the temperature.
-        ece_after: Expected calibration error with it.
+        ece_before: Expected calibration error without the temperatures.
+        ece_after: Expected calibration error with them.
     """
 
     n_texts: TextCount
@@ -180,17 +198,18 @@ class GoldCalibration:
 
 @record
 class Calibration:
-    """The temperature in the student's last layer.
+    """The temperatures of a head in the student's last layer.
 
     Attributes:
-        temperature: What the logits were divided by.
-        n_texts: How many held-out texts it was fitted to.
-        ece_before: Expected calibration error against their supervision without the temperature.
-        ece_after: Expected calibration error against their supervision with it.
-        gold: What it does on texts with gold labels; null without such texts.
+        temperatures: What its logits were divided by: one number, or one for each label of a sigmoid head.
+        n_texts: How many held-out texts they were fitted to.
+        ece_before: Expected calibration error against their supervision without them; of a sigmoid head the mean over
+            its labels.
+        ece_after: Expected calibration error against their supervision with them.
+        gold: What they do on texts with gold labels; null without such texts.
     """
 
-    temperature: Amount
+    temperatures: Annotated[tuple[Amount, ...], Items(most=100_000, fewest=1)]
     n_texts: TextCount
     ece_before: Share
     ece_after: Share
@@ -268,27 +287,46 @@ class ModelAccuracy:
     """How good a model's labels are on texts with gold labels.
 
     Attributes:
-        accuracy: Share of texts whose likeliest label is the gold one.
+        accuracy: Share of texts whose likeliest label is the gold one; of a sigmoid head, whose labels are all right.
         macro_f1: Mean of F1 over the labels that occur.
+        micro_f1: Of a sigmoid head, F1 over all labels of all texts together.
+        mean_average_precision: Of a sigmoid head, the mean over labels of the precision at each text that has it.
         abstaining: What is answered where the student may abstain.
     """
 
     accuracy: Share
     macro_f1: Share
+    micro_f1: Annotated[Share | None, MAY_LACK]
+    mean_average_precision: Annotated[Share | None, MAY_LACK]
     abstaining: Annotated[Answered | None, Inline()]
 
 
 @record
 class TeacherAccuracy:
-    """How good a teacher is on texts whose gold label is one of its own.
+    """How good a teacher is on texts whose gold label is one of its own; for a sigmoid head on all texts.
 
     Attributes:
-        accuracy: Share of these texts that it labels right; null where there are none.
+        accuracy: Share of these texts that it labels right, of a sigmoid head all labels; null where there are none.
         n_texts: How many such texts there are.
     """
 
     accuracy: Share | None
     n_texts: TextCount
+
+
+@record
+class HeadAccuracy:
+    """How good a head is on the texts that have gold labels for it.
+
+    Attributes:
+        n_texts: How many such texts there are.
+        student: Precision → how good it is; the cascade is among them as ``cascade``.
+        teachers: Teacher → how good it is on its own labels.
+    """
+
+    n_texts: TextCount
+    student: Mapping[Name, ModelAccuracy]
+    teachers: Mapping[Name, TeacherAccuracy]
 
 
 @record
@@ -298,11 +336,18 @@ class BuildEvaluation:
     Attributes:
         data: The labelled texts, as the build was told them.
         n_texts: How many texts there are.
-        student: Precision → how good it is; the cascade is among them as ``cascade``.
-        teachers: Teacher → how good it is on its own labels.
+        heads: Head → how good it is; heads without gold labels are left out.
     """
 
     data: Name
     n_texts: TextCount
-    student: Mapping[Name, ModelAccuracy]
-    teachers: Mapping[Name, TeacherAccuracy]
+    heads: Mapping[Name, HeadAccuracy]
+
+
+def with_models(evaluation: BuildEvaluation, is_kept: Callable[[str], bool]) -> BuildEvaluation:
+    """The same evaluation with some of the student's models, chosen by their names."""
+    heads = {
+        name: replace(head, student={model: row for model, row in head.student.items() if is_kept(model)})
+        for name, head in evaluation.heads.items()
+    }
+    return replace(evaluation, heads=heads)

@@ -3,33 +3,7 @@
 from typing import Annotated
 
 from amalgam_edge.storage.record import record
-from amalgam_edge.storage.record_fields import MAY_LACK, Amount, Count, Digest, Items, JsonName, Name, Share, TextCount
-
-
-@record
-class LabelSource:
-    """A class of a teacher that became a label.
-
-    Attributes:
-        teacher: The teacher's name.
-        class_name: The name that the teacher has for the class.
-    """
-
-    teacher: Name
-    class_name: Annotated[Name, JsonName("class")]
-
-
-@record
-class Label:
-    """A label that the student answers with.
-
-    Attributes:
-        name: The label's name in the union of the teachers' labels.
-        sources: The teachers' classes that the label stands for.
-    """
-
-    name: Name
-    sources: Annotated[tuple[LabelSource, ...], Items(most=100_000)]
+from amalgam_edge.storage.record_fields import MAY_LACK, Amount, Count, Digest, Items, Name, Share, TextCount
 
 
 @record
@@ -56,16 +30,18 @@ class SourceTeacher:
         source: The folder or Hub name that the teacher was loaded from.
         from_hub: Whether the source is a name on the Hub.
         fingerprint: SHA-256 of the teacher's weights, config and tokenizer.
-        labels: The labels that the teacher knows, by their names in the union, in the order of the teacher's classes.
+        head: The name of the head that the teacher teaches.
+        labels: The labels that the teacher knows, by their names in its head, in the order of the teacher's classes.
         dropout_sites: How many calls of dropout one forward run of the teacher makes.
         mean_uncertainty: Mean over the corpus of the teacher's normalised predictive entropy.
-        picked_share: Share of the texts on which the teacher was the one to be trusted most.
+        picked_share: Share of the texts on which the teacher was the one of its head to be trusted most.
     """
 
     name: Name
     source: Name
     from_hub: bool
     fingerprint: Digest
+    head: Name
     labels: Annotated[tuple[Name, ...], Items(most=100_000)]
     dropout_sites: Count
     mean_uncertainty: Share
@@ -119,8 +95,8 @@ class StudentFacts:
     Attributes:
         layers: How many layers its encoder has; null for a static student, and where an early version did not say.
         n_tokens: How many tokens it knows; null where an early version did not say.
-        agreement: Share of held-out texts on which it names the likeliest label of the supervision, in float and with
-            all tokens; null where an early version did not measure it.
+        agreement: Share of held-out texts on which it answers as the supervision does, in float and with all tokens,
+            the mean over its heads; null where an early version did not measure it.
     """
 
     layers: Count | None = None

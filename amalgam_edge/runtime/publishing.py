@@ -13,6 +13,7 @@ from amalgam_edge.progress import Say
 from amalgam_edge.runtime.bundle import CARD, FOR_PEOPLE, TORCH_STUDENT, Bundle, model_files
 from amalgam_edge.runtime.hub import explain_hub_error
 from amalgam_edge.runtime.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from amalgam_edge.runtime.manifest_models import with_models
 from amalgam_edge.storage.fingerprints import sha256_of_bytes
 from amalgam_edge.storage.staging import staged
 
@@ -80,8 +81,7 @@ def _describe_copy(bundle: Bundle, kept: Sequence[str], notify: Say) -> Manifest
         cascade = None
     left_out = set(bundle.precisions).difference(kept)
     if evaluation:
-        student = {name: row for name, row in evaluation.student.items() if name not in left_out}
-        evaluation = replace(evaluation, student=student)
+        evaluation = with_models(evaluation, lambda name: name not in left_out)
     return replace(
         manifest,
         precisions={name: model for name, model in manifest.precisions.items() if name in kept},

@@ -40,7 +40,12 @@ def balanced_over(settings: ScoringSettings) -> int:
     return min(settings.most_passes, PASSES_PER_ROUND)
 
 
-def next_passes(pass_logits: Sequence[np.ndarray], passes: np.ndarray, max_passes: int) -> np.ndarray:
+def next_passes(
+    pass_logits: Sequence[np.ndarray],
+    passes: np.ndarray,
+    max_passes: int,
+    activation: uncertainty.Activation = uncertainty.SOFTMAX,
+) -> np.ndarray:
     """Decide how many passes each teacher should have run over each text.
 
     Args:
@@ -48,6 +53,7 @@ def next_passes(pass_logits: Sequence[np.ndarray], passes: np.ndarray, max_passe
             ignored.
         passes: Number of passes that were run, counted from the first, ``(n_teachers, n_texts)``; at least two.
         max_passes: Largest number of passes of a teacher over a text.
+        activation: What makes probabilities of logits; the same for all, since only teachers of one head are compared.
 
     Returns:
         ``(n_teachers, n_texts)``, equal to ``passes`` where the choice is settled or ``max_passes`` were run. A single
@@ -55,7 +61,7 @@ def next_passes(pass_logits: Sequence[np.ndarray], passes: np.ndarray, max_passe
     """
     if len(pass_logits) == 1:
         return np.full_like(passes, max_passes)
-    estimates = [estimate(logits, counts) for logits, counts in zip(pass_logits, passes, strict=True)]
+    estimates = [estimate(logits, counts, activation) for logits, counts in zip(pass_logits, passes, strict=True)]
     means, variances = (np.stack(parts) for parts in zip(*estimates, strict=True))
     texts = np.arange(means.shape[1])
     best = means.argmin(axis=0)
@@ -66,23 +72,35 @@ def next_passes(pass_logits: Sequence[np.ndarray], passes: np.ndarray, max_passe
     return np.where(contenders, np.minimum(more, max_passes), passes)
 
 
-def estimate(pass_logits: np.ndarray, passes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def estimate(
+    pass_logits: np.ndarray, passes: np.ndarray, activation: uncertainty.Activation = uncertainty.SOFTMAX
+) -> tuple[np.ndarray, np.ndarray]:
     """Estimate a teacher's uncertainty u about each text, and the variance of that estimate.
 
     Args:
         pass_logits: ``(max_passes, n_texts, n_classes)``.
         passes: Number of passes that count for each text, from the first, ``(n_texts,)``; at least two.
+        activation: What makes probabilities of logits.
 
     Returns:
         u in [0, 1] and its variance, both ``(n_texts,)``.
     """
-    probabilities, counts, mean = uncertainty.mean_prediction(pass_logits, passes)
-    u = uncertainty.normalised_entropy(mean)
-    logs = np.log(np.maximum(mean, np.finfo(float).tiny)) / np.log(mean.shape[-1])
-    influence = -(probabilities * logs).sum(axis=-1)
+    probabilities, counts, mean = uncertainty.mean_prediction(pass_logits, passes, activation)
+    u = uncertainty.normalised_uncertainty(mean, activation)
+    influence = _influence(probabilities, mean, activation)
     squares = (np.square(influence - u) * counts).sum(axis=0)
     bins = np.minimum((u * _UNCERTAINTY_BINS).astype(int), _UNCERTAINTY_BINS - 1)
     squares_in_bin = np.bincount(bins, squares, _UNCERTAINTY_BINS)
     freedom_in_bin = np.bincount(bins, passes - 1, _UNCERTAINTY_BINS)
     prior = (squares_in_bin / np.maximum(freedom_in_bin, 1))[bins]
     return u, (squares + _PRIOR_PASSES * prior) / (passes - 1 + _PRIOR_PASSES) / passes
+
+
+def _influence(probabilities: np.ndarray, mean: np.ndarray, activation: uncertainty.Activation) -> np.ndarray:
+    """v_k of each pass, ``(max_passes, n_texts)``; of independent labels the mean of that of each label."""
+    logs = np.log(np.maximum(mean, np.finfo(float).tiny))
+    if activation == uncertainty.SOFTMAX:
+        return -(probabilities * (logs / np.log(mean.shape[-1]))).sum(axis=-1)
+    complements = np.log(np.maximum(1.0 - mean, np.finfo(float).tiny))
+    influence: np.ndarray = -(probabilities * logs + (1.0 - probabilities) * complements).mean(axis=-1) / np.log(2.0)
+    return influence

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError, MissingExtraError
-from amalgam_edge.models.teacher import Teacher, load_teachers
+from amalgam_edge.models.teacher import Teacher, load_all
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import ComputeSettings, ScoringSettings, TeacherSettings
 from amalgam_edge.scoring.backends import Backend, resolve_backend
@@ -119,9 +119,7 @@ def open_teachers(
     Raises:
         AmalgamError: A teacher cannot be loaded, or its dropout is dead.
     """
-    teachers = load_teachers(
-        teacher_settings.sources, dropout=teacher_settings.dropout, max_length=teacher_settings.max_length
-    )
+    teachers = load_all(teacher_settings)
     backend = choose_backend(replace(compute, threads=compute.threads or 1), scoring)
     settings = _with_batch_tokens(scoring, backend)
     runners = open_runners(teachers, lambda teacher: backend.open(teacher, settings), texts)

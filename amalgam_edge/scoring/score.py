@@ -12,12 +12,14 @@ from amalgam_edge.dropout.masks import DROPOUT_OFF
 from amalgam_edge.errors import PROCESS_ENDING, AmalgamError, first_line
 from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, batches_by_length, encode
 from amalgam_edge.inference.runner import DropoutRunner, prove_dropout_alive
+from amalgam_edge.metrics.uncertainty import SOFTMAX
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance
 from amalgam_edge.recipe.sections import ScoringSettings
 from amalgam_edge.scoring.adaptive_passes import FIRST_PASSES, next_passes
 from amalgam_edge.scoring.isolation import IsolatedScores, isolate_failures
 from amalgam_edge.scoring.scores import Failure, TeacherScores
+from amalgam_edge.scoring.scores_manifest import ACTIVATION
 from amalgam_edge.scoring.store import ScoreKey, ScoreStore
 
 OpenRunner = Callable[[Teacher], DropoutRunner]
@@ -30,7 +32,10 @@ def score_key(teacher: Teacher, teachers: Sequence[Teacher], corpus: Corpus, set
     """What the scores of a teacher depend on; with ``passes="auto"`` this includes the other teachers."""
     passes: dict[str, object] = {"passes": settings.passes}
     if settings.passes == "auto":
-        passes |= {"max_passes": settings.max_passes, "teachers": [other.fingerprint for other in teachers]}
+        compared = [other.fingerprint for other in teachers if other.head == teacher.head]
+        passes |= {"max_passes": settings.max_passes, "teachers": compared}
+    if teacher.activation != SOFTMAX:
+        passes |= {ACTIVATION: teacher.activation}
     return ScoreKey(
         teacher=teacher.name,
         teacher_fingerprint=teacher.fingerprint,
@@ -151,7 +156,8 @@ def score_isolating_failures(
         )
 
     blanks = [
-        TeacherScores.blank(teacher.name, runner.n_classes) for teacher, runner in zip(teachers, runners, strict=True)
+        TeacherScores.blank(teacher.name, runner.n_classes, activation=teacher.activation)
+        for teacher, runner in zip(teachers, runners, strict=True)
     ]
     isolated = isolate_failures(score, texts, blanks)
     count(uncounted)
@@ -216,8 +222,18 @@ def score_texts(
         for run, counts in zip(runs, due, strict=True):
             run.run_to(counts)
         if settings.passes == "auto":
-            due = next_passes([run.pass_logits for run in runs], due, settings.max_passes)
+            for rows in _rows_by_head(teachers):
+                logits = [runs[row].pass_logits for row in rows]
+                due[rows] = next_passes(logits, due[rows], settings.max_passes, teachers[rows[0]].activation)
     return [run.scores() for run in runs]
+
+
+def _rows_by_head(teachers: Sequence[Teacher]) -> list[list[int]]:
+    """The positions of the teachers of each head: those of different heads are never compared."""
+    rows: dict[str, list[int]] = {}
+    for position, teacher in enumerate(teachers):
+        rows.setdefault(teacher.head, []).append(position)
+    return list(rows.values())
 
 
 class _PassAccumulator:
@@ -254,7 +270,9 @@ class _PassAccumulator:
 
     def scores(self) -> TeacherScores:
         """The scores from the passes that were run so far."""
-        return TeacherScores.from_logits(self._teacher.name, self._logits, self.pass_logits, self.passes)
+        return TeacherScores.from_logits(
+            self._teacher.name, self._logits, self.pass_logits, self.passes, self._teacher.activation
+        )
 
     def _run(self, rows: np.ndarray, first: int, end: int) -> None:
         """Run some texts through passes ``first`` to ``end`` - 1; from pass 0 on, also once without dropout."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -33,12 +33,13 @@ class TeacherScores:
     Attributes:
         teacher: Name of the teacher.
         logits: Logits with dropout off, ``(n_texts, n_classes)``.
-        probabilities: Softmax of ``logits``, ``(n_texts, n_classes)``.
+        probabilities: Softmax or sigmoid of ``logits``, ``(n_texts, n_classes)``.
         mean_probabilities: Mean prediction over the passes with dropout on, ``(n_texts, n_classes)``.
         predictive_entropy: Entropy of ``mean_probabilities`` in nats, ``(n_texts,)``.
         mutual_information: Mutual information of prediction and mask in nats (BALD, arXiv 1112.5745), ``(n_texts,)``.
-        energy: log Σ exp of ``logits``, the negative free energy (arXiv 2010.03759), ``(n_texts,)``.
+        energy: Negative free energy, see :func:`~amalgam_edge.metrics.uncertainty.energy`, ``(n_texts,)``.
         passes: Number of passes that were run, ``(n_texts,)``.
+        activation: What makes probabilities of logits.
     """
 
     teacher: str
@@ -49,10 +50,16 @@ class TeacherScores:
     mutual_information: np.ndarray
     energy: np.ndarray
     passes: np.ndarray
+    activation: uncertainty.Activation = uncertainty.SOFTMAX
 
     @classmethod
     def from_logits(
-        cls, teacher: str, logits: np.ndarray, pass_logits: np.ndarray, passes: np.ndarray | None = None
+        cls,
+        teacher: str,
+        logits: np.ndarray,
+        pass_logits: np.ndarray,
+        passes: np.ndarray | None = None,
+        activation: uncertainty.Activation = uncertainty.SOFTMAX,
     ) -> TeacherScores:
         """Compute scores from one run with dropout off and several passes with dropout on.
 
@@ -61,25 +68,29 @@ class TeacherScores:
             logits: Logits with dropout off, ``(n_texts, n_classes)``.
             pass_logits: Logits of each pass, ``(n_passes, n_texts, n_classes)``.
             passes: Number of passes, from the first, that each text was run through, ``(n_texts,)``; by default all.
+            activation: What makes probabilities of logits.
         """
         if passes is None:
             passes = np.full(len(logits), len(pass_logits))
-        mean_probabilities, information = uncertainty.summarise_passes(pass_logits, passes)
+        mean_probabilities, information = uncertainty.summarise_passes(pass_logits, passes, activation)
         return cls(
             teacher=teacher,
             logits=logits.astype(np.float32),
-            probabilities=uncertainty.softmax(logits.astype(np.float64)).astype(np.float32),
+            probabilities=uncertainty.to_probabilities(logits.astype(np.float64), activation).astype(np.float32),
             mean_probabilities=mean_probabilities.astype(np.float32),
-            predictive_entropy=uncertainty.entropy(mean_probabilities).astype(np.float32),
+            predictive_entropy=uncertainty.predictive_entropy(mean_probabilities, activation).astype(np.float32),
             mutual_information=information.astype(np.float32),
-            energy=uncertainty.energy(logits.astype(np.float64)).astype(np.float32),
+            energy=uncertainty.energy(logits.astype(np.float64), activation).astype(np.float32),
             passes=passes.astype(np.int32),
+            activation=activation,
         )
 
     @classmethod
-    def blank(cls, teacher: str, n_classes: int, n_texts: int = 1) -> TeacherScores:
+    def blank(
+        cls, teacher: str, n_classes: int, n_texts: int = 1, activation: uncertainty.Activation = uncertainty.SOFTMAX
+    ) -> TeacherScores:
         """Blank rows, for texts that a teacher could not score."""
-        none = cls.from_logits(teacher, np.zeros((0, n_classes)), np.zeros((1, 0, n_classes)))
+        none = cls.from_logits(teacher, np.zeros((0, n_classes)), np.zeros((1, 0, n_classes)), activation=activation)
         return none.scatter(n_texts, np.arange(0))
 
     def __len__(self) -> int:
@@ -87,12 +98,12 @@ class TeacherScores:
 
     @property
     def uncertainty(self) -> np.ndarray:
-        """Normalised predictive entropy u in [0, 1], ``(n_texts,)``."""
-        return uncertainty.normalised_entropy(self.mean_probabilities.astype(np.float64))
+        """Normalised predictive entropy u in [0, 1], ``(n_texts,)``; of independent labels the mean over them."""
+        return uncertainty.normalised_uncertainty(self.mean_probabilities.astype(np.float64), self.activation)
 
     def take(self, rows: np.ndarray) -> TeacherScores:
         """The scores of some texts, in the order of ``rows``."""
-        return TeacherScores(self.teacher, **{name: getattr(self, name)[rows] for name in ARRAYS})
+        return self._with({name: getattr(self, name)[rows] for name in ARRAYS})
 
     @property
     def scored(self) -> np.ndarray:
@@ -108,7 +119,7 @@ class TeacherScores:
             result[rows] = values
             return result
 
-        return TeacherScores(self.teacher, **{name: scattered(getattr(self, name)) for name in ARRAYS})
+        return self._with({name: scattered(getattr(self, name)) for name in ARRAYS})
 
     def digest(self) -> str:
         """SHA-256 of all rows; it does not depend on the byte order of the machine."""
@@ -122,10 +133,11 @@ class TeacherScores:
     @classmethod
     def concatenate(cls, parts: list[TeacherScores]) -> TeacherScores:
         """Join one teacher's scores of consecutive parts of a corpus."""
-        return cls(
-            parts[0].teacher,
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS},
-        )
+        return parts[0]._with({name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS})
+
+    def _with(self, arrays: Mapping[str, Any]) -> TeacherScores:
+        """The same teacher's scores of other texts."""
+        return replace(self, **arrays)
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,8 @@ class ScoreSummary:
         n_texts: Number of texts that it scored.
         mean_passes: Mean number of dropout passes over a text.
         mean_uncertainty: Mean of the normalised predictive entropy u, in [0, 1].
-        picked_share: Share of texts on which it is the most certain teacher, among the texts that every teacher scored.
+        picked_share: Share of texts on which it is the most certain teacher of its head, among the texts that every
+            teacher scored.
         n_failed: Number of texts that it could not score.
     """
 
@@ -154,4 +167,4 @@ def certainty(scores: Sequence[TeacherScores]) -> np.ndarray:
     return np.stack([1.0 - teacher.uncertainty for teacher in scores], axis=1)
 
 
-ARRAYS = tuple(field.name for field in fields(TeacherScores) if field.name != "teacher")
+ARRAYS = tuple(field.name for field in fields(TeacherScores) if field.name not in ("teacher", "activation"))

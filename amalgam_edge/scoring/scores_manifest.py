@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.metrics.uncertainty import SIGMOID, SOFTMAX, Activation
 from amalgam_edge.storage import files
 from amalgam_edge.storage.files import Location
 from amalgam_edge.storage.fingerprints import sha256_of_mapping
@@ -28,6 +29,7 @@ from amalgam_edge.storage.records import from_json, to_json
 
 MANIFEST = "manifest.json"
 MOST_BYTES = 8 * 2**20
+ACTIVATION = "activation"  # the setting that says what makes probabilities of logits; softmax where it is lacking
 MOST_SHARDS = 2**20  # numbers of shards are listed, and that many fit into memory anywhere
 
 
@@ -48,6 +50,11 @@ class ScoreKey:
     corpus_fingerprint: Digest
     n_texts: TextCount
     settings: Annotated[Mapping[Name, Json], Items(most=1000)]
+
+    @property
+    def activation(self) -> Activation:
+        """What makes probabilities of the teacher's logits."""
+        return SIGMOID if self.settings.get(ACTIVATION) == SIGMOID else SOFTMAX
 
     @property
     def fingerprint(self) -> str:

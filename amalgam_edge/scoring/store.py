@@ -165,7 +165,8 @@ class ScoreStore(ShardStore):
             self._require_bounds(shard, len(content), file.metadata)
             table = file.read()
             intact = np.array_equal(_to_numpy(table["text"]), self.rows(shard))
-            scores = TeacherScores(self.key.teacher, **{name: _to_numpy(table[name]) for name in ARRAYS})
+            arrays = {name: _to_numpy(table[name]) for name in ARRAYS}
+            scores = TeacherScores(self.key.teacher, **arrays, activation=self.key.activation)
             lineage = parse_json((table.schema.metadata or {}).get(LINEAGE, b"{}"), _MOST_LINEAGE_BYTES)
             intact = intact and lineage.get("key_fingerprint", self.key.fingerprint) == self.key.fingerprint
             intact = intact and lineage.get("digest", "") in ("", scores.digest())

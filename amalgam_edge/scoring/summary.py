@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.scoring.scores import ScoreSummary, TeacherScores, certainty
 from amalgam_edge.scoring.store import ScoreStore
 
 
-def summarise(stores: Sequence[ScoreStore]) -> list[ScoreSummary]:
+def summarise(stores: Sequence[ScoreStore], teachers: Sequence[Teacher]) -> list[ScoreSummary]:
     """Summarise the scores of several teachers over one corpus, shard by shard.
 
     Args:
         stores: The store of each teacher.
+        teachers: The teachers, whose heads say which of them are compared.
 
     Raises:
         AmalgamError: Shards are missing or cannot be read.
@@ -25,10 +27,10 @@ def summarise(stores: Sequence[ScoreStore]) -> list[ScoreSummary]:
         n_texts += len(shards[0])
         compared = scored_by_all(shards)
         n_compared += len(compared)
-        picked = certainty([shard.take(compared) for shard in shards]).argmax(axis=1)
+        picked = _picked([shard.take(compared) for shard in shards], [teacher.head for teacher in teachers])
         totals += [
-            (shard.scored.sum(), shard.passes.sum(), np.nansum(shard.uncertainty), (picked == position).sum())
-            for position, shard in enumerate(shards)
+            (shard.scored.sum(), shard.passes.sum(), np.nansum(shard.uncertainty), chosen.sum())
+            for shard, chosen in zip(shards, picked, strict=True)
         ]
     means = totals[:, 1:] / np.maximum(np.stack([totals[:, 0], totals[:, 0], np.full(len(stores), n_compared)], 1), 1)
     return [
@@ -37,6 +39,16 @@ def summarise(stores: Sequence[ScoreStore]) -> list[ScoreSummary]:
             stores, totals[:, 0].astype(int).tolist(), means.tolist(), strict=True
         )
     ]
+
+
+def _picked(scores: Sequence[TeacherScores], heads: Sequence[str]) -> list[np.ndarray]:
+    """Whether each teacher is the most certain one of its head, ``(n_texts,)`` of bool."""
+    picked = []
+    for own, head in enumerate(heads):
+        rivals = [position for position, other in enumerate(heads) if other == head]
+        best = certainty([scores[position] for position in rivals]).argmax(axis=1)
+        picked.append(best == rivals.index(own))
+    return picked
 
 
 def scored_by_all(scores: Sequence[TeacherScores]) -> np.ndarray:

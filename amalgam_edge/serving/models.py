@@ -18,6 +18,7 @@ from amalgam_edge.errors import AmalgamError, first_line
 from amalgam_edge.runtime.bundle import version_of
 from amalgam_edge.runtime.classifier import EdgeClassifier
 from amalgam_edge.runtime.hub import HubOptions
+from amalgam_edge.runtime.predictions import any_abstains
 from amalgam_edge.serving.batching import MicroBatcher, ModelOutput
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import ServerMetrics
@@ -113,8 +114,7 @@ class ServedModel:
         await self._batcher.close()
 
     def _count_batch(self, output: ModelOutput) -> None:
-        threshold = self.classifier.abstain
-        n_abstentions = int((output.probabilities.max(axis=1) < threshold).sum()) if threshold else 0
+        n_abstentions = int(any_abstains(self.classifier.heads, output.probabilities).sum())
         self._metrics.count_batch(
             self.name, n_texts=len(output), n_truncated=int(output.truncated.sum()), n_abstentions=n_abstentions
         )

@@ -53,7 +53,7 @@ def _model_info(models: ModelRegistry, name: str) -> dict[str, Any]:
         "labels": [*model.labels],
         "precision": model.classifier.precision,
         "max_length": model.classifier.max_length,
-        "abstain": model.classifier.abstain,
+        "abstain": next(iter(model.classifier.heads)).abstain,
         "fault": model.fault,
         "reload_error": models.reload_error(name),
     }

@@ -160,7 +160,7 @@ def _brief_description(model: ServedModel) -> dict[str, Any]:
         "version": model.version,
         "labels": [*model.labels],
         "max_length": classifier.max_length,
-        "abstain": classifier.abstain,
+        "abstain": next(iter(classifier.heads)).abstain,
     }
 
 

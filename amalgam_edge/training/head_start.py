@@ -54,7 +54,7 @@ def start_head(
         return
     chosen = supervision.take(rows)
     target = torch.from_numpy(chosen.target.astype(np.float64))
-    weight = torch.from_numpy((chosen.weight / chosen.weight.mean(dtype=np.float64)).astype(np.float64))
+    weight = torch.from_numpy((chosen.weight / chosen.weight.mean(axis=0, dtype=np.float64)).astype(np.float64))
     centre = states.mean(dim=0)
     scale = (states - centre).square().sum(dim=1).mean().sqrt().clamp_min(torch.finfo(states.dtype).tiny)
     fitted = fit_linear(

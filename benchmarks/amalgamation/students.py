@@ -19,6 +19,7 @@ from amalgam_edge.building.inputs import new_student
 from amalgam_edge.building.pipeline import prepare_training_data, resolved_training
 from amalgam_edge.building.students import calibrated, train
 from amalgam_edge.evaluation.bundle_evaluation import measure_answers
+from amalgam_edge.heads import ONLY_HEAD
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.labels import LabelSpace
@@ -200,7 +201,7 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
     )
     models, data = prepare_training_data(recipe.replace(method=PREPARING_METHOD), progress)
     label_of = dict(plan.corpus)
-    position = {name: k for k, name in enumerate(models.labels.names)}
+    position = {name: k for k, name in enumerate(models.heads.only.labels.names)}
     test, device = list(data.texts.labelled.texts), recipe.compute.device
     return PreparedGroup(
         recipe=recipe,
@@ -209,7 +210,7 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
         data=data,
         gold=np.array([position.get(label_of[text] or "", -1) for text in data.texts.corpus.texts]),
         teacher_accuracy={
-            teacher.name: evaluate_teacher(teacher, models.labels, test, models.gold, device).accuracy
+            teacher.name: evaluate_teacher(teacher, models.heads.only, test, models.gold[ONLY_HEAD], device).accuracy
             for teacher in models.teachers
         },
     )
@@ -224,7 +225,7 @@ def training_data(group: PreparedGroup, recipe: Recipe, method: str, progress: P
     return replace(
         group.data,
         texts=replace(texts, train=texts.train[known[texts.train]], held_out=texts.held_out[known[texts.held_out]]),
-        supervision=supervision.from_labels(np.maximum(group.gold, 0), len(group.data.labels)),
+        supervision=supervision.from_labels(np.maximum(group.gold, 0), len(group.data.heads.only.labels)),
         signals=TeacherSignals(),
     )
 
@@ -236,7 +237,7 @@ def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress:
     if method.partition("@")[0] != LABELS:
         write_text_atomically(folder / method / "recipe.yaml", recipe.to_yaml())
     data, settings = training_data(group, recipe, method, progress), resolved_training(recipe)
-    student = new_student(recipe.student, group.models.teachers, data.labels, recipe.student.layer_counts[0])
+    student = new_student(recipe.student, group.models.teachers, data.heads.heads, recipe.student.layer_counts[0])
     scratch = folder / method / "training"
     progress.begin(1)
     with progress.step(f"student by {method}", settings.n_updates(len(data.texts.train)), "updates") as advance:
@@ -249,17 +250,19 @@ def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress:
         list(group.data.texts.labelled.texts),
         max_length=student.tokenizer.model_max_length,
     )
-    domains = {teacher: list(columns) for teacher, columns in data.labels.columns.items()}
-    measured = to_json(measure_answers(group.models.gold, logits / variant.temperature, domains, abstain=0.0))
+    domains = {teacher: list(columns) for teacher, columns in data.heads.only.labels.columns.items()}
+    measured = to_json(
+        measure_answers(group.models.gold[ONLY_HEAD].answers, logits / variant.temperatures, domains, abstain=0.0)
+    )
     kept = ("accuracy", "macro_f1", "ece", "nll", "aurc", "domains", "confusion")
     return {
         **{name: measured[name] for name in kept},
-        "temperature": variant.temperature,
+        "temperature": float(variant.temperatures.flat[0]),
         **(supervision_quality(data.supervision, group) if method.partition("@")[0] != LABELS else {}),
         "teacher_accuracy": group.teacher_accuracy,
-        "labels": list(data.labels.names),
+        "labels": list(data.heads.only.labels.names),
         "n_corpus": len(data.texts.corpus),
-        "n_test": len(group.models.gold),
+        "n_test": len(group.models.gold[ONLY_HEAD].answers),
         "supervision": data.supervision.digest(),
     }
 
@@ -269,7 +272,9 @@ def supervision_quality(supervised: Supervision, group: PreparedGroup) -> dict[s
     known = group.gold >= 0
     return {
         "target_accuracy": accuracy(group.gold[known], supervised.target[known].argmax(axis=1)),
-        "teacher_selection": teacher_selection(supervised.target, group.gold, group.data.labels, group.plan.owners()),
+        "teacher_selection": teacher_selection(
+            supervised.target, group.gold, group.data.heads.only.labels, group.plan.owners()
+        ),
     }
 
 

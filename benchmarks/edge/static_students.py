@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from amalgam_edge import EdgeClassifier, build
 from amalgam_edge.corpus import read_corpus
+from amalgam_edge.heads import ONLY_HEAD
 from amalgam_edge.reports.bundle_tables import cascade_line
 from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime.bundle import Bundle
@@ -62,7 +63,7 @@ def student_table(opened: dict[str, Bundle]) -> Table:
     """Size and accuracy of each bundle, and how far its int8 model agrees with the float model."""
     rows = []
     for name, bundle in opened.items():
-        precisions, measured = bundle.manifest.precisions, bundle.manifest.evaluation.student
+        precisions, measured = bundle.manifest.precisions, bundle.manifest.evaluation.heads[ONLY_HEAD].student
         default = precisions[bundle.default_precision]
         rows.append(
             (

@@ -37,6 +37,7 @@ from transformers.utils import logging
 
 from amalgam_edge.building.supervising import student_features
 from amalgam_edge.console_progress import ConsoleProgress
+from amalgam_edge.heads import ONLY_HEAD
 from amalgam_edge.methods import MethodInputs
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.accuracy import accuracy
@@ -105,11 +106,11 @@ def group_data(prepared: PreparedGroup, progress: Progress) -> GroupData:
             )
     of_corpus, of_test = features
     return GroupData(
-        inputs=MethodInputs(data.scores, data.labels, of_corpus),
+        inputs=MethodInputs(data.scores, data.heads.only.labels, of_corpus),
         gold=prepared.gold,
         texts=[*data.texts.corpus.texts],
         owners=prepared.plan.owners(),
-        test=(of_test, models.gold),
+        test=(of_test, models.gold[ONLY_HEAD].answers),
     )
 
 

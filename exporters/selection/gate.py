@@ -17,8 +17,8 @@ from amalgam_edge.exporters.quantization.int8 import (
     with_float_nodes,
 )
 from amalgam_edge.exporters.selection.calibration import OpenModel, observe_activations, scratch_model
-from amalgam_edge.exporters.selection.fidelity import Fidelity, measure_fidelity
-from amalgam_edge.metrics.accuracy import mean_divergence
+from amalgam_edge.exporters.selection.fidelity import Fidelity, divergence_of_heads, measure_fidelity
+from amalgam_edge.heads import Heads
 from amalgam_edge.progress import Say
 
 _RANKING_TEXTS = 200  # on how many texts products are ranked by the harm that quantizing them does
@@ -47,6 +47,7 @@ def pass_gate(
     texts: Sequence[str],
     open_model: OpenModel,
     *,
+    heads: Heads,
     budget: float,
     calibration: Sequence[str],
     ladder: Sequence[Int8Settings] = INT8_LADDER,
@@ -60,6 +61,7 @@ def pass_gate(
         target: Where the accepted int8 model is written; no file is left there if none is accepted.
         texts: Texts held out from training.
         open_model: Opens a model with the bundle's tokenizer.
+        heads: The heads that the model answers, each of which has to keep to the budget.
         budget: The share of the texts that may change their label.
         calibration: Other texts, on which the statistics of activations are gathered.
         ladder: The settings to try, the least careful first. After the last, the settings nearest the float model are
@@ -69,7 +71,7 @@ def pass_gate(
     """
     if reference is None:
         reference = open_model(source).run(texts)[0]
-    gate = _Gate(source, target, texts, open_model, budget, calibration, reference, say)
+    gate = _Gate(source, target, texts, open_model, heads, budget, calibration, reference, say)
     accepted = gate.first_within_budget(ladder)
     if accepted is None:
         accepted = gate.first_within_budget(gate.settings_with_float_products())
@@ -94,6 +96,7 @@ class _Gate:
         target: Path,
         texts: Sequence[str],
         open_model: OpenModel,
+        heads: Heads,
         budget: float,
         calibration: Sequence[str],
         reference: np.ndarray,
@@ -104,6 +107,7 @@ class _Gate:
         self._source, self._target = source, target
         self._texts, self._calibration = texts, calibration
         self._open_model = open_model
+        self._heads = heads
         self._budget = budget
         self._reference = reference
         self._say = say
@@ -114,7 +118,9 @@ class _Gate:
             if settings.calibrated and not self.activations:
                 self.activations = observe_activations(self._source, self._target, self._calibration, self._open_model)
             quantize_to_int8(self._source, self._target, settings, self.activations)
-            fidelity = measure_fidelity(self._reference, self._open_model(self._target).run(self._texts)[0])
+            fidelity = measure_fidelity(
+                self._reference, self._open_model(self._target).run(self._texts)[0], self._heads
+            )
             self.attempts.append((settings, fidelity))
             if fidelity.disagreement <= self._budget:
                 return settings
@@ -141,5 +147,5 @@ class _Gate:
             for node in quantizable_products(self._source):
                 in_float = replace(settings, gptq_rounding=False, float_nodes=(node,))
                 quantize_to_int8(self._source, trial, in_float, self.activations)
-                divergence[node] = mean_divergence(reference, self._open_model(trial).run(texts)[0])
+                divergence[node] = divergence_of_heads(reference, self._open_model(trial).run(texts)[0], self._heads)
         return sorted(divergence, key=lambda node: divergence[node])

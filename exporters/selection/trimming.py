@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.exporters.selection.fidelity import Fidelity, measure_fidelity
+from amalgam_edge.heads import Heads
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
@@ -44,6 +45,7 @@ def trim_through_gate(
     tokenizer: PreTrainedTokenizerBase,
     used: Collection[int],
     texts: Sequence[str],
+    heads: Heads,
     *,
     budget: float,
     say: Say = lambda message: None,
@@ -55,6 +57,7 @@ def trim_through_gate(
         tokenizer: The student's tokenizer; its ``model_max_length`` is the longest input.
         used: The ids of the tokens that the training texts use.
         texts: Other texts, held out from training.
+        heads: The student's heads.
         budget: The share of these texts that may change their label.
         say: Gets a message for each vocabulary that changes too many labels.
 
@@ -70,7 +73,7 @@ def trim_through_gate(
         if len(kept) >= n_before:
             break
         trimmed_model, trimmed_tokenizer = trim_vocabulary(model, tokenizer, kept)
-        fidelity = measure_fidelity(reference, _logits(trimmed_model, trimmed_tokenizer, texts))
+        fidelity = measure_fidelity(reference, _logits(trimmed_model, trimmed_tokenizer, texts), heads)
         if fidelity.disagreement <= budget:
             return TrimmedStudent(trimmed_model, trimmed_tokenizer, len(kept), n_before, fidelity)
         say(f"{len(kept)} of {n_before} tokens: {fidelity.disagreement:.2%} of labels change, over {budget:.2%}")

@@ -83,13 +83,13 @@ def test_certain_targets_give_the_limits():
 )
 def test_the_temperature_is_1_if_it_makes_no_difference(logits, target, weight):
     assert fit_temperature(logits, target, weight) == 1.0
-    assert calibrate(logits, target, weight).temperature == 1.0
+    assert calibrate(logits, target, weight).temperatures[0] == 1.0
 
 
 def test_one_text_is_enough():
     logits, target = np.array([[3.0, 0.0]]), np.array([[0.8, 0.2]])
     fitted = calibrate(logits, target, np.array([0.3]))
-    assert fitted.temperature == pytest.approx(3.0 / np.log(0.8 / 0.2))  # softmax(3 / T) is 0.8
+    assert fitted.temperatures[0] == pytest.approx(3.0 / np.log(0.8 / 0.2))  # softmax(3 / T) is 0.8
     assert fitted.n_texts == 1
     assert fitted.ece_before == pytest.approx(1 / (1 + np.exp(-3.0)) - 0.8)
     assert fitted.ece_after == pytest.approx(0.0, abs=1e-9)
@@ -152,8 +152,8 @@ def test_full_confidence_is_in_the_last_bin():
 def test_calibration_holds_the_errors_before_and_after():
     logits, target, weight = example(6, temperature=3.0)
     found = calibrate(logits, target, weight)
-    assert found.temperature == fit_temperature(logits, target, weight)
+    assert found.temperatures[0] == fit_temperature(logits, target, weight)
     assert found.ece_before == pytest.approx(error_by_loops(logits, target, weight, 1.0))
-    assert found.ece_after == pytest.approx(error_by_loops(logits, target, weight, found.temperature))
+    assert found.ece_after == pytest.approx(error_by_loops(logits, target, weight, found.temperatures[0]))
     assert found.ece_after < found.ece_before
     assert vars(found).keys() == {"temperature", "n_texts", "ece_before", "ece_after"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amalgam_edge.runtime.manifest import Manifest
+from amalgam_edge.runtime.manifest_heads import BundleHead, Label, LabelSource
 from amalgam_edge.runtime.manifest_models import (
     BuildEvaluation,
     Calibration,
@@ -14,6 +15,7 @@ from amalgam_edge.runtime.manifest_models import (
     Gate,
     GateAttempt,
     GoldCalibration,
+    HeadAccuracy,
     Latency,
     ModelAccuracy,
     Precision,
@@ -21,8 +23,6 @@ from amalgam_edge.runtime.manifest_models import (
 )
 from amalgam_edge.runtime.manifest_origin import (
     CorpusCounts,
-    Label,
-    LabelSource,
     Machine,
     SourceTeacher,
     StudentFacts,
@@ -30,15 +30,15 @@ from amalgam_edge.runtime.manifest_origin import (
 
 
 def make_manifest(**changes: Any) -> Manifest:
-    """Two teachers, three labels, both precisions, evaluated; ``changes`` replace whole entries."""
+    """Two teachers, three labels, both precisions, evaluated; ``changes`` replace whole entries.
+
+    ``labels``, ``calibration`` and ``abstain`` are those of the one head that there is where no ``heads`` are given.
+    """
+    of_head = {name: changes.pop(name) for name in ("labels", "calibration", "abstain") if name in changes}
     return Manifest(**{
         "versions": {"python": "3.11.9", "amalgam-edge": "0.1.0"},
         "machine": Machine("linux", "x86_64", ("AVX2",)),
-        "labels": (
-            make_label("games", fun="games"),
-            make_label("science", work="science"),
-            make_label("net", fun="net", work="net"),
-        ),
+        "heads": (make_head(**of_head),),
         "teachers": (make_teacher("fun", ["games", "net"]), make_teacher("work", ["science", "net"], picked_share=0.4)),
         "corpus": CorpusCounts("c" * 64, 120, 108, n_blank=2, n_duplicate=7, n_failed=0, n_truncated=3),
         "recipe": {"method": "muka-soft", "held_out": 500},
@@ -59,17 +59,33 @@ def make_manifest(**changes: Any) -> Manifest:
         "default_precision": "int8",
         "gate": make_gate(),
         "front": None,
-        "calibration": None,
-        "abstain": 0.0,
         "cascade": None,
         "evaluation": make_evaluation(),
         **changes,
     })  # fmt: skip
 
 
-def make_label(name: str, **sources: str) -> Label:
+def make_head(**changes: Any) -> BundleHead:
+    """A head of three labels, of which one holds."""
+    return BundleHead(**{
+        "name": "label",
+        "activation": "softmax",
+        "labels": (
+            make_label("games", fun="games"),
+            make_label("science", work="science"),
+            make_label("net", fun="net", work="net"),
+        ),
+        "weight": 1.0,
+        "abstain": 0.0,
+        "calibration": None,
+        "agreement": None,
+        **changes,
+    })  # fmt: skip
+
+
+def make_label(name: str, threshold: float | None = None, **sources: str) -> Label:
     """A label; ``sources``: teacher → its class."""
-    return Label(name, tuple(LabelSource(teacher, class_name) for teacher, class_name in sources.items()))
+    return Label(name, tuple(LabelSource(teacher, class_name) for teacher, class_name in sources.items()), threshold)
 
 
 def make_teacher(name: str, labels: list[str], *, picked_share: float = 0.6, **changes: Any) -> SourceTeacher:
@@ -78,6 +94,7 @@ def make_teacher(name: str, labels: list[str], *, picked_share: float = 0.6, **c
         "source": f"runs/{name}",
         "from_hub": False,
         "fingerprint": "f" * 64,
+        "head": "label",
         "labels": tuple(labels),
         "dropout_sites": 13,
         "mean_uncertainty": 0.12345,
@@ -98,21 +115,33 @@ def make_gate(**changes: Any) -> Gate:
 
 
 def make_evaluation(**changes: Any) -> BuildEvaluation:
+    """Gold labels for the one head; ``student`` and ``teachers`` are those of that head."""
+    of_head = {name: changes.pop(name) for name in ("student", "teachers") if name in changes}
     return BuildEvaluation(**{
         "data": "labelled.csv",
         "n_texts": 60,
-        "student": {
-            "fp32": ModelAccuracy(0.9, 0.8765, abstaining=None),
-            "int8": ModelAccuracy(0.88333, 0.8, abstaining=None),
-        },
+        "heads": {"label": make_head_accuracy(**of_head)},
+        **changes,
+    })  # fmt: skip
+
+
+def make_head_accuracy(**changes: Any) -> HeadAccuracy:
+    return HeadAccuracy(**{
+        "n_texts": 60,
+        "student": {"fp32": make_accuracy(0.9, 0.8765), "int8": make_accuracy(0.88333, 0.8)},
         "teachers": {"fun": TeacherAccuracy(0.955, 40), "work": TeacherAccuracy(None, 0)},
         **changes,
     })  # fmt: skip
 
 
+def make_accuracy(accuracy: float, macro_f1: float, **changes: Any) -> ModelAccuracy:
+    of_sets = {"micro_f1": None, "mean_average_precision": None}
+    return ModelAccuracy(accuracy, macro_f1, **{**of_sets, "abstaining": None, **changes})
+
+
 def make_calibration(**changes: Any) -> Calibration:
     return Calibration(**{
-        "temperature": 1.2345,
+        "temperatures": (1.2345,),
         "n_texts": 12,
         "ece_before": 0.1,
         "ece_after": 0.0123,
@@ -131,7 +160,9 @@ def make_precision(
     p95: float = 1.0,
     kernels: dict[str, int] | None = None,
 ) -> Precision:
-    return Precision(file, size, quantization, Fidelity(agreement, mean_kl, 12), Latency(p50, p95), kernels or {})
+    return Precision(
+        file, size, quantization, Fidelity(agreement, mean_kl, 12, {}, {}), Latency(p50, p95), kernels or {}
+    )
 
 
 def make_candidate(name: str, **changes: Any) -> FrontCandidate:

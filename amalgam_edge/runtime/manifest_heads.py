@@ -1,0 +1,81 @@
+"""The heads of a bundle's student: entries of the manifest, which the docstrings here describe."""
+
+from typing import Annotated, Literal
+
+from amalgam_edge.heads import Head, Heads
+from amalgam_edge.runtime.manifest_models import Calibration
+from amalgam_edge.storage.record import record
+from amalgam_edge.storage.record_fields import Amount, Items, JsonName, Name, Share
+
+
+@record
+class LabelSource:
+    """A class of a teacher that became a label.
+
+    Attributes:
+        teacher: The teacher's name.
+        class_name: The name that the teacher has for the class.
+    """
+
+    teacher: Name
+    class_name: Annotated[Name, JsonName("class")]
+
+
+@record
+class Label:
+    """A label that the student answers with.
+
+    Attributes:
+        name: The label's name in the union of the labels of the head's teachers.
+        sources: The teachers' classes that the label stands for.
+        threshold: The probability from which on the label of a sigmoid head holds; null for a softmax head.
+    """
+
+    name: Name
+    sources: Annotated[tuple[LabelSource, ...], Items(most=100_000)]
+    threshold: Share | None
+
+
+@record
+class BundleHead:
+    """A question that the student answers.
+
+    Attributes:
+        name: The head's name; ``label`` where there is one and nobody named it.
+        activation: ``softmax``: one of the labels holds; ``sigmoid``: any of them may.
+        labels: The labels, in the order of the head's logits.
+        weight: The factor of the head's loss in the loss of all heads.
+        abstain: Of a softmax head, the score below which no label is given; 0 gives one to every text.
+        calibration: The temperatures in the student's last layer; null where none were fitted.
+        agreement: Share of held-out texts on which the head answers as its supervision does, in float and with all
+            tokens; null where an early version did not measure it.
+    """
+
+    name: Name
+    activation: Literal["softmax", "sigmoid"]
+    labels: Annotated[tuple[Label, ...], Items(most=100_000, fewest=1, unique="name")]
+    weight: Amount
+    abstain: Share
+    calibration: Calibration | None
+    agreement: Share | None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of its teachers, in the order in which its labels name them."""
+        return tuple(dict.fromkeys(source.teacher for label in self.labels for source in label.sources))
+
+    def head(self) -> Head:
+        """What reads answers from its logits."""
+        thresholds = tuple(0.5 if label.threshold is None else label.threshold for label in self.labels)
+        return Head(
+            name=self.name,
+            activation=self.activation,
+            labels=tuple(label.name for label in self.labels),
+            thresholds=thresholds if self.activation == "sigmoid" else (),
+            abstain=self.abstain,
+        )
+
+
+def heads_of(described: tuple[BundleHead, ...]) -> Heads:
+    """What reads answers from the student's logits."""
+    return Heads(tuple(head.head() for head in described))
