@@ -12,7 +12,7 @@ from amalgam_edge.methods.supervision import margin
 from amalgam_edge.metrics.calibration import Reliability
 from amalgam_edge.reports import plots
 from amalgam_edge.reports.bundle_tables import (
-    calibration_line,
+    calibration_lines,
     cascade_line,
     front_line,
     front_table,
@@ -61,8 +61,8 @@ def render_report(manifest: Manifest, data: ReportData) -> str:
         sections.append(front_section(manifest, manifest.front))
     if manifest.evaluation:
         sections.append(section("Accuracy on labelled texts", html_table(evaluation_table(manifest.evaluation))))
-    if calibration_line(manifest):
-        sections.append(section("Calibration", f"<p>{escape(calibration_line(manifest))}</p>"))
+    if lines := calibration_lines(manifest):
+        sections.append(section("Calibration", "".join(f"<p>{escape(line)}</p>" for line in lines)))
     figures = [
         section(
             "Uncertainty of each teacher",
