@@ -34,8 +34,8 @@ def heads(inputs, invoke, make_classifier, tmp_path_factory):
     rows = [
         {"text": text, "kind": label, "tone": tone_, "tags": tags_}
         for text, label, tone_, tags_ in zip(
-            inputs.texts[::4], ["games", "net", "fonts", "text"] * 5, ["calm", ""] * 10, [["x"], [], ["x", "toxic"], ["y"]] * 5,
-            strict=False,
+            inputs.texts[::4], ["games", "net", "fonts", "text"] * 5, ["calm", ""] * 10,
+            [["x"], [], ["x", "toxic"], ["y"]] * 5, strict=False,
         )
     ]  # fmt: skip
     thresholds = folder / "thresholds.yaml"
