@@ -159,9 +159,7 @@ def time_table(contenders: Mapping[str, Answer], sizes: Mapping[str, int], cells
     """Milliseconds a text and megabytes of each contender, and how many times the first one's speed that is."""
     taken = {}
     for name, texts in cells.items():
-        calls = {
-            contender: (lambda answer=answer, texts=texts: answer(texts)) for contender, answer in contenders.items()
-        }
+        calls = {contender: partial(answer, texts) for contender, answer in contenders.items()}
         seconds = median_call_times(calls)
         taken[name] = {contender: 1e3 * value / len(texts) for contender, value in seconds.items()}
     first = next(iter(contenders))
