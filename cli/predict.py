@@ -20,8 +20,8 @@ from amalgam_edge.tables.formats import FORMAT_OF_SUFFIX, TEXT
 from amalgam_edge.tables.reading import TextRow, TextTable, read_file, read_stream, texts_as_table
 
 if TYPE_CHECKING:
-    from amalgam_edge.runtime.classifier import Prediction
     from amalgam_edge.runtime.hub import HubOptions
+    from amalgam_edge.runtime.predictions import HeadPredictions, LabelSet, Prediction
 
 
 @click.command("predict")
@@ -158,7 +158,7 @@ class _Counts:
         self._n_truncated = 0
         self._n_empty = 0
 
-    def add(self, rows: Sequence[TextRow], predictions: Sequence[Prediction]) -> None:
+    def add(self, rows: Sequence[TextRow], predictions: Sequence[Prediction | LabelSet | HeadPredictions]) -> None:
         """Count some texts, and tell how many there were if the last report is long ago."""
         self._n_truncated += sum(prediction.truncated for prediction in predictions)
         self._n_empty += sum(not row.text.strip() for row in rows)
