@@ -108,7 +108,7 @@ def test_the_recorded_agreement_is_that_of_the_two_models_that_ship(built):
     """The held-out texts are those of the recipe's split; both models answer them again here."""
     manifest = manifest_of(built.bundle)
     recipe = Recipe(**manifest["recipe"])
-    texts = read_texts(recipe.corpus, recipe.evaluation)
+    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
     held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
     labels = {
         precision: [
