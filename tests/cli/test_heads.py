@@ -254,3 +254,18 @@ def test_thresholds_that_do_not_fit_are_refused(content, reason, heads, inputs, 
         "--output", tmp_path / "student",
     )  # fmt: skip
     assert reason in message
+
+
+def test_one_head_of_all_teachers_is_what_it_was_whatever_it_is_called(heads, inputs, tmp_path):
+    recipe = Recipe(
+        teachers=[inputs.a, inputs.b], corpus=inputs.corpus, student=inputs.student, student_layers=1, passes=4,
+        device="cpu", backend="torch", output=tmp_path / "student", work=heads.folder.with_name("student.work"),
+    )  # fmt: skip
+    digests = set()
+    for named in (None, "union", {"kind": ["a", "b"]}):
+        models, data = pipeline.prepare_training_data(recipe.replace(heads=named), SilentProgress())
+        digests.add(data.supervision.digest())
+        assert models.students[0].model.config.problem_type == "single_label_classification"
+        assert models.heads.names == ("games", "net", "fonts", "text")
+        assert data.supervision.weight.ndim == 1
+    assert len(digests) == 1

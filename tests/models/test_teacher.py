@@ -134,19 +134,35 @@ def test_weights_of_another_shape_are_refused(copied):
     assert str(copied) in refusal(copied)
 
 
-@pytest.mark.parametrize(
-    ("problem_type", "word"), [("multi_label_classification", "multi-label"), ("regression", "regression")]
-)
-def test_other_problems_are_refused_by_name(copied, problem_type, word):
-    edit_config(copied, problem_type=problem_type)
+def test_regression_is_refused_by_name(copied):
+    edit_config(copied, problem_type="regression")
     message = refusal(f"mine={copied}")
-    assert word in message
+    assert "regression" in message
     assert "'mine'" in message
 
 
-def test_one_class_is_refused(copied):
-    edit_config(copied, id2label={0: "only"}, label2id={"only": 0})
-    assert "regression" in refusal(f"mine={copied}")
+@pytest.mark.parametrize(
+    ("problem_type", "activation"),
+    [
+        ("multi_label_classification", "sigmoid"),
+        ("single_label_classification", "softmax"),
+        (None, "softmax"),
+    ],
+)
+def test_the_problem_says_whether_classes_exclude_each_other(copied, problem_type, activation):
+    edit_config(copied, problem_type=problem_type)
+    assert load_teacher("t", str(copied)).activation == activation
+
+
+def test_of_one_class_the_question_is_whether_it_holds(make_classifier, tmp_path):
+    teacher = load_teacher("t", str(make_classifier(tmp_path, ["only"])))
+    assert (teacher.class_names, teacher.activation) == (("only",), "sigmoid")
+
+
+def test_one_class_of_a_regression_is_refused(make_classifier, tmp_path):
+    make_classifier(tmp_path, ["only"])
+    edit_config(tmp_path, problem_type="regression")
+    assert "regression" in refusal(f"mine={tmp_path}")
 
 
 def test_pickled_weights_are_refused_unread(copied):

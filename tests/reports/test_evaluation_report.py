@@ -8,7 +8,13 @@ import pytest
 from amalgam_edge.evaluation.bundle_evaluation import measure_answers
 from amalgam_edge.reports.evaluation_report import render_evaluation
 from amalgam_edge.reports.evaluation_tables import comparison_lines, comparison_table, domain_table, evaluation_table
-from amalgam_edge.runtime.evaluation import BundleComparison, DomainAccuracy, Evaluation, ModelComparison
+from amalgam_edge.runtime.evaluation import (
+    BundleComparison,
+    DomainAccuracy,
+    Evaluation,
+    HeadEvaluation,
+    ModelComparison,
+)
 from amalgam_edge.storage.records import to_json
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -18,7 +24,7 @@ GOLD = np.array([0, 1, 2, 1])
 
 def make_measured(teacher="fun", models=("int8",), **changes):
     student = {name: measure_answers(GOLD, LOGITS, {teacher: [0, 1], "work": [2]}, 0.0) for name in models}
-    return Evaluation("labelled.csv", 4, ("a", "b", "c"), student, **changes)
+    return Evaluation("labelled.csv", 4, {"label": HeadEvaluation("softmax", 4, ("a", "b", "c"), student)}, **changes)
 
 
 def make_comparison(**changes):
@@ -36,7 +42,7 @@ def drawn_in(svg):
 
 def test_the_numbers_by_hand():
     """Surest first: right 0.8, right 0.7, wrong 0.5, right 0.4; each in a bin of its own."""
-    row = make_measured().student["int8"]
+    row = make_measured().heads["label"].student["int8"]
     assert row.accuracy == 0.75
     assert row.nll == pytest.approx(-np.log(0.7 * 0.8 * 0.4 * 0.4) / 4)
     assert row.ece == pytest.approx((0.3 + 0.2 + 0.6 + 0.5) / 4)
