@@ -111,6 +111,16 @@ def test_two_rivals_and_a_teacher_of_another_question_are_not_told_to_part():
     assert find_competition(teachers, space(teachers)).competes
 
 
+def test_one_teacher_at_odds_with_others_in_concord_leaves_it_unclear():
+    random = np.random.default_rng(10)
+    obscurity = random.normal(size=600)
+    sides = (-1.0, -1.0, -1.0, -1.0, -1.0, 0.5)
+    teachers = [scores(f"t{k}", 2.5 + side * obscurity + random.normal(0, 0.8, 600), k) for k, side in enumerate(sides)]
+    found = find_competition(teachers, space(teachers))
+    assert found.concord > 0.15 > 0 > found.concord_of["t5"]
+    assert found.verdict == "unclear"
+
+
 def test_teachers_that_share_a_label_compete_whatever_they_are_sure_of():
     teachers = of_different_questions(2, 600)
     labels = space(teachers, t0=["a", "b", "c", "d"], t1=["d", "e", "f", "g"])
