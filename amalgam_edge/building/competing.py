@@ -1,4 +1,4 @@
-"""Whether the heads fit what the scores show: teachers of one head should compete, those of different heads should not."""
+"""Whether heads fit what the scores show: teachers of one head should compete, those of different heads should not."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _require_competition(heads: TaughtHeads, scores: Sequence[TeacherScores], sc
     if not found.competes:
         names = ", ".join(f"'{teacher}'" for teacher in taught.teachers)
         raise AmalgamError(
-            f"teachers {names} seem to answer different questions ({found.reason}), and merged into one head only one of "
-            "them would be answered for each text; give each a head of its own with --heads each (or group them with "
+            f"teachers {names} seem to answer different questions ({found.reason}); merged into one head, only one of "
+            "them would be answered for each text: give each a head of its own with --heads each (or group them with "
             "--head NAME=TEACHER,…), or merge them all the same with --heads union; their scores are kept in "
             f"{scores_kept_in}"
         )
