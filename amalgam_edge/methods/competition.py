@@ -122,8 +122,15 @@ def compare_answers(said: Mapping[str, Answers], *, shared_label: str | None = N
         verdict, reason = _unclear(f"{n_texts} texts are too few to tell")
     else:
         verdict, reason = _decide(concord_of, pair_concords(relative), error, known_to)
-    by_name = (dict(zip(names, values.tolist(), strict=True)) for values in (concord_of, known_to))
-    return Competition(verdict, reason, float(concord_of.mean()), error, *by_name, n_texts)
+    return Competition(
+        verdict,
+        reason,
+        float(concord_of.mean()),
+        error,
+        dict(zip(names, concord_of.tolist(), strict=True)),
+        dict(zip(names, known_to.tolist(), strict=True)),
+        n_texts,
+    )
 
 
 def answers(probabilities: np.ndarray) -> np.ndarray:

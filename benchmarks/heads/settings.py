@@ -82,15 +82,6 @@ def amalgamation_sets(
     ]
 
 
-def same_labels(source: LabelledCorpus) -> TeacherSet:
-    """Two teachers of all labels of a corpus, each of half of the texts."""
-    rows = sorted(source.split.for_teachers, key=lambda row: by_hash(row[0]))
-    question = Question("label", tuple(sorted(source.order)))
-    teachers = tuple(head_teacher(f"teacher-{'ab'[part]}", question, rows[part::2]) for part in range(2))
-    texts = sample([text for text, _ in source.split.corpus], N_CORPUS)
-    return TeacherSet(f"{source.name}, same labels", True, teachers, texts)
-
-
 def clinc_domains(rows: Sequence[Row], n_teachers: int) -> TeacherSet:
     """Teachers of the intents of some domains of CLINC150 each."""
     parts = split(rows)
