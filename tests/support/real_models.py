@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,13 +72,27 @@ def real(shared_folder: Path, encoder: str, command) -> SimpleNamespace:
     )
 
 
-def _make(folder: Path, encoder: str, command) -> str:
-    """Fine-tune the teachers and build the student; what the build said on standard error."""
+def fine_tune(encoder: str, labels: Sequence[str], rows: Sequence[tuple[str, str]], folder: Path) -> None:
+    """Fine-tune two layers of the encoder on pairs of text and label, and save the teacher with its tokenizer."""
     from amalgam_edge.methods import supervision, weighted_divergence
     from amalgam_edge.models.student import build_student
     from amalgam_edge.training.fitting import TrainingSettings, fit
     from amalgam_edge.training.supervised_texts import SupervisedTexts
 
+    model, tokenizer = build_student(encoder, labels, layers=2)
+    gold = np.array([labels.index(label) for _, label in rows])
+    ids = tokenizer([text for text, _ in rows], truncation=True)["input_ids"]
+    texts = SupervisedTexts(ids, supervision.from_labels(gold, len(labels)))
+    scratch = folder.with_name(f"{folder.name}.training")
+    settings = TrainingSettings(epochs=3, device="cpu")
+    fit(model, tokenizer, texts, None, weighted_divergence, settings, scratch, lambda _: None)
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _make(folder: Path, encoder: str, command) -> str:
+    """Fine-tune the teachers and build the student; what the build said on standard error."""
     folder.mkdir(parents=True)
     with SAMPLE.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -87,15 +102,8 @@ def _make(folder: Path, encoder: str, command) -> str:
         for part, count in PER_LABEL.items():
             parts[part] += [next(own) for _ in range(count)]
     for name, labels in LABELS.items():
-        own = [row for row in parts["teacher"] if row["label"] in labels]
-        model, tokenizer = build_student(encoder, labels, layers=2)
-        gold = np.array([labels.index(row["label"]) for row in own])
-        ids = tokenizer([row["text"] for row in own], truncation=True)["input_ids"]
-        texts = SupervisedTexts(ids, supervision.from_labels(gold, len(labels)))
-        settings = TrainingSettings(epochs=3, device="cpu")
-        fit(model, tokenizer, texts, None, weighted_divergence, settings, folder / "training", lambda _: None)
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+        own = [(row["text"], row["label"]) for row in parts["teacher"] if row["label"] in labels]
+        fine_tune(encoder, labels, own, folder / name)
     corpus, labelled = folder / "unlabeled.jsonl", folder / "labelled.jsonl"
     corpus.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in parts["corpus"]), "utf-8")
     labelled.write_text("".join(json.dumps(row) + "\n" for row in parts["test"]), "utf-8")
