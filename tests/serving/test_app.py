@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 
+from amalgam_edge.heads import Heads
+from amalgam_edge.runtime.predictions import with_abstain
 from amalgam_edge.serving.admission import AccessControl
 from amalgam_edge.serving.app import create_app
 from amalgam_edge.serving.limits import Limits
@@ -30,7 +32,7 @@ class TwoLabelClassifier:
     precision = "fp32"
 
     def __init__(self, abstain=0.0):
-        self.abstain = abstain
+        self.heads = with_abstain(Heads.of_labels(self.labels), abstain)
         self.bundle = SimpleNamespace()
 
     def run(self, texts):

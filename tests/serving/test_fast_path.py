@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from starlette.middleware.cors import CORSMiddleware
 
+from amalgam_edge.heads import Heads
 from amalgam_edge.serving.admission import AccessControl
 from amalgam_edge.serving.app import create_app
 from amalgam_edge.serving.fast_path import FastPathMiddleware
@@ -26,7 +27,7 @@ class LengthClassifier:
 
     labels = ("a", "b")
     max_length = 16
-    abstain = 0.0
+    heads = Heads.of_labels(labels)
 
     def run(self, texts):
         if "boom" in texts:

@@ -14,6 +14,7 @@ import pytest
 
 from amalgam_edge import cores
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.heads import Heads
 from amalgam_edge.runtime import EdgeClassifier, model_runner
 from amalgam_edge.runtime.bundle import version_of
 from amalgam_edge.serving import models as models_module
@@ -197,7 +198,7 @@ class QuickClassifier:
 
     labels = ("a", "b")
     max_length = 16
-    abstain = 0.0
+    heads = Heads.of_labels(labels)
 
     @classmethod
     def from_pretrained(cls, folder, **options):

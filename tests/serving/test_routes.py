@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from amalgam_edge.heads import Heads
 from amalgam_edge.serving.admission import HEALTH_PATHS, AccessControl
 from amalgam_edge.serving.app import create_app
 from amalgam_edge.serving.limits import Limits
@@ -27,7 +28,7 @@ class Classifier:
     labels = ("a", "b")
     max_length = 16
     precision = "fp32"
-    abstain = 0.0
+    heads = Heads.of_labels(labels)
 
     def run(self, texts):
         return np.zeros((len(texts), 2), np.float32), np.zeros(len(texts), bool)

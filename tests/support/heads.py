@@ -1,0 +1,124 @@
+"""Bundles of several heads, and what they answer by plain onnxruntime and numpy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+from amalgam_edge.heads import SIGMOID, SOFTMAX, Head, Heads
+
+MAX_LENGTH = 40
+
+TOPIC = Head("topic", SOFTMAX, ("billing", "login", "Straße & 猫"))
+PRIORITY = Head("priority", SOFTMAX, ("low", "high"), abstain=0.9)
+SAFETY = Head("safety", SIGMOID, ("toxic", "threat", "spam", "a; b"), thresholds=(0.5, 0.9, 0.2, 0.5))
+AREA = Head("product area", SOFTMAX, tuple(f"area {k}" for k in range(8)))
+URGENT = Head("urgent?", SIGMOID, ("urgent",), thresholds=(0.5,))
+LANGUAGE = Head("language", SOFTMAX, ("English", "Deutsch", "日本語", 'the "other"'))
+
+ONE = Heads((TOPIC,))
+ONE_SIGMOID = Heads((SAFETY,))
+THREE = Heads((TOPIC, PRIORITY, SAFETY))
+SIX = Heads((TOPIC, PRIORITY, SAFETY, AREA, URGENT, LANGUAGE))
+ALL = {"one": ONE, "one-sigmoid": ONE_SIGMOID, "three": THREE, "six": SIX}
+
+
+def write_bundle(folder: Path, heads: Heads, tokenizer: Any, *, seed: int = 7) -> Path:
+    """Write a bundle with these heads: a tiny classifier with random weights, in float32; returns the folder."""
+    from amalgam_edge.exporters.student_export import export_student
+    from amalgam_edge.runtime.manifest import write_manifest
+    from tests.support import tiny
+    from tests.support.manifests import make_manifest, make_precision
+
+    model = tiny.random_classifier(
+        heads.labels, architecture="bert", seed=seed, dropout=0.1, layers=2, tokenizer=tokenizer
+    )
+    model.config.problem_type = heads.problem_type
+    tokenizer.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text("utf-8")), "model_max_length": MAX_LENGTH}))
+    model.config.save_pretrained(folder)
+    export_student(model, folder / "onnx" / "model.onnx", 1.0, heads)
+    write_manifest(
+        folder,
+        make_manifest(
+            heads=tuple(map(describe_head, heads)),
+            precisions={"fp32": make_precision("onnx/model.onnx")},
+            default_precision="fp32",
+            max_length=MAX_LENGTH,
+            pad_token_id=tokenizer.pad_token_id,
+            evaluation=None,
+        ),
+    )
+    return folder
+
+
+def describe_head(head: Head) -> Any:
+    """A head as the manifest has it."""
+    from tests.support.manifests import make_head, make_label
+
+    thresholds = head.thresholds or [None] * len(head)
+    return make_head(
+        name=head.name,
+        activation=head.activation,
+        labels=tuple(make_label(name, at, a=name) for name, at in zip(head.labels, thresholds, strict=True)),
+        abstain=head.abstain,
+    )
+
+
+def logits_of(folder: Path, texts: list[str]) -> tuple[np.ndarray, list[bool]]:
+    """Logits ``(n_texts, n_labels)`` and whether each text was cut, by onnxruntime, a text at a time."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    truncated = [len(tokenizer.encode(text).ids) > MAX_LENGTH for text in texts]
+    tokenizer.enable_truncation(MAX_LENGTH)
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
+    rows = []
+    for text in texts:
+        ids = np.array([tokenizer.encode(text).ids])
+        rows.append(session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0])
+    return np.stack(rows), truncated
+
+
+def by_head(heads: Heads, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Head → the logits of its labels, side by side in the order of the heads."""
+    found, first = {}, 0
+    for head in heads:
+        found[head.name] = logits[:, first : first + len(head.labels)].astype(np.float64)
+        first += len(head.labels)
+    assert first == logits.shape[1]
+    return found
+
+
+def scores_of(head: Head, logits: np.ndarray) -> np.ndarray:
+    """The scores of a head's labels: a softmax over them, or a sigmoid of each."""
+    if head.activation == "sigmoid":
+        return 1 / (1 + np.exp(-logits))
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def ranked(head: Head, logits: np.ndarray, scores: np.ndarray) -> list[dict[str, float]]:
+    """Label → score of each text, the likeliest first."""
+    return [
+        {head.labels[k]: float(row[k]) for k in np.argsort(-of_text, kind="stable")}
+        for of_text, row in zip(logits, scores, strict=True)
+    ]
+
+
+def labels_that_hold(head: Head, logits: np.ndarray) -> list[list[str]]:
+    """The labels that a head answers with: the likeliest one unless it abstains, or those above their thresholds."""
+    answers = []
+    for row in ranked(head, logits, scores_of(head, logits)):
+        if head.activation == "sigmoid":
+            at_least = dict(zip(head.labels, head.thresholds, strict=True))
+            answers.append([label for label, score in row.items() if score >= at_least[label]])
+        else:
+            label, score = next(iter(row.items()))
+            answers.append([label] if score >= head.abstain else [])
+    return answers
