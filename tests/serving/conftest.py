@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -79,13 +78,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Ite
 
 
 @pytest.fixture(scope="session")
-def heads_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[[str], Path]:
+def heads_folder(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Callable[[str], Path]:
     """``heads_folder(name)`` → a bundle of the heads of that name in :data:`tests.support.heads.ALL`. Read only."""
     parent = tmp_path_factory.mktemp("heads")
 
     def folder(name: str) -> Path:
         if not (parent / name).exists():
-            heads.write_bundle(parent / name, heads.ALL[name], tokenizer)
+            heads.write_bundle(parent / name, heads.ALL[name], bundle_folder)
         return parent / name
 
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,29 @@ SIX = Heads((TOPIC, PRIORITY, SAFETY, AREA, URGENT, LANGUAGE))
 ALL = {"one": ONE, "one-sigmoid": ONE_SIGMOID, "three": THREE, "six": SIX}
 
 
-def write_bundle(folder: Path, heads: Heads, tokenizer: Any, *, seed: int = 7) -> Path:
-    """Write a bundle with these heads: a tiny classifier with random weights, in float32; returns the folder."""
-    from amalgam_edge.exporters.student_export import export_student
+def write_bundle(folder: Path, heads: Heads, base: Path, *, seed: int = 7) -> Path:
+    """Write a bundle with these heads: another's float model, whose last layer is drawn anew; returns the folder.
+
+    Args:
+        folder: The folder to write.
+        heads: The heads that it answers.
+        base: A bundle of a tiny classifier. To export one for each set of heads would take far longer.
+        seed: The seed of the last layer's weights.
+    """
     from amalgam_edge.runtime.manifest import write_manifest
-    from tests.support import tiny
     from tests.support.manifests import make_manifest, make_precision
 
-    model = tiny.random_classifier(
-        heads.labels, architecture="bert", seed=seed, dropout=0.1, layers=2, tokenizer=tokenizer
-    )
-    model.config.problem_type = heads.problem_type
-    tokenizer.save_pretrained(folder)
-    settings = folder / "tokenizer_config.json"
-    settings.write_text(json.dumps({**json.loads(settings.read_text("utf-8")), "model_max_length": MAX_LENGTH}))
-    model.config.save_pretrained(folder)
-    export_student(model, folder / "onnx" / "model.onnx", 1.0, heads)
+    (folder / "onnx").mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, folder)
+    _write_model(folder / "onnx" / "model.onnx", heads, base, np.random.default_rng(seed))
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    named = {
+        "id2label": dict(enumerate(heads.labels)),
+        "label2id": {label: k for k, label in enumerate(heads.labels)},
+        "problem_type": heads.problem_type,
+    }
+    (folder / "config.json").write_text(json.dumps({**config, **named}), "utf-8")
     write_manifest(
         folder,
         make_manifest(
@@ -51,11 +59,40 @@ def write_bundle(folder: Path, heads: Heads, tokenizer: Any, *, seed: int = 7) -
             precisions={"fp32": make_precision("onnx/model.onnx")},
             default_precision="fp32",
             max_length=MAX_LENGTH,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=config["pad_token_id"],
             evaluation=None,
         ),
     )
     return folder
+
+
+def _write_model(path: Path, heads: Heads, base: Path, rng: np.random.Generator) -> None:
+    """Write the float model of a bundle with a last layer of random weights, under which no label always wins."""
+    import onnx
+    from onnx import numpy_helper
+
+    from amalgam_edge.exporters.rewrites.calibrated_outputs import add_probabilities
+    from tests.support import tiny
+
+    model = onnx.load(base / "onnx" / "model.onnx")
+    graph = model.graph
+    graph.node.remove(next(node for node in graph.node if "probabilities" in node.output))
+    del graph.output[1:]
+    last = next(node for node in graph.node if "logits" in node.output)
+    weights, bias = (next(tensor for tensor in graph.initializer if tensor.name == name) for name in last.input[1:])
+    n_labels, n_inputs = len(heads.labels), weights.dims[1]
+    graph.output[0].type.tensor_type.shape.dim[1].dim_value = n_labels
+
+    def set_values(tensor: Any, values: np.ndarray) -> None:
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+
+    set_values(weights, rng.normal(0.0, 2.5 / np.sqrt(n_inputs), (n_labels, n_inputs)))
+    set_values(bias, np.zeros(n_labels))
+    add_probabilities(graph, heads)
+    onnx.save(model, path)
+    logits, _ = logits_of(path.parents[1], [*tiny.TEXTS])
+    set_values(bias, -logits.mean(axis=0))
+    onnx.save(model, path)
 
 
 def describe_head(head: Head) -> Any:
