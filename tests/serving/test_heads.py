@@ -168,8 +168,12 @@ def all_outputs(name, by_head, truncated):
 def test_the_open_inference_protocol_has_outputs_for_each_head(ask, expected, name):
     wanted = all_outputs(name, *expected(name))
     (response, some, metadata, config), _ = ask(
-        name, infer(), infer([*reversed(wanted)]), ("GET", "/v2/models/tiny", None), ("GET", "/v2/models/tiny/config", None)
-    )  # fmt: skip
+        name,
+        infer(),
+        infer([*reversed(wanted)]),
+        ("GET", "/v2/models/tiny", None),
+        ("GET", "/v2/models/tiny/config", None),
+    )
     found = {output["name"]: output for output in response.json()["outputs"]}
     assert [*found] == [*wanted]
     assert [output["name"] for output in some.json()["outputs"]] == [*reversed(wanted)]
