@@ -208,8 +208,11 @@ def _encode(
 ) -> bytes:
     if head is None:
         return encode_heads(output, model.heads, model.labels_as_json, parameters)
-    columns = model.heads.columns(head.name)
-    return encode_response(output.labels(columns), model.labels_as_json[columns], parameters, head.activation)
+    labels_as_json = model.labels_as_json
+    if len(model.heads) > 1:
+        columns = model.heads.columns(head.name)
+        output, labels_as_json = output.labels(columns), labels_as_json[columns]
+    return encode_response(output, labels_as_json, parameters, head.activation)
 
 
 def _asked_head(heads: Heads, parameters: ClassificationParameters | None, request: Request) -> Head | None:

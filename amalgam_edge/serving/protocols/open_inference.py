@@ -6,20 +6,25 @@ Specification: https://github.com/kserve/open-inference-protocol
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
 from amalgam_edge.environment import own_version
 from amalgam_edge.heads import Heads
-from amalgam_edge.serving.batching import ModelOutput
 from amalgam_edge.serving.bodies import compressed_if_asked, read_body
 from amalgam_edge.serving.fast_path import FastPathRoute
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import ModelRegistry, ServedModel
-from amalgam_edge.serving.protocols.open_inference_outputs import describe_labels, describe_outputs, output_values
+from amalgam_edge.serving.protocols.open_inference_outputs import (
+    OutputDescription,
+    describe_labels,
+    describe_outputs,
+    output_values,
+)
 from amalgam_edge.serving.protocols.open_inference_tensors import (
     HEADER_LENGTH,
     BadTensorsError,
@@ -92,9 +97,11 @@ def create_router(models: ModelRegistry, limits: Limits) -> APIRouter:
         _find_version(models, name, version)  # an unknown model is refused before the body is read
         body = await read_body(request)
         model = _find_version(models, name, version)  # once more: it may have been replaced while the body came
-        inference = _parse(body, request.headers.get(HEADER_LENGTH), limits, describe_outputs(model.heads))
+        described = describe_outputs(model.heads)
+        inference = _parse(body, request.headers.get(HEADER_LENGTH), limits, described)
         output = await run_unless_disconnected(request, model, inference.texts)
-        return await _response(request, model, inference, output)
+        tensors = _tensors(inference, described, output_values(model.heads, output))
+        return await _response(request, model, inference.request_id, tensors)
 
     for path in ("/models/{name}/infer", "/models/{name}/versions/{version}/infer"):
         router.add_api_route(
@@ -195,16 +202,23 @@ def _parse(body: bytes, header_length: str | None, limits: Limits, known: Collec
     return inference
 
 
-async def _response(request: Request, model: ServedModel, inference: InferenceRequest, output: ModelOutput) -> Response:
-    described, values = describe_outputs(model.heads), output_values(model.heads, output)
+def _tensors(
+    inference: InferenceRequest, described: Mapping[str, OutputDescription], values: Mapping[str, np.ndarray]
+) -> list[OutputTensor]:
+    """The outputs that a request asks for; all if it names none."""
     as_binary = inference.outputs or dict.fromkeys(described, inference.binary_output)
-    header = {"model_name": model.name, "model_version": model.version}
-    if inference.request_id is not None:
-        header["id"] = inference.request_id
-    tensors = [
+    return [
         OutputTensor(name, described[name].datatype, values[name], as_binary=binary)
         for name, binary in as_binary.items()
     ]
+
+
+async def _response(
+    request: Request, model: ServedModel, request_id: str | None, tensors: Sequence[OutputTensor]
+) -> Response:
+    header = {"model_name": model.name, "model_version": model.version}
+    if request_id is not None:
+        header["id"] = request_id
     content, header_length = encode_response(header, tensors)
     if header_length is None:
         return await compressed_if_asked(request, content, "application/json")
