@@ -105,8 +105,8 @@ class ModelOutput:
 
     def labels(self, columns: slice) -> Self:
         """The output for some labels, such as those of one head."""
-        of_labels = (self.logits, self.probabilities, self.ranking)
-        return type(self)(*(values[:, columns] for values in of_labels), self.truncated)
+        logits, probabilities, ranking = self.logits, self.probabilities, self.ranking
+        return type(self)(logits[:, columns], probabilities[:, columns], ranking[:, columns], self.truncated)
 
 
 def _ranking(logits: np.ndarray) -> np.ndarray:

@@ -107,7 +107,8 @@ def create_router(models: ModelRegistry, limits: Limits) -> APIRouter:
         """Classify with the bundle of this name."""
         return await classify(request, name)
 
-    for path, endpoint in zip(_PATHS, (classify_by_first, classify_by_first, classify_by_name), strict=True):
+    endpoints: Sequence[Callable[..., Any]] = (classify_by_first, classify_by_first, classify_by_name)
+    for path, endpoint in zip(_PATHS, endpoints, strict=True):
         router.add_api_route(
             path,
             endpoint,

@@ -54,7 +54,7 @@ def describe_labels(heads: Heads) -> dict[str, Any]:
     labels = {head.name: [*head.labels] for head in heads}
     if heads.is_one_softmax:
         return {"labels": next(iter(labels.values()))}
-    described = {
+    described: dict[str, dict[str, Any]] = {
         "labels": labels,
         "activation": {head.name: head.activation for head in heads},
         "thresholds": {head.name: [*head.thresholds] for head in heads if head.activation == SIGMOID},
