@@ -11,6 +11,7 @@ from typing import Any
 
 from amalgam_edge.browser.libraries import LIBRARY_FILES, get_libraries
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.heads import SOFTMAX, Head, Heads
 from amalgam_edge.progress import Say
 from amalgam_edge.runtime.bundle import TOKENIZER, Bundle
 from amalgam_edge.runtime.tokens import read_tokenizer, special_tokens
@@ -18,7 +19,7 @@ from amalgam_edge.storage.own_files import FileContent
 from amalgam_edge.storage.replaceable import require_replaceable
 from amalgam_edge.storage.staging import recover, staged
 
-PAGE_FILES = ("index.html", "page.css", "page.js", "model.js", "offline.js")
+PAGE_FILES = ("index.html", "page.css", "page.js", "results.js", "answers.js", "model.js", "offline.js")
 CONFIG_FILE = "config.json"
 MARKER_FILE = ".amalgam-edge-page"  # shows that a folder is an exported page, so that it may be replaced
 _MODEL_FILE = "model.onnx"
@@ -81,9 +82,27 @@ def describe_model(name: str, bundle: Bundle) -> dict[str, Any]:
         "max_length": bundle.manifest.max_length,
         "pad_token_id": bundle.manifest.pad_token_id,
         "n_last_tokens": len(special[1]) if special else 0,
-        "abstain": next(iter(bundle.heads)).abstain,
+        **describe_heads(bundle.heads),
         "bytes": sum(bundle.size(file) for file in _files_of_bundle(bundle).values()),
     }
+
+
+def describe_heads(heads: Heads) -> dict[str, Any]:
+    """What is known of heads beside the names of all labels: of one softmax head its threshold, of others all.
+
+    Args:
+        heads: The heads of a bundle.
+    """
+    if heads.is_one_softmax:
+        return {"abstain": next(iter(heads)).abstain}
+    return {"heads": [_describe_head(head) for head in heads]}
+
+
+def _describe_head(head: Head) -> dict[str, Any]:
+    described = {"name": head.name, "activation": head.activation, "labels": [*head.labels]}
+    if head.activation == SOFTMAX:
+        return {**described, "abstain": head.abstain}
+    return {**described, "thresholds": [*head.thresholds]}
 
 
 def export_site(bundle: Bundle, output: Path, *, overwrite: bool = False, notify: Say = lambda line: None) -> int:

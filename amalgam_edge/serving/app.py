@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from amalgam_edge.serving.models import ModelRegistry
 from amalgam_edge.serving.monitoring_routes import monitoring_router
 from amalgam_edge.serving.page_routes import OPEN_PATHS, PATHS_WITH_MORE, page_router
 from amalgam_edge.serving.protocols import PROTOCOLS
-from amalgam_edge.serving.protocols.hugging_face import TRUNCATED
+from amalgam_edge.serving.protocols.hugging_face import TRUNCATED, name_heads
+from amalgam_edge.serving.protocols.open_inference import name_outputs
 from amalgam_edge.serving.protocols.open_inference_tensors import HEADER_LENGTH
 from amalgam_edge.serving.request_handling import find_model
 
@@ -63,7 +64,7 @@ def create_app(
         version=own_version(),
         description="Text classifiers, by the protocol of Hugging Face and by the Open Inference Protocol.",
     )
-    describe = lru_cache(maxsize=1)(lambda versions: ApiDescription(_openapi_document(app, versions)))
+    describe = lru_cache(maxsize=1)(lambda versions: ApiDescription(_openapi_document(app, models)))
     for kind in (StarletteHTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _error_response)
     protocol_routers = [create_router(models, limits) for create_router in PROTOCOLS]
@@ -105,10 +106,13 @@ def _versions(models: ModelRegistry) -> tuple[tuple[str, str], ...]:
     return tuple((name, find_model(models, name).version) for name in models.names)
 
 
-def _openapi_document(app: FastAPI, versions: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The API's description, in which path parameters list the names and versions that there are."""
+def _openapi_document(app: FastAPI, models: ModelRegistry) -> dict[str, Any]:
+    """The API's description, which lists the names, versions, heads and outputs that there are."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    known = {"name": [name for name, _ in versions], "version": [version for _, version in versions]}
+    served = [find_model(models, name) for name in models.names]
+    name_heads(document["paths"], [model.heads for model in served])
+    name_outputs(document["paths"], [model.heads for model in served])
+    known = {"name": [model.name for model in served], "version": [model.version for model in served]}
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", []):

@@ -25,6 +25,7 @@ from typing import Self
 
 import numpy as np
 
+from amalgam_edge.heads import Heads
 from amalgam_edge.metrics.uncertainty import softmax
 from amalgam_edge.serving.limits import Limits
 
@@ -61,8 +62,8 @@ class ModelOutput:
 
     Attributes:
         logits: ``(n_texts, n_labels)`` of float32.
-        probabilities: Softmax of the logits, ``(n_texts, n_labels)`` of float64.
-        ranking: Positions of the labels, the likeliest first, ``(n_texts, n_labels)``.
+        probabilities: Softmax or sigmoid of the logits of each head, ``(n_texts, n_labels)`` of float64.
+        ranking: Positions of the labels within their head, the likeliest first, ``(n_texts, n_labels)``.
         truncated: Whether a text was cut to the model's input, ``(n_texts,)`` of bool.
     """
 
@@ -76,10 +77,18 @@ class ModelOutput:
         return len(self.logits)
 
     @classmethod
-    def from_logits(cls, logits: np.ndarray, truncated: np.ndarray) -> Self:
-        """The output with these logits."""
-        probabilities = softmax(logits.astype(np.float64))
-        return cls(logits, probabilities, np.argsort(-logits, axis=1, kind="stable"), truncated)
+    def from_logits(cls, logits: np.ndarray, truncated: np.ndarray, heads: Heads | None = None) -> Self:
+        """The output with these logits.
+
+        Args:
+            logits: ``(n_texts, n_labels)`` of float32.
+            truncated: Whether a text was cut to the model's input, ``(n_texts,)`` of bool.
+            heads: The heads that the model answers; None for one softmax head.
+        """
+        if heads is None or heads.is_one_softmax:  # nothing to split, which a request of one text would notice
+            return cls(logits, softmax(logits.astype(np.float64)), _ranking(logits), truncated)
+        ranking = np.concatenate([_ranking(part) for part in heads.split(logits)], axis=1)
+        return cls(logits, heads.probabilities(logits), ranking, truncated)
 
     @classmethod
     def concatenate(cls, outputs: Sequence[Self]) -> Self:
@@ -93,6 +102,15 @@ class ModelOutput:
         """The output for the texts from ``first`` up to but not including ``end``."""
         rows = slice(first, end)
         return type(self)(self.logits[rows], self.probabilities[rows], self.ranking[rows], self.truncated[rows])
+
+    def labels(self, columns: slice) -> Self:
+        """The output for some labels, such as those of one head."""
+        logits, probabilities, ranking = self.logits, self.probabilities, self.ranking
+        return type(self)(logits[:, columns], probabilities[:, columns], ranking[:, columns], self.truncated)
+
+
+def _ranking(logits: np.ndarray) -> np.ndarray:
+    return np.argsort(-logits, axis=1, kind="stable")
 
 
 class _PendingRequest:
@@ -134,6 +152,7 @@ class MicroBatcher:
             several threads at a time.
         max_length: Tokens that the model reads of a text.
         limits: Limits of the server.
+        heads: The heads that the model answers; None for one softmax head.
         on_batch: Called with the output of each batch, on the event loop.
         on_failure: Called with the number of texts of each request that the model has failed over, on the event loop.
         n_threads: Batches that run at a time, each in a thread of its own.
@@ -145,6 +164,7 @@ class MicroBatcher:
         *,
         max_length: int,
         limits: Limits,
+        heads: Heads | None = None,
         on_batch: Callable[[ModelOutput], None] = lambda output: None,
         on_failure: Callable[[int], None] = lambda n_texts: None,
         n_threads: int = 1,
@@ -152,6 +172,7 @@ class MicroBatcher:
         self._run_model = run_model
         self._max_length = max_length
         self._limits = limits
+        self._heads = heads
         self._on_batch = on_batch
         self._on_failure = on_failure
         self._n_threads = n_threads
@@ -277,7 +298,7 @@ class MicroBatcher:
         """The output for each part of a batch: all run together or, should that fail, each by itself."""
         texts = [text for request, first, end in batch for text in request.texts[first:end]]
         try:
-            output = ModelOutput.from_logits(*self._run_model(texts))
+            output = ModelOutput.from_logits(*self._run_model(texts), self._heads)
             if len(output) != len(texts):
                 raise ValueError(f"{len(output)} rows of logits for {len(texts)} texts")
         except BaseException as error:  # nothing ends this thread; a panic of the tokenizer is no Exception

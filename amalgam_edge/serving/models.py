@@ -74,12 +74,14 @@ class ServedModel:
         self.classifier = classifier
         self.version = version
         self.labels = classifier.labels
-        self.labels_as_json = [json.dumps(label, ensure_ascii=False) for label in self.labels]
+        self.heads = classifier.heads
+        self.labels_as_json = [json.dumps(label, ensure_ascii=False) for head in self.heads for label in head.labels]
         self._metrics = metrics
         self._batcher = MicroBatcher(
             classifier.run,
             max_length=classifier.max_length,
             limits=limits,
+            heads=self.heads,
             on_batch=self._count_batch,
             on_failure=partial(metrics.count_failure, name),
             n_threads=n_threads,
@@ -114,7 +116,7 @@ class ServedModel:
         await self._batcher.close()
 
     def _count_batch(self, output: ModelOutput) -> None:
-        n_abstentions = int(any_abstains(self.classifier.heads, output.probabilities).sum())
+        n_abstentions = int(any_abstains(self.heads, output.probabilities).sum())
         self._metrics.count_batch(
             self.name, n_texts=len(output), n_truncated=int(output.truncated.sum()), n_abstentions=n_abstentions
         )

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Response
 
 from amalgam_edge import __version__
+from amalgam_edge.browser.site import describe_heads
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.metrics import CONTENT_TYPE, ServerMetrics
 from amalgam_edge.serving.models import ModelRegistry
@@ -53,7 +54,7 @@ def _model_info(models: ModelRegistry, name: str) -> dict[str, Any]:
         "labels": [*model.labels],
         "precision": model.classifier.precision,
         "max_length": model.classifier.max_length,
-        "abstain": next(iter(model.classifier.heads)).abstain,
+        **describe_heads(model.heads),
         "fault": model.fault,
         "reload_error": models.reload_error(name),
     }

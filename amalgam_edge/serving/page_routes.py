@@ -13,7 +13,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import FileResponse
 
 from amalgam_edge.browser.libraries import LIBRARY_FILES
-from amalgam_edge.browser.site import CONFIG_FILE, PAGE_FILES, read_page_file
+from amalgam_edge.browser.site import CONFIG_FILE, PAGE_FILES, describe_heads, read_page_file
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.serving.description_page import ApiDescription
 from amalgam_edge.serving.models import ModelRegistry, ServedModel
@@ -154,13 +154,12 @@ def _add_description_routes(router: APIRouter, describe_api: Callable[[], ApiDes
 
 def _brief_description(model: ServedModel) -> dict[str, Any]:
     """What the page needs to know of a model that runs on the server only."""
-    classifier = model.classifier
     return {
         "name": model.name,
         "version": model.version,
         "labels": [*model.labels],
-        "max_length": classifier.max_length,
-        "abstain": next(iter(classifier.heads)).abstain,
+        "max_length": model.classifier.max_length,
+        **describe_heads(model.heads),
     }
 
 

@@ -22,7 +22,7 @@ from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime.bundle import MODEL_FILES
 from amalgam_edge.runtime.manifest_models import Fidelity, TrimmedVocabulary
 from tests.support import tiny
-from tests.support.heads import one_head
+from tests.support.taught import one_head
 
 TAUGHT = one_head({"teacher": ["games", "science", "net"]})  # the labels of the student
 TRAINING, HELD_OUT = tiny.TEXTS[:8], tiny.TEXTS[8:]

@@ -26,8 +26,8 @@ from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.scoring.hidden_states import HiddenStates
 from tests.support import fits
-from tests.support.heads import one_head
 from tests.support.interrupted import assert_same_model
+from tests.support.taught import one_head
 
 pytestmark = pytest.mark.distributed
 TESTS = Path(__file__).parents[1]

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support import heads
+
 
 @dataclass
 class RunningServer:
@@ -73,6 +75,19 @@ def server(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Ite
     folder = tmp_path_factory.mktemp("server")
     with running_server(folder, f"tiny={bundle_folder}", f"other={bundle_folder}", "--precision", "fp32") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def heads_folder(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Callable[[str], Path]:
+    """``heads_folder(name)`` → a bundle of the heads of that name in :data:`tests.support.heads.ALL`. Read only."""
+    parent = tmp_path_factory.mktemp("heads")
+
+    def folder(name: str) -> Path:
+        if not (parent / name).exists():
+            heads.write_bundle(parent / name, heads.ALL[name], bundle_folder)
+        return parent / name
+
+    return folder
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from amalgam_edge.browser import libraries, site
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import EdgeClassifier
 from amalgam_edge.runtime.bundle import Bundle
-from tests.support import tiny
+from tests.support import heads, tiny
 
 pytestmark = pytest.mark.serving
 
@@ -118,6 +118,105 @@ def test_the_page_shows_the_same_on_the_server_and_in_the_browser(serve, exact_f
     assert "in this browser" in seen["browser"]["one"]["status"]
     assert any(re.match(r"Loading the model: [\d.]+ of \d+ MB", text) for text in seen["browser"]["progress"])
     assert seen["browser"]["isolated"]  # so that WebAssembly has threads
+
+
+def shown_percent(score):
+    return pytest.approx(float(score.removesuffix(" %")) / 100, abs=6e-4)
+
+
+def check_heads_of_one(shown, model, logits):
+    """Each head shows what it answers with, and all of its labels as bars."""
+    for head, of_head in zip(model, shown["heads"], strict=True):
+        (row,) = heads.ranked(head, logits[head.name], heads.scores_of(head, logits[head.name]))
+        (answers,) = heads.labels_that_hold(head, logits[head.name])
+        assert [label for label, _, _ in of_head["bars"]] == [*row]
+        assert [*row.values()] == [shown_percent(score) for _, score, _ in of_head["bars"]]
+        assert [label for label, _, mark in of_head["bars"] if mark == "held"] == answers
+        title = of_head["answer"] if len(model) > 1 else shown["title"]
+        assert [label in title for label in answers] == [True] * len(answers)
+        assert (title == "No label is likely enough") == (not answers)
+        assert of_head["name"] == (head.name if len(model) > 1 else None)
+        assert len(model) == 1 or head.name in of_head["caption"]
+
+
+def check_table_of_heads(many, model, logits):
+    """A column for each head, with the labels that it answers with."""
+    assert many["columns"] == ["Text", *model.names]
+    for column, head in enumerate(model, 1):
+        ranked = heads.ranked(head, logits[head.name], heads.scores_of(head, logits[head.name]))
+        answers = heads.labels_that_hold(head, logits[head.name])
+        for row, scores, labels in zip(many["rows"], ranked, answers, strict=True):
+            assert [label for label, _ in row[column]] == (labels or ["–"])
+            wanted = [scores[label] for label in labels] or [max(scores.values())]
+            assert wanted == [shown_percent(score) for _, score in row[column]]
+    assert many["named"] == [[None, *model.names]] * len(TEXTS)
+
+
+def check_csv_of_heads(table, model, logits):
+    """A column for each head, as ``amalgam-edge predict`` writes it, and one for each label."""
+    names = {head.name: (head.name, f"{head.name}_score") for head in model}
+    if len(model) == 1:
+        names = {head.name: ("labels", "label_score") for head in model}
+    for head in model:
+        scores = heads.scores_of(head, logits[head.name])
+        answers = heads.labels_that_hold(head, logits[head.name])
+        answer_column, score_column = names[head.name]
+        for row, of_text, labels in zip(table, scores, answers, strict=True):
+            prefix = f"{head.name}/" if len(model) > 1 else ""
+            found = [float(row[f"{prefix}{label}"]) for label in head.labels]
+            assert found == pytest.approx(of_text.tolist(), abs=1e-4)
+            given = [of_text[head.labels.index(label)] for label in labels]
+            if head.activation == "softmax":
+                assert row[answer_column] == (labels[0] if labels else "")
+                assert float(row[score_column]) == pytest.approx(of_text.max(), abs=1e-4)
+                continue
+            has_separator = any(";" in label for label in labels)
+            assert row[answer_column] == (
+                json.dumps(labels, separators=(",", ":")) if has_separator else ";".join(labels)
+            )
+            assert [*map(float, filter(None, row[f"{score_column}s"].split(";")))] == pytest.approx(given, abs=1e-4)
+
+
+@in_chromium
+@pytest.mark.parametrize("name", ["one-sigmoid", "three", "six"])
+def test_the_page_shows_the_heads_side_by_side(serve, heads_folder, tmp_path, name):
+    folder, model, texts = heads_folder(name), heads.ALL[name], [text.strip() for text in TEXTS]
+    logits, truncated = heads.logits_of(folder, texts)
+    by_head = heads.by_head(model, logits)
+    server = serve(f"tiny={folder}", "--in-browser")
+    for where in ("server", "browser"):
+        seen = visit(server.url, where, tmp_path)
+        assert seen["faults"] == seen["elsewhere"] == seen["unnamed"] == []
+        assert not seen["wide"]
+        check_heads_of_one(seen["one"], model, {head: rows[:1] for head, rows in by_head.items()})
+        check_heads_of_one(seen["last"], model, {head: rows[-1:] for head, rows in by_head.items()})
+        if len(model) > 1:
+            check_table_of_heads(seen["many"], model, by_head)
+        table = [*csv.DictReader(io.StringIO(seen["csv"].removeprefix("\ufeff")))]
+        check_csv_of_heads(table, model, by_head)
+        check_cut(seen, table, truncated)
+
+
+def check_cut(seen, table, truncated):
+    """A text whose end was not read is marked wherever the page shows it."""
+    assert truncated[-1]
+    assert not truncated[0]
+    assert seen["one"]["cut"] is None
+    assert "not read" not in seen["one"]["status"]
+    assert seen["last"]["cut"] == "The end of this text was not read: the model reads 40 tokens of a text."
+    assert seen["last"]["status"].endswith(" Its end was not read.")
+    assert seen["many"]["cut"] == ["end not read" if cut else None for cut in truncated]
+    assert seen["many"]["status"].endswith(f" The end of {sum(truncated)} was not read.")
+    assert [row["truncated"] for row in table] == ["true" if cut else "false" for cut in truncated]
+
+
+@in_chromium
+def test_the_page_tells_which_texts_were_cut(serve, exact_folder, tmp_path):
+    server = serve(f"tiny={exact_folder}", "--in-browser")
+    _, truncated = heads.logits_of(exact_folder, [text.strip() for text in TEXTS])
+    for where in ("server", "browser"):
+        seen = visit(server.url, where, tmp_path)
+        check_cut(seen, [*csv.DictReader(io.StringIO(seen["csv"].removeprefix("\ufeff")))], truncated)
 
 
 @in_chromium

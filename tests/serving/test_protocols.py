@@ -7,7 +7,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
 from amalgam_edge.runtime import EdgeClassifier
-from tests.support import tiny
+from tests.support import heads, tiny
 
 pytestmark = pytest.mark.serving
 
@@ -217,3 +217,28 @@ def test_half_an_emoji_fails_no_other_text(server):
         f"{server.url}/v2/models/tiny/infer", content=f'{mark}{{"id": "\\ud83d", "inputs": [{tensor}]}}'.encode()
     )
     assert answer.json()["outputs"][0]["data"] == [row[0]["label"] for row in whole]
+
+
+@pytest.mark.usefixtures("online")
+def test_clients_choose_a_head_by_address_and_by_output(serve, heads_folder):
+    """Neither client has an argument for heads: one has the address, the other the names of outputs."""
+    http = pytest.importorskip("tritonclient.http")
+    server = serve(f"tiny={heads_folder('three')}")
+    logits, _ = heads.logits_of(heads_folder("three"), TEXTS)
+    by_head = heads.by_head(heads.THREE, logits)
+    for head in heads.THREE:
+        wanted = heads.ranked(head, by_head[head.name], heads.scores_of(head, by_head[head.name]))
+        client = InferenceClient(base_url=f"{server.url}/models/tiny?head={head.name}")
+        for text, scores in zip(TEXTS, wanted, strict=True):
+            found = {element.label: element.score for element in client.text_classification(text, top_k=2)}
+            assert found == pytest.approx(dict([*scores.items()][:2]), abs=1e-5)
+    with pytest.raises(HfHubHTTPError, match="no head 'mood'; there are topic, priority, safety"):
+        InferenceClient(base_url=f"{server.url}/?head=mood").text_classification("x")
+    triton = http.InferenceServerClient(server.url.removeprefix("http://"))
+    outputs = [http.InferRequestedOutput(name, binary_data=True) for name in ("safety.holds", "topic.label")]
+    result = triton.infer("tiny", [input_tensor(http, TEXTS, binary=True)], outputs=outputs)
+    scores = 1 / (1 + np.exp(-by_head["safety"]))
+    np.testing.assert_array_equal(result.as_numpy("safety.holds"), scores >= heads.SAFETY.thresholds)
+    best = [heads.TOPIC.labels[k].encode() for k in by_head["topic"].argmax(axis=1)]
+    assert result.as_numpy("topic.label").tolist() == best
+    triton.close()

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import re
 from importlib.resources import files
 
 import pytest
 
 from amalgam_edge.browser.libraries import LIBRARY_FILES
-from amalgam_edge.browser.site import describe_model, export_site, model_files
+from amalgam_edge.browser.site import PAGE_FILES, describe_model, export_site, model_files
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.bundle import Bundle
+from tests.support import heads
 
 
 def test_the_page_gets_the_model_and_its_tokenizer_under_fixed_names(bundle_folder):
@@ -40,6 +42,22 @@ def test_the_page_s_description_of_a_model(bundle_folder, tokenizer):
         "abstain": 0.0,
         "bytes": sum((bundle_folder / name).stat().st_size for name in files),
     }
+
+
+def test_the_page_s_description_of_a_model_of_several_heads(heads_folder):
+    described = describe_model("six", Bundle.open(heads_folder("six")))
+    assert "abstain" not in described
+    assert described["labels"] == [f"{head.name}/{label}" for head in heads.SIX for label in head.labels]
+    for found, head in zip(described["heads"], heads.SIX, strict=True):
+        reading = {"abstain": head.abstain} if head.activation == "softmax" else {"thresholds": [*head.thresholds]}
+        assert found == {"name": head.name, "activation": head.activation, "labels": [*head.labels], **reading}
+
+
+def test_every_file_of_the_page_is_sent_and_kept_for_when_there_is_no_network():
+    folder = files("amalgam_edge.browser") / "page"
+    assert {path.name for path in folder.iterdir()} == {*PAGE_FILES}
+    kept = re.search(r"const PAGE = (\[.*?\]);", (folder / "offline.js").read_text("utf-8"))[1]
+    assert {*json.loads(kept)} == {*PAGE_FILES, "./", "config.json"} - {"index.html", "offline.js"}
 
 
 @pytest.fixture

@@ -36,15 +36,49 @@ async function ask(asked) {
   return page.textContent("#status");
 }
 
+// What the page shows of one text: the title, what it says of a text that was cut, and each head with its bars.
+function shownOne() {
+  return page.evaluate(() => ({
+    title: document.querySelector("#one-title").textContent,
+    cut: document.querySelector("#cut").hidden ? null : document.querySelector("#cut").textContent,
+    bars: [...document.querySelectorAll("#heads tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent)),
+    heads: [...document.querySelectorAll("#heads table")].map((table) => ({
+      name: table.parentElement.querySelector("h3")?.textContent ?? null,
+      answer: table.parentElement.querySelector(".answer")?.textContent ?? null,
+      caption: table.caption.textContent,
+      bars: [...table.tBodies[0].rows].map((row) => [row.cells[0].textContent, row.cells[2].textContent, row.className]),
+    })),
+  }));
+}
+
+// What the page shows of several texts: of each cell the text, or its lines, without the mark of a text that was cut.
+function shownMany() {
+  return page.evaluate(() => {
+    const wordsOf = (cell) => {
+      const lines = [...cell.querySelectorAll(".line")].map((line) => [...line.children].map((part) => part.textContent));
+      return lines.length ? lines : cell.firstChild.textContent;
+    };
+    return {
+      columns: [...document.querySelector("#columns").cells].map((cell) => cell.textContent),
+      rows: [...document.querySelectorAll("#rows tr")].map((row) => [...row.cells].map(wordsOf)),
+      cut: [...document.querySelectorAll("#rows tr")].map((row) => row.querySelector(".cut")?.textContent ?? null),
+      named: [...document.querySelectorAll("#rows tr")].map((row) => [...row.cells].map((cell) => cell.dataset.head ?? null)),
+    };
+  });
+}
+
+const isWide = () => page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+
 await open();
 const empty = await (async () => {
   await page.fill("#texts", "  \n ");
   await page.click("#go");
   return page.textContent("#status");
 })();
-const one = { status: await ask(lines.slice(0, 1)), bars: await page.locator("#bars tr").evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent))) };
+const one = { status: await ask(lines.slice(0, 1)), ...(await shownOne()), wide: await isWide() };
+const last = { status: await ask(lines.slice(-1)), ...(await shownOne()) };
 await page.screenshot({ path: `${screenshot}-one.png` });
-const many = { status: await ask(lines), rows: await page.locator("#rows tr").evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent))) };
+const many = { status: await ask(lines), ...(await shownMany()) };
 await page.screenshot({ path: `${screenshot}-many.png` });
 const saved = page.waitForEvent("download");
 await page.click("#save");
@@ -58,11 +92,11 @@ if (offline) {
   await ask(lines); // by way of the service worker, so that it keeps what the model needs
   await context.setOffline(true);
   await open();
-  again = { status: await ask(lines), rows: await page.locator("#rows tr").evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent))) };
+  again = { status: await ask(lines), ...(await shownMany()) };
 }
 const isolated = await page.evaluate(() => crossOriginIsolated);
 const unnamed = await page.locator("button, input, select, textarea, progress").evaluateAll((all) =>
   all.filter((one) => !(one.labels?.length || one.textContent.trim() || one.getAttribute("aria-label"))).map((one) => one.id));
-const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+const wide = one.wide || (await isWide());
 await browser.close();
-process.stdout.write(JSON.stringify({ empty, one, many, csv, again, faults, elsewhere, progress: [...progress], isolated, unnamed, wide }));
+process.stdout.write(JSON.stringify({ empty, one, last, many, csv, again, faults, elsewhere, progress: [...progress], isolated, unnamed, wide }));

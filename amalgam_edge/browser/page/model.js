@@ -1,4 +1,5 @@
-// A web worker that runs a model: tokenizer, ONNX Runtime in WebAssembly, softmax.
+// A web worker that runs a model: tokenizer, ONNX Runtime in WebAssembly, softmax or sigmoid of each head.
+import { headsOf } from "./answers.js";
 import * as ort from "./libraries/ort.wasm.min.mjs";
 import { Tokenizer } from "./libraries/tokenizers.min.mjs";
 
@@ -49,11 +50,11 @@ async function load(model, headers) {
   return loaded;
 }
 
-// Token ids, cut to the model's longest input; the special tokens at the end are kept.
+// Token ids, cut to the model's longest input, and whether they were; the special tokens at the end are kept.
 function encode(tokenizer, text, { max_length, n_last_tokens }) {
   const { ids } = tokenizer.encode(text);
-  if (ids.length <= max_length) return ids;
-  return [...ids.slice(0, max_length - n_last_tokens), ...ids.slice(ids.length - n_last_tokens)];
+  if (ids.length <= max_length) return { ids, truncated: false };
+  return { ids: [...ids.slice(0, max_length - n_last_tokens), ...ids.slice(ids.length - n_last_tokens)], truncated: true };
 }
 
 function softmax(logits) {
@@ -63,19 +64,37 @@ function softmax(logits) {
   return exponentials.map((value) => value / sum);
 }
 
-// The labels of each text with their scores, the likeliest first. Texts of similar length run together.
+function sigmoid(logits) {
+  return logits.map((value) => 1 / (1 + Math.exp(-value)));
+}
+
+// The labels of a head with their scores, the likeliest first.
+function rank({ labels, activation }, logits) {
+  const scores = activation === "softmax" ? softmax(logits) : sigmoid(logits);
+  const order = [...logits.keys()].sort((a, b) => logits[b] - logits[a]);
+  return order.map((y) => ({ label: labels[y], score: scores[y] }));
+}
+
+// The labels of each head, from the logits of all.
+function rankHeads(heads, logits) {
+  let first = 0;
+  return heads.map((head) => rank(head, logits.slice(first, (first += head.labels.length))));
+}
+
+// Of each text whether it was cut, and the labels of each head. Texts of similar length run together.
 async function classify(model, texts, headers) {
   const { session, tokenizer } = await load(model, headers);
   const encoded = texts.map((text) => encode(tokenizer, text, model));
-  const order = encoded.map((_, k) => k).sort((a, b) => encoded[b].length - encoded[a].length);
-  const scores = new Array(texts.length);
+  const order = encoded.map((_, k) => k).sort((a, b) => encoded[b].ids.length - encoded[a].ids.length);
+  const heads = headsOf(model);
+  const results = new Array(texts.length);
   for (let first = 0; first < order.length; first += BATCH_SIZE) {
     const rows = order.slice(first, first + BATCH_SIZE);
-    const width = encoded[rows[0]].length;
+    const width = encoded[rows[0]].ids.length;
     const ids = new BigInt64Array(rows.length * width).fill(BigInt(model.pad_token_id));
     const mask = new BigInt64Array(rows.length * width);
     rows.forEach((row, k) => {
-      encoded[row].forEach((id, position) => {
+      encoded[row].ids.forEach((id, position) => {
         ids[k * width + position] = BigInt(id);
         mask[k * width + position] = 1n;
       });
@@ -87,20 +106,20 @@ async function classify(model, texts, headers) {
     });
     const nLabels = model.labels.length;
     rows.forEach((row, k) => {
-      const probabilities = softmax([...logits.data.slice(k * nLabels, (k + 1) * nLabels)]);
-      scores[row] = probabilities.map((score, y) => ({ label: model.labels[y], score })).sort((a, b) => b.score - a.score);
+      const ofText = [...logits.data.slice(k * nLabels, (k + 1) * nLabels)];
+      results[row] = { truncated: encoded[row].truncated, heads: rankHeads(heads, ofText) };
     });
     if (order.length > BATCH_SIZE) {
       const done = Math.min(order.length, first + BATCH_SIZE);
       postMessage({ progress: { text: `${done} of ${order.length} texts`, share: done / order.length } });
     }
   }
-  return scores;
+  return results;
 }
 
 onmessage = async ({ data: { model, texts, headers } }) => {
   try {
-    postMessage({ scores: await classify(model, texts, headers) });
+    postMessage({ results: await classify(model, texts, headers) });
   } catch (error) {
     postMessage({ error: error.message || String(error) });
   }

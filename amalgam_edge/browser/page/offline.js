@@ -2,7 +2,7 @@
 // name of the cache holds those of the libraries, so both come from the cache first. Everything else comes from the
 // network first, and from the cache if that fails.
 const CACHE = "amalgam-edge-6d662e17daac";
-const PAGE = ["./", "page.css", "page.js", "model.js", "config.json"];
+const PAGE = ["./", "page.css", "page.js", "results.js", "answers.js", "model.js", "config.json"];
 
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(PAGE)).then(() => self.skipWaiting()));

@@ -1,14 +1,14 @@
 // The page: reads the texts, has them classified on the server or in this browser (model.js), and shows the results.
+import { headsOf, positions, toCsv } from "./answers.js";
+import { showMany, showOne, summary } from "./results.js";
 
 const $ = (id) => document.getElementById(id);
-const percent = (score) => `${(100 * score).toFixed(1)} %`;
-const NO_LABEL = "–"; // shown if the best score is below the bundle's threshold
 const LIBRARIES_BYTES = 14.5e6; // approximate size of the JavaScript libraries
 
 let config;
 let worker;
-let pending; // {resolve, reject} of the promise of the worker's scores
-let results = []; // of the last request: [{text, scores: [{label, score}, …]}, …]
+let pending; // {resolve, reject} of the promise of the worker's results
+let answered; // the model of the last request, and its results: [{text, truncated, heads: [[{label, score}, …], …]}, …]
 
 function model() {
   return config.models.find(({ name }) => name === $("model").value);
@@ -35,7 +35,9 @@ async function onServer(texts) {
   });
   const body = await response.json();
   if (!response.ok) throw new Error(body.error);
-  return body;
+  const heads = headsOf(model());
+  const cut = positions(response.headers.get("x-truncated"));
+  return body.map((answer, k) => ({ truncated: cut.has(k), heads: heads.length > 1 ? heads.map(({ name }) => answer[name]) : [answer] }));
 }
 
 function inBrowser(texts) {
@@ -44,7 +46,7 @@ function inBrowser(texts) {
     worker.onmessage = ({ data }) => {
       if (data.progress) showProgress(data.progress);
       else if (data.error) pending.reject(new Error(data.error));
-      else pending.resolve(data.scores);
+      else pending.resolve(data.results);
     };
     worker.onerror = (event) => pending.reject(new Error(event.message || "the model's thread cannot be started"));
   }
@@ -60,49 +62,10 @@ function showProgress({ text, share }) {
   $("bar").value = share;
 }
 
-function cell(row, tag, text) {
-  const element = row.appendChild(document.createElement(tag));
-  element.textContent = text;
-  return element;
-}
-
-// The likeliest label, or NO_LABEL if its score is below the bundle's threshold.
-function label({ scores }) {
-  return scores[0].score < model().abstain ? NO_LABEL : scores[0].label;
-}
-
-function showOne(result) {
-  const [best] = result.scores;
-  $("one-title").textContent = label(result) === NO_LABEL ? "No label is likely enough" : `${best.label}, ${percent(best.score)}`;
-  $("bars").replaceChildren(
-    ...result.scores.map(({ label, score }) => {
-      const row = document.createElement("tr");
-      const name = cell(row, "th", label);
-      name.scope = "row";
-      name.title = label;
-      const track = cell(row, "td", "").appendChild(document.createElement("div"));
-      track.className = "track";
-      track.setAttribute("aria-hidden", "true");
-      const fill = track.appendChild(document.createElement("div"));
-      fill.className = "fill";
-      fill.style.width = `${100 * score}%`;
-      cell(row, "td", percent(score));
-      return row;
-    }),
-  );
-}
-
-function showMany(results) {
-  $("many-title").textContent = `${results.length} texts`;
-  $("rows").replaceChildren(
-    ...results.map((result) => {
-      const row = document.createElement("tr");
-      cell(row, "td", label(result));
-      cell(row, "td", percent(result.scores[0].score));
-      cell(row, "td", result.text);
-      return row;
-    }),
-  );
+function notRead(results) {
+  const cut = results.filter(({ truncated }) => truncated).length;
+  if (!cut) return "";
+  return results.length === 1 ? " Its end was not read." : ` The end of ${cut} was not read.`;
 }
 
 async function classify(event) {
@@ -122,16 +85,19 @@ async function classify(event) {
   showStatus("Classifying …");
   try {
     const started = performance.now();
-    const scores = await (where() === "browser" ? inBrowser(texts) : onServer(texts));
+    const asked = model();
+    const found = await (where() === "browser" ? inBrowser(texts) : onServer(texts));
     const took = performance.now() - started;
-    results = texts.map((text, k) => ({ text, scores: scores[k] }));
+    const results = found.map((result, k) => ({ text: texts[k], ...result }));
+    answered = { model: asked, results };
     const isSingle = texts.length === 1;
     $("one").hidden = !isSingle;
     $("many").hidden = isSingle;
-    if (isSingle) showOne(results[0]);
-    else showMany(results);
+    document.body.classList.toggle("several-heads", headsOf(asked).length > 1);
+    if (isSingle) showOne(asked, results[0]);
+    else showMany(asked, results);
     const place = where() === "browser" ? "in this browser" : "on the server";
-    showStatus(`${isSingle ? `${label(results[0])}. ` : ""}${texts.length} text${isSingle ? "" : "s"} in ${took.toFixed(took < 10 ? 1 : 0)} ms, ${place}.`);
+    showStatus(`${isSingle ? `${summary(asked, results[0])}. ` : ""}${texts.length} text${isSingle ? "" : "s"} in ${took.toFixed(took < 10 ? 1 : 0)} ms, ${place}.${notRead(results)}`);
   } catch (error) {
     showStatus(`No answer: ${error.message}`, true);
   } finally {
@@ -140,32 +106,30 @@ async function classify(event) {
   }
 }
 
-// A CSV cell. Text that a spreadsheet would run as a formula gets a leading quote.
-function csvCell(value) {
-  const text = String(value);
-  const safe = /^[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text;
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-}
-
 function save() {
-  const labels = model().labels;
-  const rows = results.map((result) => {
-    const scoreOf = Object.fromEntries(result.scores.map(({ label, score }) => [label, score]));
-    return [result.text, label(result) === NO_LABEL ? "" : label(result), result.scores[0].score, ...labels.map((name) => scoreOf[name])];
-  });
-  const csv = [["text", "label", "score", ...labels], ...rows].map((row) => row.map(csvCell).join(",")).join("\r\n");
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(["\ufeff", csv, "\r\n"], { type: "text/csv" }));
+  link.href = URL.createObjectURL(new Blob(["\ufeff", toCsv(answered.model, answered.results)], { type: "text/csv" }));
   link.download = "labels.csv";
   link.click();
   URL.revokeObjectURL(link.href);
 }
 
+// The labels of a model in words.
+function labelsInWords(model) {
+  const heads = headsOf(model);
+  const list = ({ labels, activation }) => {
+    if (activation === "sigmoid" && labels.length === 1) return `${labels[0]} or not`;
+    return `${activation === "sigmoid" ? "any of " : ""}${labels.join(", ")}`;
+  };
+  if (heads.length === 1) return `${model.labels.length} label${model.labels.length === 1 ? "" : "s"}: ${list(heads[0])}.`;
+  return `${heads.length} heads: ${heads.map((head) => `${head.name} (${list(head)})`).join("; ")}.`;
+}
+
 function describe() {
   if (!model()) return;
-  const { labels, bytes } = model();
+  const { bytes } = model();
   const download = config.browser ? ` In this browser it takes a download of ${((bytes + LIBRARIES_BYTES) / 1e6).toFixed(0)} MB, once.` : "";
-  $("about").textContent = `${labels.length} labels: ${labels.join(", ")}.${download}`;
+  $("about").textContent = `${labelsInWords(model())}${download}`;
 }
 
 // Asks for the models. A server with API keys names them only to those who have one. Returns whether there are any.

@@ -6,6 +6,7 @@ Specification: https://github.com/kserve/open-inference-protocol
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,17 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
 from amalgam_edge.environment import own_version
-from amalgam_edge.serving.batching import ModelOutput
+from amalgam_edge.heads import Heads
 from amalgam_edge.serving.bodies import compressed_if_asked, read_body
 from amalgam_edge.serving.fast_path import FastPathRoute
 from amalgam_edge.serving.limits import Limits
 from amalgam_edge.serving.models import ModelRegistry, ServedModel
+from amalgam_edge.serving.protocols.open_inference_outputs import (
+    OutputDescription,
+    describe_labels,
+    describe_outputs,
+    output_values,
+)
 from amalgam_edge.serving.protocols.open_inference_tensors import (
     HEADER_LENGTH,
     BadTensorsError,
@@ -29,7 +36,6 @@ from amalgam_edge.serving.protocols.open_inference_tensors import (
 from amalgam_edge.serving.request_handling import check_texts, find_model, run_unless_disconnected
 from amalgam_edge.storage.json_text import mended_json
 
-_OUTPUT_TYPES = {"label": "BYTES", "score": "FP32", "probabilities": "FP32", "truncated": "BOOL"}
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
 _REQUEST_BODY = {
     "requestBody": {
@@ -66,7 +72,7 @@ _REQUEST_BODY = {
                             "items": {
                                 "type": "object",
                                 "required": ["name"],
-                                "properties": {"name": {"enum": [*_OUTPUT_TYPES]}},
+                                "properties": {"name": {"enum": []}},  # name_outputs fills it
                             },
                         },
                     },
@@ -89,10 +95,13 @@ def create_router(models: ModelRegistry, limits: Limits) -> APIRouter:
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         """Classify the texts of the tensor ``text``."""
         _find_version(models, name, version)  # an unknown model is refused before the body is read
-        inference = _parse(await read_body(request), request.headers.get(HEADER_LENGTH), limits)
+        body = await read_body(request)
         model = _find_version(models, name, version)  # once more: it may have been replaced while the body came
+        described = describe_outputs(model.heads)
+        inference = _parse(body, request.headers.get(HEADER_LENGTH), limits, described)
         output = await run_unless_disconnected(request, model, inference.texts)
-        return await _response(request, model, inference, output)
+        tensors = _tensors(inference, described, output_values(model.heads, output))
+        return await _response(request, model, inference.request_id, tensors)
 
     for path in ("/models/{name}/infer", "/models/{name}/versions/{version}/infer"):
         router.add_api_route(
@@ -105,6 +114,20 @@ def create_router(models: ModelRegistry, limits: Limits) -> APIRouter:
             route_class_override=FastPathRoute,
         )
     return router
+
+
+def name_outputs(paths: Mapping[str, Any], models: Iterable[Heads]) -> None:
+    """Write into the API's description which outputs there are.
+
+    Args:
+        paths: The description's paths.
+        models: The heads of each model.
+    """
+    names = dict.fromkeys(name for heads in models for name in describe_outputs(heads))
+    for path, operations in paths.items():
+        if path.endswith("/infer"):
+            schema = operations["post"]["requestBody"]["content"]["application/json"]["schema"]
+            schema["properties"]["outputs"]["items"]["properties"]["name"]["enum"] = [*names]
 
 
 def _add_health_routes(router: APIRouter, models: ModelRegistry) -> None:
@@ -168,32 +191,34 @@ def _add_metadata_routes(router: APIRouter, models: ModelRegistry) -> None:
     )
 
 
-def _parse(body: bytes, header_length: str | None, limits: Limits) -> InferenceRequest:
+def _parse(body: bytes, header_length: str | None, limits: Limits, known: Collection[str]) -> InferenceRequest:
     try:
         inference = parse_request(body, header_length, max_texts=limits.texts)
     except BadTensorsError as error:
         raise HTTPException(422, str(error)) from error
-    if unknown := [output for output in inference.outputs if output not in _OUTPUT_TYPES]:
-        raise HTTPException(422, f"no output {unknown[0]!r}; there are {', '.join(_OUTPUT_TYPES)}")
+    if unknown := [output for output in inference.outputs if output not in known]:
+        raise HTTPException(422, f"no output {unknown[0]!r}; there are {', '.join(known)}")
     check_texts(inference.texts, limits)
     return inference
 
 
-async def _response(request: Request, model: ServedModel, inference: InferenceRequest, output: ModelOutput) -> Response:
-    best = output.ranking[:, 0]
-    values = {
-        "label": np.array([model.labels[k].encode() for k in best], dtype=object),
-        "score": output.probabilities[np.arange(len(best)), best].astype(np.float32),
-        "probabilities": output.probabilities.astype(np.float32),
-        "truncated": output.truncated,
-    }
-    as_binary = inference.outputs or dict.fromkeys(_OUTPUT_TYPES, inference.binary_output)
-    header = {"model_name": model.name, "model_version": model.version}
-    if inference.request_id is not None:
-        header["id"] = inference.request_id
-    tensors = [
-        OutputTensor(name, _OUTPUT_TYPES[name], values[name], as_binary=binary) for name, binary in as_binary.items()
+def _tensors(
+    inference: InferenceRequest, described: Mapping[str, OutputDescription], values: Mapping[str, np.ndarray]
+) -> list[OutputTensor]:
+    """The outputs that a request asks for; all if it names none."""
+    as_binary = inference.outputs or dict.fromkeys(described, inference.binary_output)
+    return [
+        OutputTensor(name, described[name].datatype, values[name], as_binary=binary)
+        for name, binary in as_binary.items()
     ]
+
+
+async def _response(
+    request: Request, model: ServedModel, request_id: str | None, tensors: Sequence[OutputTensor]
+) -> Response:
+    header = {"model_name": model.name, "model_version": model.version}
+    if request_id is not None:
+        header["id"] = request_id
     content, header_length = encode_response(header, tensors)
     if header_length is None:
         return await compressed_if_asked(request, content, "application/json")
@@ -209,25 +234,20 @@ def _find_version(models: ModelRegistry, name: str, version: str | None) -> Serv
 
 
 def _metadata(model: ServedModel) -> dict[str, Any]:
-    shapes = _output_shapes(model)
     return {
         "name": model.name,
         "versions": [model.version],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
-            {"name": name, "datatype": datatype, "shape": shapes[name]} for name, datatype in _OUTPUT_TYPES.items()
+            {"name": name, "datatype": output.datatype, "shape": output.shape}
+            for name, output in describe_outputs(model.heads).items()
         ],
-        "parameters": {"labels": [*model.labels]},
+        "parameters": describe_labels(model.heads),
     }
 
 
-def _output_shapes(model: ServedModel) -> dict[str, list[int]]:
-    return {name: [-1, len(model.labels)] if name == "probabilities" else [-1] for name in _OUTPUT_TYPES}
-
-
 def _config(model: ServedModel) -> dict[str, Any]:
-    dims = _output_shapes(model)
     return {
         "name": model.name,
         "platform": "onnxruntime_onnx",
@@ -235,8 +255,8 @@ def _config(model: ServedModel) -> dict[str, Any]:
         "max_batch_size": 0,  # the shapes tell the batch themselves
         "input": [{"name": "text", "data_type": "TYPE_STRING", "dims": [-1]}],
         "output": [
-            {"name": name, "data_type": _CONFIG_TYPES[datatype], "dims": dims[name]}
-            for name, datatype in _OUTPUT_TYPES.items()
+            {"name": name, "data_type": _CONFIG_TYPES[output.datatype], "dims": output.shape}
+            for name, output in describe_outputs(model.heads).items()
         ],
     }
 
