@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
+from amalgam_edge.cli.numbers_by_head import numbers_by_head
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.recipe.options import Option
 from amalgam_edge.recipe.recipe import SECTIONS, recipe_options
@@ -95,7 +96,7 @@ def _click_option(option: Option) -> Decorator:
     if get_origin(kind) is tuple:
         details |= {"multiple": True, "metavar": _METAVARS[option.name]}
     elif _has_heads(kind):
-        details |= {"multiple": True, "metavar": _METAVARS[option.name], "callback": _numbers_by_head}
+        details |= {"multiple": True, "metavar": _METAVARS[option.name], "callback": numbers_by_head}
     elif kind is bool:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     elif get_origin(kind) is Literal:
@@ -141,25 +142,6 @@ def _teachers_by_head(ctx: click.Context, param: click.Parameter, values: Sequen
             raise click.BadParameter(f"head {name!r} is named twice; name all of its teachers at once", ctx, param)
         teachers[name] = [teacher.strip() for teacher in listed.split(",") if teacher.strip()]
     return teachers
-
-
-def _numbers_by_head(
-    ctx: click.Context, param: click.Parameter, values: Sequence[str]
-) -> float | dict[str, float] | None:
-    """One number for all heads, or head → number."""
-    numbers: dict[str, float] = {}
-    for value in values:
-        name, equals, text = value.rpartition("=")
-        try:
-            number = float(text)
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is no number", ctx, param) from None
-        if not equals and len(values) == 1:
-            return number
-        if not equals or name in numbers:
-            raise click.BadParameter(f"{value!r}: name each of several heads once, as HEAD=NUMBER", ctx, param)
-        numbers[name] = number
-    return numbers or None
 
 
 class _NumberOr(click.ParamType):
