@@ -13,7 +13,7 @@ from amalgam_edge.cli.hub_options import with_hub_options
 from amalgam_edge.cli.model_options import with_threads
 from amalgam_edge.cli.numbers_by_head import numbers_by_head
 from amalgam_edge.cli.output import show_json, show_line, show_lines
-from amalgam_edge.errors import AmalgamError, needs_extra
+from amalgam_edge.errors import needs_extra
 
 if TYPE_CHECKING:
     from amalgam_edge.runtime.evaluation import Evaluation
@@ -99,12 +99,12 @@ def command(
       amalgam-edge evaluate student/ --data labelled.jsonl --report evaluation.html
       amalgam-edge evaluate student/ --data labelled.jsonl --compare other-student/
     """  # noqa: D301  (click reads \b as "do not rewrap")
-    if min_agreement is not None and not teachers:
-        raise AmalgamError("--min-agreement: there is no teacher to agree with; name it with --teacher NAME=PATH")
     from amalgam_edge.api import evaluate
-    from amalgam_edge.evaluation.agreement_limit import missed_agreements
+    from amalgam_edge.evaluation.agreement_limit import check_limit, missed_agreements
     from amalgam_edge.storage.records import to_json
 
+    if min_agreement is not None:
+        check_limit(min_agreement, teachers)
     measured = evaluate(
         bundle,
         data,

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime.evaluation import Evaluation
 
+Limit = float | Mapping[str, float]  # the smallest share of texts answered alike, of all heads or of those named
 
-def missed_agreements(measured: Evaluation, limit: float | Mapping[str, float]) -> list[str]:
+
+def check_limit(limit: Limit, teachers: Sequence[str]) -> None:
+    """Refuse a limit that cannot be kept, before anything is measured.
+
+    Args:
+        limit: The limit.
+        teachers: The teachers that were named.
+
+    Raises:
+        AmalgamError: There is no teacher to agree with, or the limit is no share.
+    """
+    if not teachers:
+        raise AmalgamError("--min-agreement: there is no teacher to agree with; name it with --teacher NAME=PATH")
+    for share in limit.values() if isinstance(limit, Mapping) else [limit]:
+        if not 0 <= share <= 1:
+            raise AmalgamError(f"--min-agreement: a share between 0 and 1 is expected, not {share:g}")
+
+
+def missed_agreements(measured: Evaluation, limit: Limit) -> list[str]:
     """The heads whose default model agrees with a teacher on fewer texts than the limit, a line for each teacher.
 
     Args:
         measured: What was measured, beside teachers.
-        limit: The smallest share of texts answered alike, for all heads or for those named.
+        limit: The limit.
 
     Raises:
-        AmalgamError: A limit is no share, or is of a head that stands beside no teacher.
+        AmalgamError: A limit is of a head that stands beside no teacher.
     """
     beside = [name for name, head in measured.heads.items() if head.teachers]
     limits = limit if isinstance(limit, Mapping) else dict.fromkeys(beside, limit)

@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from amalgam_edge.heads import SIGMOID
 from amalgam_edge.metrics.calibration import Reliability
 from amalgam_edge.metrics.risk_coverage import RiskCoverage
 from amalgam_edge.reports import plots
@@ -36,9 +37,8 @@ def render_evaluation(evaluation: Evaluation, bundle: str) -> str:
     figures = []
     for name, head in evaluation.heads.items():
         of_head = f": {name}" if len(evaluation.heads) > 1 else ""
-        if head.student:
-            note = f"By {escape(evaluation.default_model)}."
-            sections.append(section(f"Labels{of_head}", html_table(label_table(evaluation, name)), note))
+        if (labels := label_table(evaluation, name)).rows:
+            sections.append(section(f"Labels{of_head}", html_table(labels), f"By {escape(evaluation.default_model)}."))
         sections += _examples(head, evaluation.default_model, of_head)
         figures += _figures(head, of_head)
     kind = "labelled texts" if has_gold(evaluation) else "texts without gold labels"
@@ -75,9 +75,9 @@ def _examples(head: HeadEvaluation, model: str, of_head: str) -> list[str]:
     """Texts that the student answers otherwise than a teacher."""
     return [
         section(
-            f"Where the student and teacher {teacher} differ{of_head}",
+            f"Where student and teacher '{teacher}' differ{of_head}",
             html_table(example_table(row.examples)),
-            f"By {escape(model)}; at most ten texts for each of who is right.",
+            f"By {escape(model)}: the first ten texts, or the first ten of each kind where gold labels tell who is right.",
         )
         for teacher, row in head.teachers.items()
         if row.examples
@@ -98,7 +98,8 @@ def _figures(head: HeadEvaluation, of_head: str) -> list[str]:
             section(
                 f"Reliability{of_head}",
                 plots.reliability_diagram(curves),
-                "Where the line runs along the diagonal, a score is the probability of being right.",
+                "Where the line runs along the diagonal, a score is the probability of being right."
+                + (" Every label of every text counts, yes or no." if head.activation == SIGMOID else ""),
             )
         )
     if risks:

@@ -20,8 +20,8 @@ _SCORES = {"NLL": ("nll", ".3f"), "ECE": ("ece", ".1%"), "AURC": ("aurc", ".3f")
 
 _RIGHT = {"student_right": "student", "teacher_right": "teacher", "neither_right": "neither", "no_gold": MISSING}
 TEACHERS_NOTE = (
-    "agreement: share of texts that both answer alike; the last three columns: where they differ, how many texts the "
-    "student, the teacher or neither has right"
+    "agreement: share of texts that both answer alike; right: where they differ, how many texts the student, the "
+    "teacher or neither has right"
 )
 _LONGEST_EXAMPLE = 300  # characters of a text in a table
 
@@ -101,21 +101,21 @@ def teachers_table(evaluation: BuildEvaluation | Evaluation) -> Table:
     return by_head(
         (
             Column("teacher", numeric=False),
-            Column("model", numeric=False),
+            Column("student", numeric=False),
             Column("texts"),
             Column("agreement"),
             Column("teacher's accuracy"),
-            Column("student's"),
+            Column("student's accuracy"),
             Column("student right"),
             Column("teacher right"),
-            Column("neither"),
+            Column("neither right"),
         ),
         [
             (
                 name,
                 (
                     teacher,
-                    f"student {model}",
+                    model,
                     str(row.n_texts),
                     share(row.agreement),
                     share(own.accuracy),
@@ -149,52 +149,45 @@ def teacher_lines(evaluation: Evaluation) -> list[str]:
 
 
 def label_table(evaluation: Evaluation, head: str) -> Table:
-    """Precision, recall and F1 of each label of a head, by the model that answers by default."""
-    labels = evaluation.heads[head].student[evaluation.default_model].labels
-    is_sigmoid = evaluation.heads[head].activation == SIGMOID
-    return Table(
-        (
-            Column("label", numeric=False),
-            Column("gold texts"),
-            Column("precision"),
-            Column("recall"),
-            Column("F1"),
-            *([Column("ECE")] if is_sigmoid else []),
-        ),
-        tuple(
-            (
-                label,
-                str(row.n_gold),
-                share(row.precision),
-                share(row.recall),
-                share(row.f1),
-                *([share(row.ece)] if is_sigmoid else []),
-            )
-            for label, row in labels.items()
-        ),
-    )
+    """Each label of a head by the model that answers by default: precision, recall and F1 where there are gold labels.
+
+    Of a sigmoid head, the calibration error and the agreement with each teacher too; without any column there are no
+    rows.
+    """
+    measured, model = evaluation.heads[head], evaluation.default_model
+    columns: dict[str, Sequence[str]] = {}
+    if measured.student:
+        rows = [measured.student[model].labels[label] for label in measured.labels]
+        columns["gold texts"] = [str(row.n_gold) for row in rows]
+        columns["precision"] = [share(row.precision) for row in rows]
+        columns["recall"] = [share(row.recall) for row in rows]
+        columns["F1"] = [share(row.f1) for row in rows]
+        if measured.activation == SIGMOID:
+            columns["ECE"] = [share(row.ece) for row in rows]
+    for teacher, beside in measured.teachers.items():
+        if by_label := beside.student[model].labels:
+            columns[f"agreement with {teacher}"] = [share(by_label.get(label)) for label in measured.labels]
+    titles = (Column("label", numeric=False), *map(Column, columns))
+    return Table(titles, tuple(zip(measured.labels, *columns.values(), strict=True)) if columns else ())
 
 
 def example_table(examples: Mapping[str, Sequence[DifferingAnswer]]) -> Table:
-    """Texts that student and teacher answer differently."""
-    return Table(
-        tuple(Column(title, numeric=False) for title in ("right", "text", "gold", "teacher", "student")),
-        tuple(
-            (
-                _RIGHT.get(who, who),
-                shown_text.line(example.text, _LONGEST_EXAMPLE),
-                MISSING if example.gold is None else _labels(example.gold),
-                _labels(example.teacher),
-                _labels(example.student),
-            )
-            for who, rows in examples.items()
-            for example in rows
-        ),
-    )
+    """Texts that student and teacher answer differently, and who is right where gold labels tell."""
+    columns: dict[str, list[str]] = {"right": [], "text": [], "gold": [], "teacher": [], "student": []}
+    for who, rows in examples.items():
+        for row in rows:
+            columns["right"].append(_RIGHT.get(who, who))
+            columns["text"].append(shown_text.line(row.text, _LONGEST_EXAMPLE))
+            columns["gold"].append(MISSING if row.gold is None else _labels(row.gold))
+            columns["teacher"].append(_labels(row.teacher))
+            columns["student"].append(_labels(row.student))
+    if examples.keys() <= {"no_gold"}:
+        del columns["right"], columns["gold"]
+    return Table(tuple(Column(title, numeric=False) for title in columns), tuple(zip(*columns.values(), strict=True)))
 
 
 def _labels(labels: Sequence[str]) -> str:
-    return shown_text.line(", ".join(labels)) or "none"
+    return shown_text.line(", ".join(labels)) or "(no label)"
 
 
 def comparison_table(comparison: BundleComparison) -> Table:
