@@ -77,7 +77,7 @@ def _examples(head: HeadEvaluation, model: str, of_head: str) -> list[str]:
         section(
             f"Where student and teacher '{teacher}' differ{of_head}",
             html_table(example_table(row.examples)),
-            f"By {escape(model)}: the first ten texts, or the first ten of each kind where gold labels tell who is right.",
+            f"By {escape(model)}: the first ten texts, of each kind where gold labels tell who is right.",
         )
         for teacher, row in head.teachers.items()
         if row.examples
