@@ -41,11 +41,10 @@ def missed_agreements(measured: Evaluation, limit: Limit) -> list[str]:
     limits = limit if isinstance(limit, Mapping) else dict.fromkeys(beside, limit)
     missed = []
     for name, share in limits.items():
-        if not 0 <= share <= 1:
-            raise AmalgamError(f"--min-agreement: a share between 0 and 1 is expected, not {share:g}")
         if name not in beside:
             raise AmalgamError(
-                f"--min-agreement: no teacher of a head '{name}' was named; there are {', '.join(beside)}"
+                f"--min-agreement {name}={share:g}: no teacher of that head was named; the heads that stand beside a "
+                f"teacher: {', '.join(beside)}"
             )
         for teacher, row in measured.heads[name].teachers.items():
             agreed = row.student[measured.default_model]
