@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from amalgam_edge.runtime.evaluation import Evaluation
     from amalgam_edge.runtime.hub import HubOptions
     from amalgam_edge.runtime.manifest import TeacherManifest
+    from amalgam_edge.runtime.predictions import Abstain
     from amalgam_edge.scoring.scores import ScoreSummary
 
 
@@ -112,7 +113,7 @@ def evaluate(
     split: str = "test",
     precisions: Sequence[str] = (),
     threads: int | None = None,
-    abstain: float | None = None,
+    abstain: Abstain | None = None,
     teachers: Sequence[str] = (),
     compare: Bundle | str | Path | None = None,
     **hub: Unpack[HubOptions],
@@ -128,7 +129,7 @@ def evaluate(
         split: Split to read of a data set from the Hub.
         precisions: Precisions to measure; all whose model is there where none is named.
         threads: CPU threads to compute with, at most one per usable core; that many where it is None.
-        abstain: Give no label below this score; the bundle's own threshold where it is None.
+        abstain: Give no label below this score, or {head: score}; the bundle's own thresholds where it is None.
         teachers: ``NAME=PATH`` of teachers, by the names that the bundle has for them, to answer the same texts.
         compare: Another bundle to measure on the same texts.
         hub: How bundles of the Hub are fetched: ``revision`` (of ``bundle`` alone), ``token``, ``cache_dir``,

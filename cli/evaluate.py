@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 @click.option("--precision", "precisions", multiple=True, help="Measure this precision.  [default: all that are there]")
 @with_threads
 @click.option(
-    "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's own]"
+    "--abstain",
+    multiple=True,
+    callback=numbers_by_head,
+    metavar="[HEAD=]SCORE",
+    help="Give no label below this score.  [default: the bundle's own]",
 )
 @click.option(
     "--teacher",
@@ -69,7 +73,7 @@ def command(
     split: str,
     precisions: tuple[str, ...],
     threads: int | None,
-    abstain: float | None,
+    abstain: float | dict[str, float] | None,
     teachers: tuple[str, ...],
     min_agreement: float | dict[str, float] | None,
     compare: str | None,

@@ -9,8 +9,8 @@ import numpy as np
 
 from amalgam_edge.errors import needs_extra
 from amalgam_edge.evaluation.comparison import CASCADE, OtherBundle, default_model
-from amalgam_edge.evaluation.head_metrics import evaluate_head
-from amalgam_edge.evaluation.labelled_texts import LabelledTexts, read_labelled_texts
+from amalgam_edge.evaluation.head_metrics import Domains, evaluate_head
+from amalgam_edge.evaluation.labelled_texts import read_labelled_texts
 from amalgam_edge.evaluation.teacher_agreement import (
     TeacherAnswers,
     differing_answers,
@@ -18,10 +18,11 @@ from amalgam_edge.evaluation.teacher_agreement import (
     teacher_agreement,
 )
 from amalgam_edge.gold import GoldAnswers, columns_of, gold_answers, label_columns
-from amalgam_edge.heads import Heads
+from amalgam_edge.heads import Head, Heads
 from amalgam_edge.runtime import Bundle, EdgeClassifier
-from amalgam_edge.runtime.evaluation import Evaluation, HeadEvaluation, TeacherEvaluation
+from amalgam_edge.runtime.evaluation import Evaluation, HeadEvaluation, ModelEvaluation, TeacherEvaluation
 from amalgam_edge.runtime.manifest_heads import BundleHead
+from amalgam_edge.runtime.predictions import Abstain
 
 LabelColumns = str | Mapping[str, str] | Sequence[str]  # one column, head → column, or HEAD=COLUMN of several heads
 
@@ -35,7 +36,7 @@ def evaluate_bundle(
     split: str = "test",
     precisions: Sequence[str] = (),
     threads: int | None = None,
-    abstain: float | None = None,
+    abstain: Abstain | None = None,
     teachers: Sequence[str] = (),
     compare: Bundle | None = None,
 ) -> Evaluation:
@@ -51,7 +52,8 @@ def evaluate_bundle(
         split: The split of a Hub data set.
         precisions: The precisions to measure; by default all whose model is there.
         threads: How many threads compute, at most one per usable core; by default that many.
-        abstain: No label is given below this score; by default the bundle's own threshold, and 0 never abstains.
+        abstain: No label is given below this score, by head or of all softmax heads; by default the bundle's own
+            thresholds, and 0 never abstains.
         teachers: ``NAME=PATH`` of teachers of the bundle, to set beside the student.
         compare: Another bundle, whose accuracy on the same texts is set beside this one's.
 
@@ -59,36 +61,24 @@ def evaluate_bundle(
         AmalgamError: The data cannot be read or names a label that the bundle does not know; a teacher is none of the
             bundle's or cannot be loaded; a bundle is damaged.
     """
-    columns = label_columns(bundle.heads.names, _as_entries(bundle.heads, label_column))
-    labelled = read_labelled_texts(
-        data,
-        text_column=text_column,
-        label_columns=columns_of(columns),
-        may_lack_labels=bool(teachers) and not label_column,
-        split=split,
-    )
-    texts = labelled.texts
+    may_lack = bool(teachers) and not label_column
+    texts, gold = _read(bundle.heads, data, text_column, label_column, split, may_lack_labels=may_lack)
     classifiers = _open_models(bundle, precisions, threads, abstain)
     heads = next(iter(classifiers.values())).heads
-    gold = _gold(heads, columns, labelled)
     beside = _ask_teachers(bundle, teachers, texts, gold) if teachers else []
     other = OtherBundle.load(compare, bundle, gold, precisions, threads) if compare else None
     logits = {name: classifier.logits(texts) for name, classifier in classifiers.items()}
     default = default_model(bundle) if default_model(bundle) in logits else next(iter(logits))
     measured = {}
-    for head, domains in zip(heads, map(label_domains, bundle.manifest.heads), strict=True):
+    for head, described in zip(heads, bundle.manifest.heads, strict=True):
         own = {name: answers[:, heads.columns(head.name)] for name, answers in logits.items()}
-        known = gold.get(head.name)
+        of_head = [teacher for teacher in beside if teacher.answers.labels.head.name == head.name]
         measured[head.name] = HeadEvaluation(
             activation=head.activation,
-            n_texts=len(known) if known else 0,
+            n_texts=len(gold.get(head.name, ())),
             labels=head.labels,
-            student={name: evaluate_head(head, known, own[name][known.rows], domains) for name in own} if known else {},
-            teachers={
-                teacher.answers.labels.teacher: teacher.compare(own, default, texts)
-                for teacher in beside
-                if teacher.answers.labels.head.name == head.name
-            },
+            student=_measure(head, gold.get(head.name), own, label_domains(described)),
+            teachers={teacher.answers.labels.teacher: teacher.compare(own, default, texts) for teacher in of_head},
         )
     return Evaluation(
         data=data,
@@ -97,6 +87,15 @@ def evaluate_bundle(
         heads={name: head for name, head in measured.items() if head.student or head.teachers},
         comparison=other.compare(texts, gold, logits) if other else None,
     )
+
+
+def _measure(
+    head: Head, gold: GoldAnswers | None, logits: Mapping[str, np.ndarray], domains: Domains
+) -> dict[str, ModelEvaluation]:
+    """Model → what is measured of it on the texts with gold labels, by its logits of all texts; nothing without any."""
+    if gold is None:
+        return {}
+    return {name: evaluate_head(head, gold, own[gold.rows], domains) for name, own in logits.items()}
 
 
 def label_domains(head: BundleHead) -> dict[str, list[int]]:
@@ -128,6 +127,26 @@ class _TeacherBeside:
         )
 
 
+def _read(
+    heads: Heads, data: str, text_column: str | None, label_column: LabelColumns, split: str, *, may_lack_labels: bool
+) -> tuple[list[str], dict[str, GoldAnswers]]:
+    """The texts, and the gold answers of the heads that have a column of them."""
+    columns = label_columns(heads.names, _as_entries(heads, label_column))
+    labelled = read_labelled_texts(
+        data,
+        text_column=text_column,
+        label_columns=columns_of(columns),
+        may_lack_labels=may_lack_labels,
+        split=split,
+    )
+    gold = {
+        name: gold_answers(heads[name], labelled.labels[column], may_lack=len(heads) > 1)
+        for name, column in columns.items()
+        if column in labelled.labels
+    }
+    return labelled.texts, gold
+
+
 def _as_entries(heads: Heads, label_column: LabelColumns) -> Sequence[str]:
     """Columns of gold labels as the command line has them."""
     if isinstance(label_column, str):
@@ -138,7 +157,7 @@ def _as_entries(heads: Heads, label_column: LabelColumns) -> Sequence[str]:
 
 
 def _open_models(
-    bundle: Bundle, precisions: Sequence[str], threads: int | None, abstain: float | None
+    bundle: Bundle, precisions: Sequence[str], threads: int | None, abstain: Abstain | None
 ) -> dict[str, EdgeClassifier]:
     """The models to measure: the precisions named, or all that are there and the cascade."""
     classifiers = {
@@ -148,15 +167,6 @@ def _open_models(
     if bundle.cascade and not precisions:
         classifiers[CASCADE] = EdgeClassifier(bundle, threads=threads, abstain=abstain, cascade=True)
     return classifiers
-
-
-def _gold(heads: Heads, columns: Mapping[str, str], labelled: LabelledTexts) -> dict[str, GoldAnswers]:
-    """The gold answers of the heads that have a column of them."""
-    return {
-        name: gold_answers(heads[name], labelled.labels[column], may_lack=len(heads) > 1)
-        for name, column in columns.items()
-        if column in labelled.labels
-    }
 
 
 def _ask_teachers(
