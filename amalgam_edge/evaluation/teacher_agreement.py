@@ -105,7 +105,7 @@ class TeacherAnswers:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Whether student and teacher agree, and who is right, of the texts that count, ``(n_texts,)`` of bool each."""
+    """The texts that count: who says what, whether they agree, and who is right where ``has_gold``, ``(n_texts,)`` each."""
 
     asked: np.ndarray
     student: np.ndarray
@@ -202,8 +202,8 @@ def _compare(teacher: TeacherAnswers, logits: np.ndarray) -> _Compared:
         student=student,
         agree=(student == own).all(axis=1) & np.isfinite(logits[asked]).all(axis=1),
         has_gold=has_gold,
-        student_right=(student == gold).all(axis=1) & has_gold,
-        teacher_right=(own == gold).all(axis=1) & has_gold,
+        student_right=(student == gold).all(axis=1),
+        teacher_right=(own == gold).all(axis=1),
     )
 
 

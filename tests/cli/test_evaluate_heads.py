@@ -222,6 +222,15 @@ def test_columns_have_any_name(invoke, heads, rows, tmp_path, evaluated):
         api.evaluate(heads / "student", path, label_column={"area": "t"})
 
 
+def test_thresholds_are_by_head(invoke, mistake, heads):
+    options = ["evaluate", heads / "student", "--data", heads / "labelled.csv", "--precision", "fp32"]
+    found = json.loads(invoke(*options, "--abstain", "topic=1", "--json").stdout)["heads"]
+    assert found["topic"]["student"]["fp32"]["answered"] == 0
+    assert "answered" not in found["priority"]["student"]["fp32"]
+    assert "head 'flags' gives every label that holds" in mistake(*options, "--abstain", "flags=0.5")
+    assert "abstain is a score between 0 and 1" in mistake(*options, "--abstain", "2")
+
+
 def with_manifest(heads, folder, change):
     """A copy of the bundle with another manifest."""
     shutil.copytree(heads / "student", folder)
@@ -315,7 +324,7 @@ def test_a_teacher_of_another_kind_than_its_head_is_said(mistake, heads, make_cl
 
 
 def test_another_teacher_of_that_name_is_measured_and_said(invoke, heads, make_classifier, tmp_path):
-    other = make_classifier(tmp_path / "topic", LABELS["topic"], seed=11, layers=1)
+    other = make_classifier(tmp_path / "topic", LABELS["topic"], seed=11, layers=1, dropout=0.0)  # it samples nothing
     options = ["--data", heads / "labelled.csv", "--precision", "fp32", "--teacher", f"topic={other}"]
     result = invoke("evaluate", heads / "student", *options)
     assert result.exit_code == 0, result.output

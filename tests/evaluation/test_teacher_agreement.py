@@ -12,6 +12,9 @@ from amalgam_edge.evaluation.teacher_agreement import (
 )
 from amalgam_edge.gold import gold_answers
 from amalgam_edge.heads import Head
+from amalgam_edge.runtime.manifest_models import TeacherAccuracy, TeacherAgreement, with_models
+from amalgam_edge.storage.records import from_json, to_json
+from tests.support.manifests import make_accuracy, make_evaluation
 
 TOPIC = Head("topic", "softmax", ("a", "b", "c"))
 FLAGS = Head("flags", "sigmoid", ("x", "y", "z"), thresholds=(0.5, 0.5, 0.9))
@@ -117,3 +120,14 @@ def test_ten_examples_of_a_kind_with_their_middle_left_out():
     assert [row.text for row in found["neither_right"][1:]] == texts[1:10]
     assert len(found["neither_right"][0].text) < 2010
     assert " … " in found["neither_right"][0].text
+
+
+def test_models_that_leave_a_bundle_take_their_agreement_with_them():
+    agreed = TeacherAgreement(4, 1.0, {}, 0.5, 0, 0, 0)
+    teacher = TeacherAccuracy(0.5, 4, student={"fp32": agreed, "int8": agreed})
+    accuracy = make_accuracy(0.5, 0.5)
+    evaluation = make_evaluation(student={"fp32": accuracy, "int8": accuracy}, teachers={"t": teacher})
+    kept = with_models(evaluation, lambda name: name == "fp32").heads["label"]
+    assert (list(kept.student), list(kept.teachers["t"].student)) == (["fp32"], ["fp32"])
+    assert from_json(TeacherAccuracy, to_json(teacher)) == teacher
+    assert from_json(TeacherAccuracy, {"accuracy": 0.5, "n_texts": 4}) == TeacherAccuracy(0.5, 4)
