@@ -105,7 +105,7 @@ class TeacherAnswers:
 
 @dataclass(frozen=True)
 class _Compared:
-    """The texts that count: who says what, whether they agree, and who is right where ``has_gold``, ``(n_texts,)`` each."""
+    """The texts that count: whether both agree, and who is right where there is a gold answer, ``(n_texts,)`` each."""
 
     asked: np.ndarray
     student: np.ndarray
