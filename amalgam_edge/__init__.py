@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from amalgam_edge.recipe.recipe import Recipe as Recipe
     from amalgam_edge.runtime.bundle import Bundle as Bundle
     from amalgam_edge.runtime.classifier import EdgeClassifier as EdgeClassifier
-    from amalgam_edge.runtime.classifier import Prediction as Prediction
+    from amalgam_edge.runtime.predictions import HeadPredictions as HeadPredictions
+    from amalgam_edge.runtime.predictions import LabelSet as LabelSet
+    from amalgam_edge.runtime.predictions import Prediction as Prediction
 
     __version__: str
 
@@ -31,7 +33,9 @@ _EXPORTS = {
     "AmalgamError": "amalgam_edge.errors",
     "Bundle": "amalgam_edge.runtime.bundle",
     "EdgeClassifier": "amalgam_edge.runtime.classifier",
-    "Prediction": "amalgam_edge.runtime.classifier",
+    "HeadPredictions": "amalgam_edge.runtime.predictions",
+    "LabelSet": "amalgam_edge.runtime.predictions",
+    "Prediction": "amalgam_edge.runtime.predictions",
     "Recipe": "amalgam_edge.recipe.recipe",
     "build": "amalgam_edge.api",
     "evaluate": "amalgam_edge.api",
@@ -44,6 +48,8 @@ __all__ = [
     "AmalgamError",
     "Bundle",
     "EdgeClassifier",
+    "HeadPredictions",
+    "LabelSet",
     "Prediction",
     "Recipe",
     "__version__",

@@ -54,7 +54,7 @@ def command(recipe_file: str | None, overwrite: bool, resume: bool, **fields: An
 def show(recipe: Recipe, manifest: Manifest) -> None:
     """Print what a build came to, and exit with status 3 where it misses what was asked for."""
     from amalgam_edge.reports.bundle_tables import (
-        calibration_line,
+        calibration_lines,
         cascade_line,
         front_line,
         front_table,
@@ -76,8 +76,8 @@ def show(recipe: Recipe, manifest: Manifest) -> None:
         show_lines(f"\n{evaluation_table(manifest.evaluation).to_text()}")
         if (teachers := teachers_table(manifest.evaluation)).rows:
             show_lines(f"\n{teachers.to_text()}\n{TEACHERS_NOTE}")
-    if calibration_line(manifest):
-        show_lines(f"\n{calibration_line(manifest)}")
+    if lines := calibration_lines(manifest):
+        show_lines("\n" + "\n".join(lines))
     folder = recipe.output.folder
     show_lines(f"\nbundle: {folder}   report: {folder.rstrip('/')}/{REPORT}")
     show_lines(f"scores kept in {recipe.work_folder}; the next build with the same teachers and corpus reuses them")

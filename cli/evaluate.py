@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from amalgam_edge.cli.by_head import numbers_by_head
 from amalgam_edge.cli.exit_codes import LIMIT_MISSED
 from amalgam_edge.cli.hub_options import with_hub_options
 from amalgam_edge.cli.model_options import with_threads
-from amalgam_edge.cli.numbers_by_head import numbers_by_head
 from amalgam_edge.cli.output import show_json, show_line, show_lines
 from amalgam_edge.errors import needs_extra
 

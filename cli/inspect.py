@@ -70,7 +70,7 @@ def _inspect_scores(folder: str, as_json: bool) -> None:
 
 def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
     from amalgam_edge.reports.bundle_tables import (
-        calibration_line,
+        calibration_lines,
         cascade_line,
         front_line,
         front_table,
@@ -97,8 +97,8 @@ def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
             f"{vocabulary.n_tokens} of {vocabulary.n_before} tokens, {vocabulary.fidelity.agreement:.2%} "
             "agreement with the student that knew them all"
         )
-    if calibration_line(manifest):
-        show_line(calibration_line(manifest))
+    for line in calibration_lines(manifest):
+        show_line(line)
     if line := cascade_line(manifest):
         show_line(line)
     _show_labels(manifest)

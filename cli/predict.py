@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from amalgam_edge.cli.by_head import numbers_by_head
 from amalgam_edge.cli.hub_options import with_hub_options
 from amalgam_edge.cli.model_options import with_cascade, with_device, with_precision, with_threads
 from amalgam_edge.cli.output import show_lines
@@ -19,8 +20,8 @@ from amalgam_edge.tables.formats import FORMAT_OF_SUFFIX, TEXT
 from amalgam_edge.tables.reading import TextRow, TextTable, read_file, read_stream, texts_as_table
 
 if TYPE_CHECKING:
-    from amalgam_edge.runtime.classifier import Prediction
     from amalgam_edge.runtime.hub import HubOptions
+    from amalgam_edge.runtime.predictions import HeadPredictions, LabelSet, Prediction
 
 
 @click.command("predict")
@@ -53,7 +54,11 @@ if TYPE_CHECKING:
 )
 @click.option("--all-scores", is_flag=True, help="Write the probability of every label (jsonl and csv).")
 @click.option(
-    "--abstain", type=click.FloatRange(0, 1), help="Give no label below this score.  [default: the bundle's threshold]"
+    "--abstain",
+    multiple=True,
+    metavar="[HEAD=]SCORE",
+    callback=numbers_by_head,
+    help="Give no label below this score.  [default: the bundle's threshold]",
 )
 @with_precision
 @with_threads
@@ -74,7 +79,7 @@ def command(
     output: str | None,
     output_format: str | None,
     all_scores: bool,
-    abstain: float | None,
+    abstain: float | dict[str, float] | None,
     precision: str | None,
     threads: int | None,
     device: str,
@@ -88,7 +93,9 @@ def command(
     The columns of a table are written too, before those of the prediction: label, score, truncated (whether the text's
     end was not read) and abstained (whether the score is below the threshold, so that the label is null in jsonl, empty
     in csv and a dash in a table). If a column has one of these names already, the prediction's is predicted_label and
-    so on.
+    so on. A head whose labels do not exclude each other has the columns labels and label_scores in place of label and
+    score. Of several heads each has a column of its name with its answer, and NAME_score and NAME_abstained, or
+    NAME_scores.
 
     \b
     Examples:
@@ -110,7 +117,7 @@ def command(
     )
     table = _open_table(texts, file, input_format, text_column)
     with opened_output(output) as stream:
-        writer = make_writer(output_format, stream, table, classifier.labels, all_scores=all_scores)
+        writer = make_writer(output_format, stream, table, classifier.heads, all_scores=all_scores)
         counts = _Counts(shows_progress=file not in (None, "-") and not stream.isatty())
         for rows in table.chunks:
             predictions = classifier([row.text for row in rows], all_scores=all_scores, batch_size=batch_size)
@@ -151,7 +158,7 @@ class _Counts:
         self._n_truncated = 0
         self._n_empty = 0
 
-    def add(self, rows: Sequence[TextRow], predictions: Sequence[Prediction]) -> None:
+    def add(self, rows: Sequence[TextRow], predictions: Sequence[Prediction | LabelSet | HeadPredictions]) -> None:
         """Count some texts, and tell how many there were if the last report is long ago."""
         self._n_truncated += sum(prediction.truncated for prediction in predictions)
         self._n_empty += sum(not row.text.strip() for row in rows)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
-from amalgam_edge.cli.numbers_by_head import numbers_by_head
+from amalgam_edge.cli.by_head import numbers_by_head, teachers_by_head
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.recipe.options import Option
 from amalgam_edge.recipe.recipe import SECTIONS, recipe_options
@@ -117,7 +117,7 @@ def _heads_options(details: dict[str, Any]) -> Decorator:
         "help": "A head with its teachers, by their names: NAME=TEACHER,TEACHER. Give the option once for each head.",
         "multiple": True,
         "metavar": "NAME=TEACHER[,…]",
-        "callback": _teachers_by_head,
+        "callback": teachers_by_head,
     }
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,18 +130,6 @@ def _heads_options(details: dict[str, Any]) -> Decorator:
 def _has_heads(kind: Any) -> bool:
     """Whether a setting may have a value for each head."""
     return any(get_origin(part) is dict for part in (kind, *get_args(kind)))
-
-
-def _teachers_by_head(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, list[str]]:
-    teachers: dict[str, list[str]] = {}
-    for value in values:
-        name, equals, listed = value.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{value!r} names no teachers; write NAME=TEACHER,TEACHER", ctx, param)
-        if name in teachers:
-            raise click.BadParameter(f"head {name!r} is named twice; name all of its teachers at once", ctx, param)
-        teachers[name] = [teacher.strip() for teacher in listed.split(",") if teacher.strip()]
-    return teachers
 
 
 class _NumberOr(click.ParamType):

@@ -13,11 +13,13 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.methods import supervision, weighted_divergence
+from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.models.student import build_student
-from amalgam_edge.progress import Progress
+from amalgam_edge.progress import Advance, Progress
 from amalgam_edge.recipe.sections import TrainingSettings
 from amalgam_edge.training.fitting import fit
 from amalgam_edge.training.supervised_texts import SupervisedTexts
+from amalgam_edge.training.trainers import LossFunction
 from examples.corpora import Rows
 
 Classifier = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -64,14 +66,37 @@ def fine_tune(
     """
     rows = [row for row in rows if row[1] in labels]
     texts = [text for text, _ in rows]
-    model, tokenizer = new_classifier(labels, texts, settings.seed)
     gold = np.array([labels.index(label) for _, label in rows])
-    supervised = SupervisedTexts(
-        tokenizer(texts, truncation=True)["input_ids"], supervision.from_labels(gold, len(labels))
-    )
-    scratch = folder.with_name(f"{folder.name}.training")
+    classifier = new_classifier(labels, texts, settings.seed)
+    target = supervision.from_labels(gold, len(labels))
     with progress.step(f"fine-tuning {name}: {', '.join(labels)}", settings.n_updates(len(rows)), "updates") as advance:
-        fit(model, tokenizer, supervised, None, weighted_divergence, settings, scratch, advance)
+        fit_and_save(classifier, texts, target, weighted_divergence, folder, settings, advance)
+
+
+def fit_and_save(
+    classifier: Classifier,
+    texts: Sequence[str],
+    supervised: Supervision,
+    loss: LossFunction,
+    folder: Path,
+    settings: TrainingSettings,
+    advance: Advance,
+) -> None:
+    """Fit a classifier to the supervision of some texts, and save it with its tokenizer.
+
+    Args:
+        classifier: The classifier that training starts from, and its tokenizer.
+        texts: The texts.
+        supervised: What it is to answer, one row for each text.
+        loss: Function (logits, target, weight) → mean loss of the batch.
+        folder: Where it is saved.
+        settings: How it is trained.
+        advance: Is called with the number of updates since the last call.
+    """
+    model, tokenizer = classifier
+    train = SupervisedTexts(tokenizer(list(texts), truncation=True)["input_ids"], supervised)
+    scratch = folder.with_name(f"{folder.name}.training")
+    fit(model, tokenizer, train, None, loss, settings, scratch, advance)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     shutil.rmtree(scratch)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amalgam_edge.building import bundling, cascading, choosing, evaluating, inputs, students, supervising
+from amalgam_edge.building import bundling, cascading, choosing, competing, evaluating, inputs, students, supervising
 from amalgam_edge.building.budget import Budget
 from amalgam_edge.building.candidates import MeasuredStudent
 from amalgam_edge.building.checks import teacher_names
@@ -39,6 +39,7 @@ from amalgam_edge.recipe.sections import (
     MethodSettings,
     ScoringSettings,
     StudentSettings,
+    TeacherSettings,
     TrainingSettings,
 )
 from amalgam_edge.scoring.backends import Backend
@@ -64,6 +65,7 @@ def build_steps(recipe: Recipe, backend: Backend) -> list[Step]:
         Step(_cached_stores, makes="stores"),
         *scoring_steps(teacher_names(recipe.teachers), recipe.scoring, recipe.compute, backend),
         Step(_read_scores, makes="scored"),
+        Step(_check_heads),
         *_supervision_steps(method_named(recipe.method.name)),
         *_training_steps(recipe),
         *_export_steps(recipe),
@@ -99,6 +101,12 @@ def _read_scores(
     return ScoredTexts(
         *inputs.drop_unscored(texts, models.tokenized, scores, corpus_settings.held_out, work_folder, say)
     )
+
+
+def _check_heads(
+    models: Models, scored: ScoredTexts, teacher_settings: TeacherSettings, work_folder: Path, say: Say
+) -> None:
+    competing.check_heads(models.heads, scored.scores, teacher_settings, say, str(work_folder / "scores"))
 
 
 def _supervision_steps(method: Method) -> Iterator[Step]:

@@ -12,7 +12,7 @@ from amalgam_edge.methods.supervision import margin
 from amalgam_edge.metrics.calibration import Reliability
 from amalgam_edge.reports import plots
 from amalgam_edge.reports.bundle_tables import (
-    calibration_line,
+    calibration_lines,
     cascade_line,
     front_line,
     front_table,
@@ -60,8 +60,8 @@ def render_report(manifest: Manifest, data: ReportData) -> str:
     if manifest.front:
         sections.append(front_section(manifest, manifest.front))
     sections += _accuracy_sections(manifest)
-    if calibration_line(manifest):
-        sections.append(section("Calibration", f"<p>{escape(calibration_line(manifest))}</p>"))
+    if lines := calibration_lines(manifest):
+        sections.append(section("Calibration", "".join(f"<p>{escape(line)}</p>" for line in lines)))
     figures = [
         section(
             "Uncertainty of each teacher",

@@ -63,11 +63,11 @@ def teacher_table(manifest: Manifest) -> Table:
     )
 
 
-def calibration_line(manifest: Manifest) -> str:
-    """What temperatures change, and below which score there is no label; empty where neither is set."""
+def calibration_lines(manifest: Manifest) -> list[str]:
+    """What temperatures change, and below which score there is no label, a line for each head where one is set."""
     several = len(manifest.heads) > 1
     parts = [(head.name, _calibration_of(head)) for head in manifest.heads]
-    return "; ".join(f"{name}: {words}" if several else words for name, words in parts if words)
+    return [f"{name}: {words}" if several else words for name, words in parts if words]
 
 
 def _calibration_of(head: BundleHead) -> str:

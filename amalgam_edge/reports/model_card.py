@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from amalgam_edge.heads import SOFTMAX
-from amalgam_edge.reports.bundle_tables import calibration_line, cascade_line, precision_table, teacher_table
+from amalgam_edge.reports.bundle_tables import calibration_lines, cascade_line, precision_table, teacher_table
 from amalgam_edge.reports.evaluation_tables import TEACHERS_NOTE, evaluation_table, teachers_table
 from amalgam_edge.runtime.manifest import Manifest
 from amalgam_edge.runtime.manifest_models import BuildEvaluation, ModelAccuracy
@@ -81,9 +81,7 @@ def render_model_card(manifest: Manifest, folder: str) -> str:
         cascade=f"\n{markdown(_sentence(cascade))}\n" if (cascade := cascade_line(manifest)) else "",
         teachers=teacher_table(manifest).to_markdown(),
         evaluation=measured,
-        scores=f"\n## Scores\n\n{markdown(_sentence(calibration_line(manifest)))}\n"
-        if calibration_line(manifest)
-        else "",
+        scores=f"\n## Scores\n\n{_scores(manifest)}\n" if calibration_lines(manifest) else "",
         answered=" that it answers" if any(head.abstain for head in manifest.heads) else "",
         n_texts=manifest.corpus.n_texts,
         max_length=manifest.max_length,
@@ -158,6 +156,11 @@ def _labels(manifest: Manifest) -> str:
         return next(iter(names.values()))
     kinds = {head.name: "one of" if head.activation == SOFTMAX else "any of" for head in manifest.heads}
     return "\n".join(f"- {_code(name)}, {kinds[name]}: {labels}" for name, labels in names.items())
+
+
+def _scores(manifest: Manifest) -> str:
+    """What temperatures change, a paragraph for each head."""
+    return "\n\n".join(markdown(_sentence(line)) for line in calibration_lines(manifest))
 
 
 def _dataset(data: str) -> dict[str, str]:

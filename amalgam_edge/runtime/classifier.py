@@ -17,17 +17,12 @@ from amalgam_edge.runtime.forks import OpenedAgainInChildren
 from amalgam_edge.runtime.hub import HubOptions
 from amalgam_edge.runtime.predictions import (
     Abstain,
-    HeadPredictions,
-    LabelSet,
-    Prediction,
     predictions_of,
     with_abstain,
 )
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from amalgam_edge.runtime.text_model import ENCODER_BATCH, STATIC_BATCH, TextModel
 from amalgam_edge.runtime.texts import Texts, list_texts
-
-__all__ = ["EdgeClassifier", "HeadPredictions", "LabelSet", "Prediction"]
 
 _SHOWN_LABELS = 6
 

@@ -320,17 +320,17 @@ def migrate_2(document: Mapping[str, Any]) -> dict[str, Any]:
     """
     if document.get("kind") == TEACHER_KIND:
         return {**document, "format_version": 3, "activation": SOFTMAX}
-    rest = {name: value for name, value in document.items() if name not in ("labels", "calibration", "abstain")}
+    rest = {name: value for name, value in document.items() if name not in _OF_ITS_HEAD}
     student = document.get("student")
     head = {
         "name": ONLY_HEAD,
         "activation": SOFTMAX,
-        "labels": _each(document.get("labels"), partial(_completed, later={"threshold": None})),
         "weight": 1.0,
-        "abstain": document.get("abstain"),
-        "calibration": _with_temperatures(document.get("calibration")),
         "agreement": student.get("agreement") if isinstance(student, dict) else None,
+        **{name: document[name] for name in _OF_ITS_HEAD if name in document},
     }
+    _change(head, "labels", partial(_each, change=partial(_completed, later={"threshold": None})))
+    _change(head, "calibration", _with_temperatures)
     newer = {**rest, "format_version": 3, "heads": [head]}
     of_one_head = partial(_completed, later={"heads": {}, "labels": {}})
     _change(newer, "teachers", partial(_each, change=partial(_completed, later={"head": ONLY_HEAD})))
@@ -338,6 +338,10 @@ def migrate_2(document: Mapping[str, Any]) -> dict[str, Any]:
     _change(newer, "vocabulary", partial(_with_entry, name="fidelity", change=of_one_head))
     _change(newer, "evaluation", _evaluation_of_one_head)
     return newer
+
+
+# What format 2 said of the student and format 3 says of a head.
+_OF_ITS_HEAD = ("labels", "abstain", "calibration")
 
 
 def _with_temperatures(calibration: Any) -> Any:

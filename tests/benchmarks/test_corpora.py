@@ -1,5 +1,6 @@
 """The labelled corpora: how their sources are read, how texts are chosen, how they are split."""
 
+import csv
 import io
 import re
 from collections import Counter
@@ -8,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.corpora import make_debian_two_languages, make_kjv_books, make_wordnet, sampling
+from benchmarks.common.errors import UnavailableError
+from benchmarks.corpora import (
+    clinc150,
+    make_debian_facets,
+    make_debian_two_languages,
+    make_kjv_books,
+    make_wordnet,
+    sampling,
+)
 from benchmarks.corpora.make_debian_sections import packages
 from examples import corpora
 
@@ -97,6 +106,84 @@ Section: science
     german = {"1": "Schachspiel", "2": "Schachspiel (Daten)", "older": "Damespiel", "3": "Weltkarten"}
     found = make_debian_two_languages.descriptions(packages(io.StringIO(index)), german)
     assert list(found) == [("Schachspiel", "games"), ("maps of the world", "science")]
+
+
+INDEX = """Package: chess
+Description: game of chess
+Tag: interface::graphical, interface::x11, role::program,
+ use::gameplaying, implemented-in::c
+Section: games
+
+Package: chess-data
+Source: chess (1.0)
+Description: pieces for a board game
+Tag: role::app-data, implemented-in::c
+Section: games
+
+Package: libmaps-dev
+Description: maps of the world
+Tag: role::devel-lib, implemented-in::fortran
+Section: contrib/libdevel
+
+Package: pager
+Description-en: show a file
+Tag: interface::text-mode, interface::commandline, role::program, role::plugin, implemented-in::c++,
+ use::viewing, use::TODO
+Section: misc
+
+Package: untagged
+Description: tool that nobody tagged
+Section: utils
+
+Package: half-tagged
+Description: editor whose interface is unknown
+Tag: role::program, implemented-in::c, use::editing
+Section: editors
+
+Package: two-languages
+Description: speaks in tongues
+Tag: role::shared-lib, implemented-in::c, implemented-in::perl
+Section: libs
+"""
+
+
+def test_facets_are_read_from_sections_and_tags_of_one_package_a_source():
+    found = {row["text"]: [*row.values()][1:] for row in make_debian_facets.rows(io.StringIO(INDEX), most=9)}
+    assert found == {
+        "chess - game of chess": ["games", "other", "c", "program", "graphical", "gameplaying"],
+        "libmaps-dev - maps of the world": ["libdevel", "library", "other", "devel-lib", "", ""],
+        "pager - show a file": ["other", "other", "c++", "plugin", "commandline;text-mode", "viewing"],
+    }
+
+
+def test_libraries_of_one_language_are_limited_and_programs_are_not():
+    kinds = [("lib", "shared-lib", ""), ("tool", "program", ", interface::web, use::viewing")]
+    index = "\n\n".join(
+        f"Package: {kind}{word}\nDescription: {word}\nTag: role::{role}, implemented-in::perl{rest}\nSection: perl"
+        for kind, role, rest in kinds
+        for word in ("ant", "bear", "crow")
+    )
+    found = [row["text"] for row in make_debian_facets.rows(io.StringIO(index), most=2)]
+    assert Counter(text[:3] for text in found) == {"lib": 2, "too": 3}
+
+
+def test_the_facets_that_are_kept_here_are_those_that_are_documented():
+    with (corpora.DATA / "debian_facets.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["text"] for row in rows}) == len(rows)
+    for name, facet in make_debian_facets.FACETS.items():
+        cells = [row[name].split(";") if row[name] else [] for row in rows]
+        assert {value for cell in cells for value in cell} <= set(facet.values)
+        assert facet.multi or {len(cell) for cell in cells} == {1}
+
+
+def test_clinc150_has_two_gold_columns_and_nothing_out_of_scope(tmp_path):
+    (tmp_path / "clinc150.csv").write_text(
+        "text,label,domain,split\nhow many onions,,,oos-val\npay it,pay_bill,banking,train\n"
+    )
+    assert clinc150.read(tmp_path) == [{"text": "pay it", "domain": "banking", "intent": "pay_bill"}]
+    with pytest.raises(UnavailableError, match="--data"):
+        clinc150.read(tmp_path / "elsewhere")
 
 
 def test_the_split_depends_on_no_order_and_shares_out_every_text_once():

@@ -24,6 +24,7 @@ from amalgam_edge.building.cascading import (
 from amalgam_edge.building.data import Student
 from amalgam_edge.building.inputs import read_texts
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.heads import Heads
 from amalgam_edge.models.static_student import StaticConfig, StaticStudent
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime.bundle import STATIC_FILE
@@ -32,6 +33,7 @@ from amalgam_edge.training.fitting import TrainingSettings
 from tests.support import tiny
 
 N_TOKENS, N_LABELS = 40, 3
+HEADS = Heads.of_labels("abc")
 
 
 @given(
@@ -84,7 +86,7 @@ def test_it_is_distilled_from_the_encoders_answers_and_asked_about_what_it_did_n
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(tiny.TEXTS), "utf-8")
     recipe = Recipe(corpus=str(corpus), static_width=4, device="cpu")
-    texts = read_texts(recipe.corpus, recipe.evaluation)
+    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
     model = AutoModelForSequenceClassification.from_pretrained(classifier_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(classifier_folder)
     seen = []
@@ -98,7 +100,7 @@ def test_it_is_distilled_from_the_encoders_answers_and_asked_about_what_it_did_n
     monkeypatch.setattr(cascading, "fit", note)
     student = Student(model, tokenizer)
     found = cascading.train_cascade_student(
-        student, texts, ["a", "b", "c"], recipe.cascade, recipe.training, tmp_path / "work", lambda _: None
+        student, texts, HEADS, recipe.cascade, recipe.training, tmp_path / "work", lambda _: None
     )
 
     words = [texts.corpus.texts[int(row)] for row in texts.train]
@@ -167,7 +169,7 @@ def static():
 
 def companion(static, texts):
     model, rows = static
-    return CascadeStudent(model, [str(number) for number in texts], rows[list(texts)].astype(np.float32))
+    return CascadeStudent(model, [str(number) for number in texts], rows[list(texts)].astype(np.float32), HEADS)
 
 
 def test_a_cascade_is_accepted_with_what_held_out_texts_say(static, tmp_path):
@@ -222,7 +224,9 @@ def bundled(static, tmp_path):
 def test_a_threshold_that_still_holds_stays_and_is_measured_before_the_new_model(bundled):
     folder, account = bundled
     better = Encoder(lambda number: number % 3)  # now tokens below 20 would be right too, but the threshold is careful
-    renewed = renew_cascade(account, folder, better, [str(n) for n in range(10, 30)], [str(n) for n in range(40)])
+    renewed = renew_cascade(
+        account, folder, better, HEADS, [str(n) for n in range(10, 30)], [str(n) for n in range(40)]
+    )
     assert renewed.static_model.threshold == account.static_model.threshold
     assert (renewed.static_model.agreement, renewed.static_model.share, renewed.n_texts) == (1.0, 0.5, 20)
     for name in ("file", "bytes", "width"):
@@ -235,7 +239,7 @@ def test_a_threshold_that_does_not_hold_any_more_rises(bundled):
     said = []
     worse = Encoder(lambda number: number % 3 if number >= 30 else (number + 1) % 3)
     texts = [str(n) for n in range(40)]
-    renewed = renew_cascade(account, folder, worse, texts, texts, said.append)
+    renewed = renew_cascade(account, folder, worse, HEADS, texts, texts, said.append)
     # of the 20 texts above the old threshold half are left to the encoder: those of tokens from 30 on stay
     assert renewed.static_model.threshold == pytest.approx(np.exp(31 / 8) / (np.exp(31 / 8) + 2), rel=1e-3)
     assert (renewed.static_model.agreement, renewed.static_model.share) == (1.0, 10 / 40)
@@ -246,7 +250,7 @@ def test_a_threshold_that_does_not_hold_any_more_rises(bundled):
 def test_a_cascade_that_cannot_be_kept_leaves_the_bundle(bundled):
     folder, account = bundled
     stranger = Encoder(lambda number: (number + 1) % 3)
-    renewed = renew_cascade(account, folder, stranger, [str(n) for n in range(30, 40)], ["35", "36", "37"])
+    renewed = renew_cascade(account, folder, stranger, HEADS, [str(n) for n in range(30, 40)], ["35", "36", "37"])
     assert renewed.static_model is None
     # the encoder alone is never wrong: of ten texts none is left to it at first, then those below 36, then below 37
     assert [attempt.agreement for attempt in renewed.attempts] == pytest.approx([0.0, 0.6, 0.7])
@@ -256,6 +260,6 @@ def test_a_cascade_that_cannot_be_kept_leaves_the_bundle(bundled):
 def test_texts_of_which_the_static_student_is_sure_of_none_add_no_threshold(bundled):
     folder, account = bundled
     encoder = Encoder(lambda number: number % 3)
-    renewed = renew_cascade(account, folder, encoder, ["1", "2"], ["3", "4"])
+    renewed = renew_cascade(account, folder, encoder, HEADS, ["1", "2"], ["3", "4"])
     assert [attempt.threshold for attempt in renewed.attempts] == [account.static_model.threshold]
     assert renewed.static_model is None

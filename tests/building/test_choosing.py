@@ -22,7 +22,9 @@ from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime.bundle import MODEL_FILES
 from amalgam_edge.runtime.manifest_models import Fidelity, TrimmedVocabulary
 from tests.support import tiny
+from tests.support.heads import one_head
 
+TAUGHT = one_head({"teacher": ["games", "science", "net"]})  # the labels of the student
 TRAINING, HELD_OUT = tiny.TEXTS[:8], tiny.TEXTS[8:]
 
 
@@ -52,6 +54,7 @@ def tried(students, tmp_path_factory):
         folders.append(
             CandidateFolder(
                 room,
+                heads=TAUGHT.heads,
                 max_length=tokenizer.model_max_length,
                 pad_token_id=tokenizer.pad_token_id,
                 texts=HELD_OUT,
@@ -118,8 +121,8 @@ def data(tmp_path):
 
     def make(student):
         recipe = Recipe(corpus=str(corpus))
-        texts = read_texts(recipe.corpus, recipe.evaluation)
-        return SimpleNamespace(texts=texts, tokenized=tokenize(texts.corpus, student.tokenizer))
+        texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
+        return SimpleNamespace(texts=texts, tokenized=tokenize(texts.corpus, student.tokenizer), heads=TAUGHT)
 
     return make
 
@@ -127,7 +130,7 @@ def data(tmp_path):
 def trimmed_under(student, data, **settings):
     """The variants that trimming makes of a student under some settings of export."""
     export = Recipe(trim_vocabulary=True, **settings).export
-    trained = TrainedStudent(None, [], 1.0, [StudentVariant(student)])
+    trained = TrainedStudent(None, [], (1.0,), [StudentVariant(student)])
     return _trim_student(trained, data(student), parse_budget(export), export, SilentProgress().say).variants
 
 
@@ -146,7 +149,7 @@ def test_under_a_budget_trimming_leaves_half_of_the_loss_to_quantization(
 
     def note(student, data, allowed, say):
         asked.append(allowed)
-        return student, TrimmedVocabulary(1, 2, Fidelity(1.0, 0.0, 1))
+        return student, TrimmedVocabulary(1, 2, Fidelity(1.0, 0.0, 1, {}, {}))
 
     monkeypatch.setattr(module, "trim_vocabulary", note)
     student = Student(*students[""])
@@ -166,12 +169,13 @@ def test_where_nothing_can_be_left_out_there_is_one_student(students, data, monk
 
 def test_the_agreement_with_supervision_is_a_share_of_held_out_texts(students, data):
     student = Student(*students[""])
-    texts = data(student).texts
+    held = data(student)
+    texts = held.texts
     answers = np.array(labels_of(*students[""], list(texts.corpus.texts)))
     target = np.eye(3)[answers]
     wrong = texts.held_out[:1]
     target[wrong] = target[wrong][:, [1, 2, 0]]
     target[texts.train] = target[texts.train][:, [1, 2, 0]]  # no training text counts
-    supervision = Supervision(target, np.ones(len(target)), np.zeros(len(target)))
+    held.supervision = Supervision(target, np.ones(len(target)), np.zeros(len(target)))
     expected = 1 - 1 / len(texts.held_out)
-    assert module.agreement_with_supervision(student, texts, supervision) == pytest.approx(expected)
+    assert module.agreements_with_supervision(student, held) == (pytest.approx(expected),)

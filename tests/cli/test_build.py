@@ -46,7 +46,7 @@ def test_a_build_leaves_a_whole_bundle_and_nothing_beside_it(built):
 
 def test_the_student_answers_over_the_union_of_labels(built, inputs):
     manifest = manifest_of(built.bundle)
-    assert [label["name"] for label in manifest["labels"]] == ["games", "net", "fonts", "text"]
+    assert [label["name"] for label in manifest["heads"][0]["labels"]] == ["games", "net", "fonts", "text"]
     answers = EdgeClassifier.from_pretrained(built.bundle)(inputs.texts[:5], all_scores=True)
     assert all(set(answer.scores) == {"games", "net", "fonts", "text"} for answer in answers)
 
@@ -100,7 +100,7 @@ def test_the_evaluation_is_that_of_the_shipped_model(built, inputs):
     hits = [
         answer.label == row["label"] for answer, row in zip(classifier([r["text"] for r in rows]), rows, strict=True)
     ]
-    recorded = manifest_of(built.bundle)["evaluation"]["student"]["fp32"]["accuracy"]
+    recorded = manifest_of(built.bundle)["evaluation"]["heads"]["label"]["student"]["fp32"]["accuracy"]
     assert recorded == pytest.approx(np.mean(hits))
 
 
@@ -108,7 +108,7 @@ def test_the_recorded_agreement_is_that_of_the_two_models_that_ship(built):
     """The held-out texts are those of the recipe's split; both models answer them again here."""
     manifest = manifest_of(built.bundle)
     recipe = Recipe(**manifest["recipe"])
-    texts = read_texts(recipe.corpus, recipe.evaluation)
+    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
     held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
     labels = {
         precision: [
@@ -140,9 +140,11 @@ def test_the_shipped_model_is_calibrated_on_held_out_supervision(built):
         return -(held_out.weight * (held_out.target * log_p).sum(axis=1)).sum()
 
     found = scipy.optimize.minimize_scalar(cross_entropy, bounds=(-2, 2), method="bounded")
-    calibration = manifest_of(built.bundle)["calibration"]
+    (head,) = manifest_of(built.bundle)["heads"]
+    calibration = head["calibration"]
     assert np.exp(found.x) == pytest.approx(1.0, abs=0.01)
-    assert calibration["temperature"] != 1.0
+    (temperature,) = calibration["temperatures"]
+    assert temperature != 1.0
     assert calibration["n_texts"] == len(texts.held_out)
     assert calibration["gold"]["n_texts"] == manifest_of(built.bundle)["evaluation"]["n_texts"]
 
@@ -175,14 +177,15 @@ def test_scores_may_stay_as_they_are_and_the_student_may_abstain(built, invoke, 
     assert result.exit_code == 0, result.output
     assert "calibrating" not in result.stderr
     manifest = manifest_of(bundle)
-    assert (manifest["calibration"], manifest["abstain"]) == (None, 0.9999)
+    (head,) = manifest["heads"]
+    assert (head["calibration"], head["abstain"]) == (None, 0.9999)
     assert "accuracy on those" in result.output
     assert EdgeClassifier.from_pretrained(bundle)(inputs.texts[:1])[0].label is None
     calibrated, raw = (
         EdgeClassifier.from_pretrained(folder, precision="fp32").logits(inputs.texts[:4])
         for folder in (built.bundle, bundle)
     )
-    temperature = manifest_of(built.bundle)["calibration"]["temperature"]
+    (temperature,) = manifest_of(built.bundle)["heads"][0]["calibration"]["temperatures"]
     np.testing.assert_allclose(calibrated * temperature, raw, rtol=1e-4, atol=1e-5)
 
 
@@ -214,7 +217,7 @@ def test_the_resolved_recipe_gives_the_same_supervision_and_the_same_labels(buil
     assert result.exit_code == 0, result.output
     first, second = manifest_of(built.bundle), manifest_of(again)
     assert first["supervision"] == second["supervision"]
-    assert first["labels"] == second["labels"]
+    assert first["heads"][0]["labels"] == second["heads"][0]["labels"]
     answers = [
         [answer.label for answer in EdgeClassifier.from_pretrained(folder)(inputs.texts)]
         for folder in (built.bundle, again)
@@ -250,7 +253,7 @@ def test_a_teacher_can_be_the_student_and_torch_weights_can_ship(invoke, inputs,
 
 
 def test_a_miss_of_the_gate_ships_float_only_and_exits_3(invoke, build_options, inputs, tmp_path, monkeypatch):
-    worst = Fidelity(agreement=0.5, mean_kl=1.0, n_texts=8)
+    worst = Fidelity(agreement=0.5, mean_kl=1.0, n_texts=8, heads={"label": 0.5}, labels={})
     monkeypatch.setattr(gate, "measure_fidelity", lambda *_: worst)
     bundle = tmp_path / "student"
     result = invoke("build", *build_options, "--output", bundle)
@@ -355,7 +358,7 @@ def test_generic_labels_are_kept_apart_and_said_so_and_can_be_named(invoke, inpu
     ]  # fmt: skip
     apart = invoke(*base, "--output", tmp_path / "apart")
     assert "teacher 'g' has generic label names" in apart.output
-    assert [label["name"] for label in manifest_of(tmp_path / "apart")["labels"]] == [
+    assert [label["name"] for label in manifest_of(tmp_path / "apart")["heads"][0]["labels"]] == [
         "games",
         "net",
         "g/LABEL_0",
@@ -365,4 +368,8 @@ def test_generic_labels_are_kept_apart_and_said_so_and_can_be_named(invoke, inpu
     names.write_text("g: {LABEL_0: net, LABEL_1: fonts}\n")
     named = invoke(*base, "--labels", names, "--output", tmp_path / "named")
     assert named.exit_code == 0, named.output
-    assert [label["name"] for label in manifest_of(tmp_path / "named")["labels"]] == ["games", "net", "fonts"]
+    assert [label["name"] for label in manifest_of(tmp_path / "named")["heads"][0]["labels"]] == [
+        "games",
+        "net",
+        "fonts",
+    ]

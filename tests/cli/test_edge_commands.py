@@ -12,6 +12,7 @@ import pytest
 from amalgam_edge import cores, environment
 from amalgam_edge.cli import doctor, main
 from amalgam_edge.errors import MissingExtraError
+from tests.support.manifests import edit_manifest
 
 
 def test_help_of_every_command_has_an_example(invoke):
@@ -71,15 +72,14 @@ def test_predict_gives_no_label_below_the_threshold(invoke, built, inputs):
 def test_the_threshold_of_a_bundle_may_be_overruled(invoke, mistake, built, inputs, tmp_path):
     copy = tmp_path / "student"
     shutil.copytree(built.bundle, copy)
-    manifest = json.loads((copy / "amalgam.json").read_text("utf-8"))
-    (copy / "amalgam.json").write_text(json.dumps({**manifest, "abstain": 1.0}), "utf-8")
+    edit_manifest(copy, abstain=1.0)
     options = ["predict", copy, inputs.texts[0], "--format", "jsonl"]
     assert json.loads(invoke(*options).stdout)["label"] is None
     assert json.loads(invoke(*options, "--abstain", "0").stdout)["label"]
     assert invoke(*options, "--abstain", "1.5").exit_code == 2
     assert "no label below a score of 1" in invoke("inspect", copy).output
     measured = json.loads(invoke("evaluate", copy, "--data", inputs.labelled, "--json").stdout)
-    assert {row["answered"] for row in measured["student"].values()} == {0.0}
+    assert {row["answered"] for row in measured["heads"]["label"]["student"].values()} == {0.0}
     without = invoke("evaluate", copy, "--data", inputs.labelled, "--abstain", "0").output
     assert "answered" not in without
 
@@ -92,7 +92,7 @@ def test_evaluate_counts_what_is_answered(invoke, built, inputs):
     threshold = (scores[len(scores) // 2 - 1] + scores[len(scores) // 2]) / 2
     given = [(a["label"], r["label"]) for a, r in zip(answers, rows, strict=True) if a["score"] >= threshold]
     options = ["evaluate", built.bundle, "--data", inputs.labelled, "--precision", "int8", "--abstain", threshold]
-    measured = json.loads(invoke(*options, "--json").stdout)["student"]["int8"]
+    measured = json.loads(invoke(*options, "--json").stdout)["heads"]["label"]["student"]["int8"]
     assert measured["answered"] == len(given) / len(rows)
     assert measured["answered_accuracy"] == pytest.approx(sum(a == b for a, b in given) / len(given))
     assert "accuracy on those" in invoke(*options).output
@@ -140,17 +140,19 @@ def test_inspect_shows_labels_precisions_and_teachers(invoke, built):
         assert word in shown
     written = json.loads((built.bundle / "amalgam.json").read_text("utf-8"))
     assert json.loads(invoke("inspect", built.bundle, "--json").output) == written
-    assert written["format_version"] == 2
+    assert written["format_version"] == 3
 
 
 def test_evaluate_measures_both_precisions(invoke, mistake, built, inputs, tmp_path):
-    recorded = json.loads((built.bundle / "amalgam.json").read_text("utf-8"))["evaluation"]["student"]
+    recorded = json.loads((built.bundle / "amalgam.json").read_text("utf-8"))["evaluation"]["heads"]["label"]["student"]
     result = invoke("evaluate", built.bundle, "--data", inputs.labelled, "--json")
     assert result.exit_code == 0, result.output
     measured = json.loads(result.stdout)
     for precision in ("fp32", "int8"):
-        assert measured["student"][precision]["accuracy"] == pytest.approx(recorded[precision]["accuracy"])
-        assert sum(map(sum, measured["student"][precision]["confusion"])) == measured["n_texts"]
+        assert measured["heads"]["label"]["student"][precision]["accuracy"] == pytest.approx(
+            recorded[precision]["accuracy"]
+        )
+        assert sum(map(sum, measured["heads"]["label"]["student"][precision]["confusion"])) == measured["n_texts"]
     assert "macro-F1" in invoke("evaluate", built.bundle, "--data", inputs.labelled, "--precision", "int8").output
     strangers = tmp_path / "strangers.csv"
     strangers.write_text("text,label\nsoup,cooking\n", "utf-8")

@@ -82,7 +82,7 @@ def test_the_bundle_is_that_of_the_picked_student_alone(several, inputs):
     }
     assert len(list((several.bundle / "onnx").iterdir())) == len(PRECISIONS) + 1  # and the cascade's static student
     assert EdgeClassifier.from_pretrained(several.bundle)(inputs.texts[:3])[0].label
-    assert set(manifest["evaluation"]["student"]) == {*PRECISIONS, "cascade"}
+    assert set(manifest["evaluation"]["heads"]["label"]["student"]) == {*PRECISIONS, "cascade"}
 
 
 def test_the_agreement_is_that_of_the_float_student_with_held_out_supervision(several):

@@ -36,7 +36,7 @@ def hostile(built, tmp_path_factory):
         return f"{value} {next(texts)} {NAMES[next(texts) % len(NAMES)]}" if free else value
 
     document = renamed(to_json(manifest))
-    for position, label in enumerate(document["labels"]):
+    for position, label in enumerate(document["heads"][0]["labels"]):
         label["name"] = f"{NAMES[position % len(NAMES)]} {position}"
     write_manifest(bundle, from_json(type(manifest), document))
     return bundle
@@ -68,7 +68,7 @@ def test_json_holds_the_names_as_they_are(hostile, invoke):
     assert json.loads(invoke("inspect", hostile, "--json").stdout) == to_json(manifest)
     row = json.loads(invoke("predict", hostile, "a\x9b", "--format", "jsonl", "--all-scores").stdout)
     assert row["text"] == "a\x9b"
-    assert set(row["scores"]) == {label.name for label in manifest.labels}
+    assert set(row["scores"]) == {label.name for label in manifest.heads[0].labels}
 
 
 def test_no_cell_of_csv_is_a_formula(hostile, invoke):

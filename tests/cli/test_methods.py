@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from amalgam_edge.building.inputs import load_label_space, new_student
+from amalgam_edge.building.heads import taught_heads
+from amalgam_edge.building.inputs import new_student
 from amalgam_edge.building.students import objective_of
 from amalgam_edge.methods import METHODS, MethodSettings, TeacherSignals
 from amalgam_edge.methods.objectives import Objective
+from amalgam_edge.models.teacher import load_all
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.scoring import hidden_states as hidden
@@ -185,16 +187,17 @@ def test_a_mistake_is_one_line_before_any_work(mistake, build_options, tmp_path,
 @pytest.fixture
 def models(inputs):
     recipe = Recipe(teachers=[str(inputs.a), str(inputs.b)], student=str(inputs.student), method="dfa", seed=3)
-    teachers, labels = load_label_space(recipe.teachers)
-    return recipe.method, labels, new_student(recipe.student, teachers, labels, None)
+    teachers = load_all(recipe.teachers)
+    heads = taught_heads(teachers, recipe.teachers, recipe.training, recipe.export)
+    return recipe.method, heads, new_student(recipe.student, teachers, heads.heads, None)
 
 
 def test_the_initial_weights_of_an_objective_depend_on_the_seed_alone_and_leave_the_random_state(models):
-    method, labels, student = models
+    method, heads, student = models
     signals = TeacherSignals(hidden=(np.zeros((2, 3)), np.zeros((2, 5))))
 
     def new_objective(seed):
-        return objective_of(method, seed, labels, student, signals)
+        return objective_of(method, seed, heads, student, signals)
 
     torch.manual_seed(11)
     expected = torch.rand(3)

@@ -76,8 +76,10 @@ def test_card_and_report_tell_of_the_new_models(optimized, built):
     assert "<svg" in report
     assert "q4" in (output / "README.md").read_text("utf-8")
     old, new = manifest_of(built.bundle), manifest_of(output)
-    assert list(new["evaluation"]["student"]) == ["fp32"]  # of the others nothing was measured
-    assert new["evaluation"]["student"]["fp32"] == old["evaluation"]["student"]["fp32"]
+    assert list(new["evaluation"]["heads"]["label"]["student"]) == ["fp32"]  # of the others nothing was measured
+    assert (
+        new["evaluation"]["heads"]["label"]["student"]["fp32"] == old["evaluation"]["heads"]["label"]["student"]["fp32"]
+    )
 
 
 def test_in_place_and_with_texts_of_ones_own(bundle, invoke, tmp_path):
@@ -195,7 +197,7 @@ def test_texts_that_the_bundle_held_out_are_held_out_again(bundle, inputs, invok
     from amalgam_edge.recipe.recipe import Recipe
 
     recipe = Recipe(**manifest_of(bundle)["recipe"])
-    built_from = read_texts(recipe.corpus, recipe.evaluation)
+    built_from = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
     found = []
 
     def stop(bundle, texts, *others):

@@ -65,9 +65,11 @@ def test_a_static_bundle_answers_and_is_measured_as_others_are(static, inputs, i
     rows = [json.loads(line) for line in inputs.labelled.read_text("utf-8").splitlines()]
     answers = EdgeClassifier.from_pretrained(static.bundle)([row["text"] for row in rows])
     hits = np.mean([answer.label == row["label"] for answer, row in zip(answers, rows, strict=True)])
-    assert manifest_of(static.bundle)["evaluation"]["student"]["int8"]["accuracy"] == pytest.approx(hits)
+    assert manifest_of(static.bundle)["evaluation"]["heads"]["label"]["student"]["int8"]["accuracy"] == pytest.approx(
+        hits
+    )
     measured = json.loads(invoke("evaluate", static.bundle, "--data", inputs.labelled, "--json").output)
-    assert measured["student"]["int8"]["accuracy"] == pytest.approx(hits)
+    assert measured["heads"]["label"]["student"]["int8"]["accuracy"] == pytest.approx(hits)
     assert invoke("predict", static.bundle, rows[0]["text"]).output.split()[0] == answers[0].label
     assert "int8 token vectors" in invoke("inspect", static.bundle).output
 
@@ -104,7 +106,7 @@ def test_the_recorded_agreement_and_share_are_those_of_the_bundle(cascaded):
 
     manifest = manifest_of(cascaded.bundle)
     recipe = Recipe(**manifest["recipe"])
-    texts = read_texts(recipe.corpus, recipe.evaluation)
+    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
     held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
     labels = [
         [answer.label for answer in EdgeClassifier.from_pretrained(cascaded.bundle, cascade=cascade)(held_out)]
@@ -135,12 +137,12 @@ def test_predict_can_do_without_the_cascade(cascaded, invoke, inputs):
 
 def test_evaluate_measures_the_cascade_beside_the_precisions(cascaded, invoke, inputs):
     measured = json.loads(invoke("evaluate", cascaded.bundle, "--data", inputs.labelled, "--json").output)
-    assert list(measured["student"]) == ["fp32", "int8", "cascade"]
-    recorded = manifest_of(cascaded.bundle)["evaluation"]["student"]
-    for name, row in measured["student"].items():
+    assert list(measured["heads"]["label"]["student"]) == ["fp32", "int8", "cascade"]
+    recorded = manifest_of(cascaded.bundle)["evaluation"]["heads"]["label"]["student"]
+    for name, row in measured["heads"]["label"]["student"].items():
         assert row["accuracy"] == pytest.approx(recorded[name]["accuracy"])
     alone = invoke("evaluate", cascaded.bundle, "--data", inputs.labelled, "--json", "--precision", "int8").output
-    assert list(json.loads(alone)["student"]) == ["int8"]
+    assert list(json.loads(alone)["heads"]["label"]["student"]) == ["int8"]
 
 
 def test_a_cascade_is_compared_as_it_answers(cascaded, static, invoke, inputs):
@@ -150,8 +152,8 @@ def test_a_cascade_is_compared_as_it_answers(cascaded, static, invoke, inputs):
     (found,) = measured["comparison"]["models"].items()
     recorded = manifest_of(static.bundle)
     assert (found[0], found[1]["other"]) == ("cascade", recorded["default_precision"])
-    assert found[1]["accuracy"] == pytest.approx(measured["student"]["cascade"]["accuracy"])
-    default = recorded["evaluation"]["student"][recorded["default_precision"]]
+    assert found[1]["accuracy"] == pytest.approx(measured["heads"]["label"]["student"]["cascade"]["accuracy"])
+    default = recorded["evaluation"]["heads"]["label"]["student"][recorded["default_precision"]]
     assert found[1]["other_accuracy"] == pytest.approx(default["accuracy"])
     named = json.loads(invoke(*options, "--precision", "fp32").output)["comparison"]["models"]
     assert {name: row["other"] for name, row in named.items()} == {"fp32": "fp32"}
@@ -160,7 +162,14 @@ def test_a_cascade_is_compared_as_it_answers(cascaded, static, invoke, inputs):
 def test_a_cascade_that_cannot_be_had_is_said(invoke, options, inputs, tmp_path, monkeypatch):
     from amalgam_edge.building import cascading
 
-    monkeypatch.setattr(cascading, "agreement", lambda reference, other: 0.5)
+    class Contrary(cascading.CascadeModel):
+        """Never answers as the encoder does."""
+
+        def run(self, texts, *, batch_size=32):
+            logits, truncated = super().run(texts, batch_size=batch_size)
+            return -logits, truncated
+
+    monkeypatch.setattr(cascading, "CascadeModel", Contrary)
     bundle = tmp_path / "student"
     result = invoke(
         "build", *options, "--student", inputs.student, "--student-layers", "1", "--epochs", "1", "--cascade",
@@ -181,7 +190,7 @@ def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, 
 
     small = tmp_path / "small"
     recipe = Recipe(**manifest_of(cascaded.bundle)["recipe"])
-    texts = read_texts(recipe.corpus, recipe.evaluation)
+    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
     result = invoke(
         *("optimize", cascaded.bundle, "--calibration", inputs.corpus),
         *("--budget", "size<=100MB, loss<=100%", "--output", small),
@@ -201,7 +210,7 @@ def test_optimize_leaves_out_a_cascade_that_does_not_keep_its_agreement(
 ):
     from amalgam_edge.building import cascading
 
-    monkeypatch.setattr(cascading, "is_sure", lambda logits, threshold: np.zeros(len(logits), dtype=bool))
+    monkeypatch.setattr(cascading, "is_sure", lambda logits, threshold, heads: np.zeros(len(logits), dtype=bool))
     small = tmp_path / "small"
     result = invoke(
         *("optimize", cascaded.bundle, "--calibration", inputs.corpus), *("--budget", "loss<=100%", "--output", small)

@@ -139,8 +139,8 @@ def test_duplicates_stay_where_asked_for(write):
 
 def test_labels_follow_their_texts_when_rows_are_left_out(write):
     rows = [("a", "x"), ("", "y"), ("a", "z"), ("b", "w")]
-    corpus = read_corpus(write("c.jsonl", as_jsonl([{"text": t, "gold": g} for t, g in rows])), label_column="gold")
-    assert list(zip(corpus.texts, corpus.labels, strict=True)) == [("a", "x"), ("b", "w")]
+    corpus = read_corpus(write("c.jsonl", as_jsonl([{"text": t, "gold": g} for t, g in rows])), label_columns=["gold"])
+    assert list(zip(corpus.texts, corpus.labels("gold"), strict=True)) == [("a", "x"), ("b", "w")]
 
 
 def test_the_only_column_of_strings_is_the_text(write):
@@ -172,7 +172,7 @@ def test_two_columns_of_strings_are_a_question(write):
         read_corpus(path)
 
 
-@pytest.mark.parametrize("options", [{"text_column": "nix"}, {"label_column": "nix"}])
+@pytest.mark.parametrize("options", [{"text_column": "nix"}, {"label_columns": ["nix"]}])
 def test_a_missing_column_is_refused_with_those_that_are_there(write, options):
     path = write("c.jsonl", as_jsonl([{"text": "t", "gold": "x"}]))
     with pytest.raises(AmalgamError, match="no column 'nix'; it has 'text', 'gold'"):
@@ -188,26 +188,26 @@ def test_a_text_column_of_numbers_is_refused(write):
 def test_one_column_cannot_be_both_text_and_label(write):
     path = write("c.jsonl", as_jsonl([{"text": "t", "gold": "x"}]))
     with pytest.raises(AmalgamError, match="text"):
-        read_corpus(path, text_column="text", label_column="text")
+        read_corpus(path, text_column="text", label_columns=["text"])
 
 
 def test_columns_called_the_wrong_way_round_are_told_apart(write):
     path = write("c.jsonl", as_jsonl([{"text": "gold", "label": "words to read"}]))
-    corpus = read_corpus(path, text_column="label", label_column="text")
+    corpus = read_corpus(path, text_column="label", label_columns=["text"])
     assert list(corpus.texts) == ["words to read"]
-    assert corpus.labels == ["gold"]
+    assert corpus.labels("text") == ["gold"]
 
 
 def test_integer_labels_become_their_digits(write):
     path = write("c.csv", b"text,label\none,3\ntwo,10\n")
-    assert read_corpus(path, label_column="label").labels == ["3", "10"]
+    assert read_corpus(path, label_columns=["label"]).labels("label") == ["3", "10"]
 
 
 def test_missing_labels_are_refused_in_one_line(write):
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}, {"text": "c", "label": "unheard"}]
     with pytest.raises(AmalgamError, match="'None', 'unheard'"):
         LabelSpace.union({"t": ["x", "y"]}).encode(
-            read_corpus(write("c.jsonl", as_jsonl(rows)), label_column="label").labels
+            read_corpus(write("c.jsonl", as_jsonl(rows)), label_columns=["label"]).labels("label")
         )
 
 
@@ -350,7 +350,7 @@ def test_hub_data_sets_are_read_by_their_training_split_unless_told_otherwise(hu
 
 @pytest.mark.usefixtures("hub")
 def test_class_ids_of_the_hub_become_their_names():
-    assert read_corpus("hf://datasets/owner/films", label_column="label").labels == ["neg", "pos", "pos"]
+    assert read_corpus("hf://datasets/owner/films", label_columns=["label"]).labels("label") == ["neg", "pos", "pos"]
 
 
 def test_a_hub_that_cannot_be_reached_is_told(monkeypatch):

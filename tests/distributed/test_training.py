@@ -21,12 +21,12 @@ from amalgam_edge.building.data import BuildTexts, Student, TokenizedCorpus, Tra
 from amalgam_edge.building.training_job import TRAIN, read_texts, write_job
 from amalgam_edge.cli.main import cli
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.labels import LabelSpace
 from amalgam_edge.methods import TeacherSignals
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.scoring.hidden_states import HiddenStates
 from tests.support import fits
+from tests.support.heads import one_head
 from tests.support.interrupted import assert_same_model
 
 pytestmark = pytest.mark.distributed
@@ -87,7 +87,7 @@ def training_data(folder):
     data = TrainingData(
         texts=BuildTexts(None, train, held_out, None),
         tokenized=TokenizedCorpus(dataset, 0),
-        labels=LabelSpace.union({"t": ["a", "b", "c"]}),
+        heads=one_head({"t": ["a", "b", "c"]}),
         scores=(),
         supervision=Supervision(target, weight, np.full(10, -1)),
         signals=TeacherSignals(

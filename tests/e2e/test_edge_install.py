@@ -71,8 +71,10 @@ def test_commands_that_train_say_what_is_missing(edge_python, real):
 def test_a_bundle_is_measured_there_on_a_file_of_json_lines(edge_python, real):
     command = [edge_python.with_name("amalgam-edge"), "evaluate", real.bundle, "--data", real.labelled, "--json"]
     measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    recorded = json.loads((real.bundle / "amalgam.json").read_text("utf-8"))["evaluation"]["student"]["int8"]
-    assert measured["student"]["int8"]["accuracy"] == pytest.approx(recorded["accuracy"], abs=0.01)
+    recorded = json.loads((real.bundle / "amalgam.json").read_text("utf-8"))["evaluation"]["heads"]["label"]["student"][
+        "int8"
+    ]
+    assert measured["heads"]["label"]["student"]["int8"]["accuracy"] == pytest.approx(recorded["accuracy"], abs=0.01)
 
 
 def test_inspect_and_doctor_work_there(edge_python, real):

@@ -11,9 +11,9 @@ CHANCE = 0.25
 
 def test_the_student_knows_what_both_teachers_knew(real):
     manifest = json.loads((real.bundle / "amalgam.json").read_text("utf-8"))
-    student = manifest["evaluation"]["student"][manifest["default_precision"]]["accuracy"]
+    student = manifest["evaluation"]["heads"]["label"]["student"][manifest["default_precision"]]["accuracy"]
     assert student > 2 * CHANCE
-    best_of_one = max(row["accuracy"] * 0.5 for row in manifest["evaluation"]["teachers"].values())
+    best_of_one = max(row["accuracy"] * 0.5 for row in manifest["evaluation"]["heads"]["label"]["teachers"].values())
     assert student > best_of_one
 
 
@@ -37,8 +37,8 @@ def test_predict_answers_a_sentence(command, real):
 def test_evaluate_repeats_what_the_build_measured(command, real):
     manifest = json.loads((real.bundle / "amalgam.json").read_text("utf-8"))
     measured = json.loads(command("evaluate", real.bundle, "--data", real.labelled, "--json").stdout)
-    for precision, row in manifest["evaluation"]["student"].items():
-        assert measured["student"][precision]["accuracy"] == pytest.approx(row["accuracy"], abs=0.01)
+    for precision, row in manifest["evaluation"]["heads"]["label"]["student"].items():
+        assert measured["heads"]["label"]["student"][precision]["accuracy"] == pytest.approx(row["accuracy"], abs=0.01)
 
 
 def test_the_exported_student_is_the_trained_one(real):
@@ -53,7 +53,8 @@ def test_the_exported_student_is_the_trained_one(real):
     texts = [json.loads(line)["text"] for line in real.labelled.read_text("utf-8").splitlines()][:40]
     with torch.inference_mode():
         expected = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.numpy()
-    temperature = json.loads((bundle / "amalgam.json").read_text("utf-8"))["calibration"]["temperature"]
+    (head,) = json.loads((bundle / "amalgam.json").read_text("utf-8"))["heads"]
+    (temperature,) = head["calibration"]["temperatures"]
     answered = EdgeClassifier.from_pretrained(bundle, precision="fp32").logits(texts) * temperature
     np.testing.assert_allclose(answered, expected, atol=1e-4)
 

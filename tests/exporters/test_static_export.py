@@ -13,9 +13,11 @@ from amalgam_edge.exporters import static_export
 from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, Int8Settings, quantizable_products
 from amalgam_edge.exporters.static_export import export_int8_static_student, int8_ladder, int8_tables_only
 from amalgam_edge.exporters.student_export import export_student
+from amalgam_edge.heads import Heads
 from amalgam_edge.models.static_student import StaticConfig, StaticStudent
 
 N_TOKENS, WIDTH, N_LABELS = 300, 24, 5
+HEADS = Heads.of_labels("abcde")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def files(student, tmp_path_factory):
     """The float and the quantized export. Read only."""
     folder = tmp_path_factory.mktemp("static")
     export_student(student, folder / "float.onnx")
-    export_int8_static_student(student, folder / "int8.onnx")
+    export_int8_static_student(student, folder / "int8.onnx", HEADS)
     assert {path.name for path in folder.iterdir()} == {"float.onnx", "int8.onnx"}
     return folder / "float.onnx", folder / "int8.onnx"
 
@@ -113,5 +115,5 @@ def test_a_failed_export_leaves_no_float_file_behind(student, tmp_path, monkeypa
 
     monkeypatch.setattr(static_export, "quantize_to_int8", fail)
     with pytest.raises(RuntimeError, match="cut off"):
-        export_int8_static_student(student, tmp_path / "int8.onnx")
+        export_int8_static_student(student, tmp_path / "int8.onnx", HEADS)
     assert list(tmp_path.iterdir()) == []

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.models.checkpoints import parse_teacher
+from amalgam_edge.models.checkpoints import heads_of, parse_teacher
 from amalgam_edge.models.teacher import load_teacher, load_teachers
+from amalgam_edge.recipe.sections import TeacherSettings
 from tests.support import tiny
 
 LEARNT_POSITIONS = ("bert", "distilbert", "roberta", "xlm-roberta", "mpnet", "electra", "albert", "camembert")
@@ -133,19 +134,35 @@ def test_weights_of_another_shape_are_refused(copied):
     assert str(copied) in refusal(copied)
 
 
-@pytest.mark.parametrize(
-    ("problem_type", "word"), [("multi_label_classification", "multi-label"), ("regression", "regression")]
-)
-def test_other_problems_are_refused_by_name(copied, problem_type, word):
-    edit_config(copied, problem_type=problem_type)
+def test_regression_is_refused_by_name(copied):
+    edit_config(copied, problem_type="regression")
     message = refusal(f"mine={copied}")
-    assert word in message
+    assert "regression" in message
     assert "'mine'" in message
 
 
-def test_one_class_is_refused(copied):
-    edit_config(copied, id2label={0: "only"}, label2id={"only": 0})
-    assert "regression" in refusal(f"mine={copied}")
+@pytest.mark.parametrize(
+    ("problem_type", "activation"),
+    [
+        ("multi_label_classification", "sigmoid"),
+        ("single_label_classification", "softmax"),
+        (None, "softmax"),
+    ],
+)
+def test_the_problem_says_whether_classes_exclude_each_other(copied, problem_type, activation):
+    edit_config(copied, problem_type=problem_type)
+    assert load_teacher("t", str(copied)).activation == activation
+
+
+def test_of_one_class_the_question_is_whether_it_holds(make_classifier, tmp_path):
+    teacher = load_teacher("t", str(make_classifier(tmp_path, ["only"])))
+    assert (teacher.class_names, teacher.activation) == (("only",), "sigmoid")
+
+
+def test_one_class_of_a_regression_is_refused(make_classifier, tmp_path):
+    make_classifier(tmp_path, ["only"])
+    edit_config(tmp_path, problem_type="regression")
+    assert "regression" in refusal(f"mine={tmp_path}")
 
 
 def test_pickled_weights_are_refused_unread(copied):
@@ -319,3 +336,60 @@ def test_teachers_pad_on_the_right(copied, padding_side):
     settings = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({**settings, "padding_side": padding_side}), "utf-8")
     assert load_teacher("t", str(copied)).tokenizer.padding_side == "right"
+
+
+@pytest.mark.parametrize(
+    ("changes", "activation"),
+    [
+        ({}, "softmax"),
+        ({"problem_type": "single_label_classification"}, "softmax"),
+        ({"problem_type": "multi_label_classification"}, "sigmoid"),
+    ],
+)
+def test_the_config_says_whether_classes_exclude_each_other(copied, changes, activation):
+    edit_config(copied, **changes)
+    assert load_teacher("t", str(copied)).activation == activation
+
+
+def test_one_logit_is_a_class_that_holds_or_not(tmp_path, make_classifier):
+    teacher = load_teacher("t", str(make_classifier(tmp_path / "toxic", ["toxic"])))
+    assert (teacher.activation, teacher.class_names) == ("sigmoid", ("toxic",))
+
+
+def test_regression_is_refused_by_name_whatever_the_number_of_outputs(copied, tmp_path, make_classifier):
+    edit_config(copied, problem_type="regression")
+    assert "is a regression head" in refusal(f"stars={copied}")
+    one = make_classifier(tmp_path / "stars", ["stars"], problem_type="regression")
+    assert "teacher 'stars'" in refusal(one)
+
+
+TEACHERS = ("a=x", "b=y", "c=z")
+
+
+@pytest.mark.parametrize(
+    ("heads", "found"),
+    [
+        (None, {"label": ("a", "b", "c")}),
+        ("union", {"label": ("a", "b", "c")}),
+        ("each", {"a": ("a",), "b": ("b",), "c": ("c",)}),
+        ({"intent": ("a", "c"), "safety": ("b",)}, {"intent": ("a", "c"), "safety": ("b",)}),
+    ],
+)
+def test_teachers_are_grouped_as_the_recipe_says(heads, found):
+    assert heads_of(TeacherSettings(sources=TEACHERS, heads=heads)) == found
+
+
+@pytest.mark.parametrize(
+    ("heads", "reason"),
+    [
+        ({"intent": ()}, "--head intent: no teacher"),
+        ({"intent": ("a", "q")}, "--head intent: no teacher 'q'; there are a, b, c"),
+        ({"x": ("a", "b"), "y": ("b", "c")}, "teacher 'b' is named twice"),
+        ({"x": ("a", "a", "b", "c")}, "teacher 'a' is named twice"),
+        ({"x": ("a", "b")}, "teacher 'c' is in no head"),
+        ({"x/y": ("a", "b", "c")}, "'x/y' cannot be the name of a head"),
+    ],
+)
+def test_heads_that_do_not_fit_their_teachers_are_refused(heads, reason):
+    with pytest.raises(AmalgamError, match=reason):
+        heads_of(TeacherSettings(sources=TEACHERS, heads=heads))

@@ -44,7 +44,8 @@ def test_defaults_are_those_of_the_method():
         "epochs": 5, "batch_size": 32, "learning_rate": None, "warmup_ratio": 0.1, "weight_decay": 0.01,
         "report_to": "none", "head_weights": None, "launch": 1,
         "max_disagreement": 0.01, "budget": None, "trim_vocabulary": False, "calibrate": True, "abstain": 0.0,
-        "include_torch": False, "evaluate": None, "evaluate_split": "test", "label_column": ["label"], "thresholds": None,
+        "include_torch": False, "thresholds": None,
+        "evaluate": None, "evaluate_split": "test", "label_column": ["label"],
         "output": "", "work": None,
     }  # fmt: skip
     assert recipe.training.peak_learning_rate() == 1e-4
@@ -308,7 +309,9 @@ def test_the_fingerprint_is_of_what_the_result_depends_on():
         "reweight": False, "score_temperature": 1.0, "distillation_temperature": 1.0, "student": "s",
         "student_layers": 2, "epochs": 1, "batch_size": 1, "learning_rate": 1.0, "warmup_ratio": 0.0,
         "weight_decay": 0.0, "seed": 1, "held_out": 50, "max_disagreement": 0.0, "evaluate": "e",
-        "label_column": "gold", "heads": "each", "head_weights": {"a": 2.0}, "thresholds": "t", "evaluate_split": "dev", "include_torch": True, "trim_vocabulary": True,
+        "label_column": "gold",
+        "heads": "each", "head_weights": {"a": 2.0}, "thresholds": "t",
+        "evaluate_split": "dev", "include_torch": True, "trim_vocabulary": True,
         "calibrate": False, "abstain": 0.5, "budget": "size<=1MB",
         "static_width": 8, "cascade": True, "cascade_agreement": 0.5, "feature_weight": 0.0,
         "reconstruction_weight": 0.0, "common_width": 1, "refinement_rounds": 1,

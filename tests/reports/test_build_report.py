@@ -9,10 +9,11 @@ import pytest
 from amalgam_edge.metrics.calibration import reliability
 from amalgam_edge.reports.build_report import ReportData, render_report
 from amalgam_edge.reports.plots import front_scatter
-from amalgam_edge.runtime.manifest_models import GateAttempt, ModelAccuracy
+from amalgam_edge.runtime.manifest_models import GateAttempt
 from amalgam_edge.runtime.manifest_origin import TrainingPoint
 from amalgam_edge.scoring.scores import TeacherScores
 from tests.support.manifests import (
+    make_accuracy,
     make_calibration,
     make_candidate,
     make_evaluation,
@@ -76,12 +77,21 @@ def scores(teacher, n_texts=120, seed=0):
 
 
 def render(manifest=None, *, teachers=("fun", "work"), training=TRAINING, confusion=CONFUSION, curves=()):
-    data = ReportData([scores(name, seed=k) for k, name in enumerate(teachers)], confusion, dict(curves))
+    scored = [scores(name, seed=k) for k, name in enumerate(teachers)]
+    confusions = {} if confusion is None else {"label": confusion}
+    data = ReportData(scored, confusions, {"label": dict(curves)} if curves else {})
     return Page(render_report(replace(manifest or make_manifest(), training=training), data))
 
 
 def single(**changes):
-    return make_manifest(teachers=(make_teacher("fun", ["games", "net"], picked_share=1.0),), **changes)
+    """One teacher, of all labels."""
+    labels = tuple(make_label(name, fun=name) for name in ("games", "science", "net"))
+    return make_manifest(labels=labels, teachers=(make_teacher("fun", ["games", "net"], picked_share=1.0),), **changes)
+
+
+def taught_by(teachers, names):
+    """A label of each name, all of them classes of all teachers."""
+    return tuple(make_label(name, **dict.fromkeys(teachers, name)) for name in names)
 
 
 def test_the_page_shows_tables_and_figures():
@@ -187,13 +197,12 @@ NASTY = ['<script>alert("1")</script>', "a & b < c", "'\"><img src=x onerror=y>"
 
 
 def test_names_with_html_in_them_are_text():
-    labels = tuple(map(make_label, NASTY))
     page = render(
         make_manifest(
-            labels=labels,
+            labels=taught_by(["<b>fun</b>", "&amp;"], NASTY),
             teachers=(make_teacher("<b>fun</b>", NASTY[:2]), make_teacher("&amp;", NASTY[1:])),
             recipe={"method": "<i>muka</i>"},
-            evaluation=make_evaluation(student={"<u>fp32</u>": ModelAccuracy(0.5, 0.5, abstaining=None)}),
+            evaluation=make_evaluation(student={"<u>fp32</u>": make_accuracy(0.5, 0.5)}),
         ),
         teachers=["<b>fun</b>", "&amp;"],
     )
@@ -210,7 +219,7 @@ def test_names_with_html_in_them_are_text():
 @pytest.mark.parametrize("name", [r"$\nonsense$", "$_$", "from $5 to $9", "100%", r"\n", "{x}", "a_b^c"])
 def test_names_are_no_formulas(name):
     """Dollar signs make matplotlib typeset what is between them, or fail at it."""
-    labels = tuple(map(make_label, (name, "science", "net")))
+    labels = taught_by([name, "work"], [name, "science", "net"])
     page = render(make_manifest(labels=labels), teachers=[name, "work"])
     drawn = ["".join(t.itertext()).strip() for figure in page.figures for t in figure.iter(f"{SVG}text")]
     assert drawn.count(name) == 4  # both axes of the confusion, the histogram, the bar
@@ -219,7 +228,7 @@ def test_names_are_no_formulas(name):
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_many_labels_are_drawn_without_counts():
     n_labels = 25
-    labels = tuple(make_label(f"label {k}") for k in range(n_labels))
+    labels = taught_by(["fun", "work"], [f"label {k}" for k in range(n_labels)])
     page = render(make_manifest(labels=labels), confusion=np.full((n_labels, n_labels), 777))
     assert "label 24" in "".join(page.text)
     assert "777" not in "".join(page.text)

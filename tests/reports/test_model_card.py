@@ -8,6 +8,7 @@ from amalgam_edge.reports.evaluation_tables import evaluation_table
 from amalgam_edge.reports.model_card import render_model_card
 from amalgam_edge.runtime.manifest_models import Fidelity, TrimmedVocabulary
 from tests.support.manifests import (
+    make_accuracy,
     make_calibration,
     make_evaluation,
     make_label,
@@ -51,8 +52,7 @@ def test_the_card_says_what_the_manifest_does():
 
 
 def test_a_model_made_after_the_evaluation_claims_none_of_it():
-    measured = make_evaluation()
-    manifest = make_manifest(evaluation=make_evaluation(student={"fp32": measured.student["fp32"]}))
+    manifest = make_manifest(evaluation=make_evaluation(student={"fp32": make_accuracy(0.9, 0.8765)}))
     head, body = front_matter(render_model_card(manifest, "s"))
     assert "model-index" not in head
     assert "student fp32" in body
@@ -95,7 +95,7 @@ def test_braces_in_names_are_only_text():
 
 
 def test_a_trimmed_vocabulary_is_said_to_be_one():
-    trimmed = TrimmedVocabulary(n_tokens=512, n_before=30522, fidelity=Fidelity(0.99, 0.01, 100))
+    trimmed = TrimmedVocabulary(n_tokens=512, n_before=30522, fidelity=Fidelity(0.99, 0.01, 100, {}, {}))
     card = render_model_card(make_manifest(vocabulary=trimmed), "s").replace("\n", " ")
     assert "It knows 512 of its encoder's 30522 tokens" in card
     assert "tokens; words" not in render_model_card(make_manifest(), "s")

@@ -13,9 +13,10 @@ from amalgam_edge.reports.bundle_tables import (
 from amalgam_edge.reports.evaluation_tables import benchmark_table, evaluation_table
 from amalgam_edge.reports.score_tables import score_table
 from amalgam_edge.reports.tables import Column, Table
-from amalgam_edge.runtime.manifest_models import Answered, Cascade, CascadeAttempt, ModelAccuracy, StaticModel
+from amalgam_edge.runtime.manifest_models import Answered, Cascade, CascadeAttempt, StaticModel
 from amalgam_edge.scoring.scores import ScoreSummary
 from tests.support.manifests import (
+    make_accuracy,
     make_calibration,
     make_candidate,
     make_evaluation,
@@ -67,8 +68,8 @@ def test_evaluation_has_a_row_a_precision():
 
 def test_abstaining_has_columns_of_its_own():
     student = {
-        "fp32": ModelAccuracy(0.9, 0.8765, Answered(0.5, 1.0)),
-        "int8": ModelAccuracy(0.9, 0.8765, Answered(0.0, None)),
+        "fp32": make_accuracy(0.9, 0.8765, abstaining=Answered(0.5, 1.0)),
+        "int8": make_accuracy(0.9, 0.8765, abstaining=Answered(0.0, None)),
     }
     table = evaluation_table(make_evaluation(student=student))
     assert titles(table) == ["model", "texts", "accuracy", "macro-F1", "answered", "accuracy on those"]

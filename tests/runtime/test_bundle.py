@@ -9,15 +9,7 @@ from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.runtime.bundle import version_of
 from amalgam_edge.runtime.manifest import read_manifest, write_manifest
 from amalgam_edge.runtime.publishing import save_bundle
-
-
-def read(folder):
-    return json.loads((folder / "amalgam.json").read_text("utf-8"))
-
-
-def edit_manifest(folder, **changes):
-    """Change entries of a manifest."""
-    (folder / "amalgam.json").write_text(json.dumps({**read(folder), **changes}), "utf-8")
+from tests.support.manifests import OF_ONE_HEAD, edit_manifest, read_document
 
 
 def test_a_bundle_says_what_it_carries(bundle_folder):
@@ -57,8 +49,9 @@ def test_an_unknown_precision_is_refused(bundle_folder):
         b'{"format_version": null}',
         b'{"format_version": 1}',
         b'{"format_version": 2}',
+        b'{"format_version": 3}',
         b'{"format_version": true}',
-        b'{"format_version": 2.0}',
+        b'{"format_version": 3.0}',
     ],
 )
 def test_a_damaged_manifest_is_refused(copied, content):
@@ -68,13 +61,19 @@ def test_a_damaged_manifest_is_refused(copied, content):
         EdgeClassifier(Bundle.open(copied))
 
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("entry", ["labels", "precisions", "default_precision", "files", "max_length", "pad_token_id"])
+NEEDED = ("labels", "precisions", "default_precision", "files", "max_length", "pad_token_id")
+
+
+@pytest.mark.parametrize(
+    ("entry", "version"), [*((entry, version) for entry in NEEDED for version in (1, 2, 3)), ("heads", 3)]
+)
 def test_a_manifest_that_lacks_an_entry_is_refused(copied, entry, version):
-    edit_manifest(copied, format_version=version)
-    lacking = {name: value for name, value in read(copied).items() if name != entry}
+    edit_manifest(copied, version=version)
+    lacking = read_document(copied)
+    del (lacking["heads"][0] if entry == "labels" and version == 3 else lacking)[entry]
     (copied / "amalgam.json").write_text(json.dumps(lacking), "utf-8")
-    message = rf"amalgam\.json: a damaged manifest, {entry}: is lacking; copy the bundle again"
+    place = rf"heads\[0\]\.{entry}" if entry == "labels" else entry
+    message = rf"amalgam\.json: a damaged manifest, {place}: is lacking; copy the bundle again"
     with pytest.raises(AmalgamError, match=message):
         EdgeClassifier(Bundle.open(copied))
 
@@ -82,14 +81,14 @@ def test_a_manifest_that_lacks_an_entry_is_refused(copied, entry, version):
 @pytest.mark.parametrize(
     ("changes", "remedy"),
     [
-        ({"format_version": 3, "versions": {"amalgam-edge": "3.1.0"}}, r'of format 3, newer.*"amalgam-edge>=3\.1\.0"'),
+        ({"format_version": 4, "versions": {"amalgam-edge": "3.1.0"}}, r'of format 4, newer.*"amalgam-edge>=3\.1\.0"'),
         (
-            {"format_version": 3, "versions": {"amalgam-edge": "1.10.0rc12.post3.dev456+g01234567"}},
+            {"format_version": 4, "versions": {"amalgam-edge": "1.10.0rc12.post3.dev456+g01234567"}},
             r"rc12.post3.dev456\+",
         ),
-        ({"format_version": 3, "versions": {"amalgam-edge": "3" * 100}}, "of format 3, newer.*--upgrade amalgam-edge"),
-        ({"format_version": 3, "versions": "lost"}, "of format 3, newer.*--upgrade amalgam-edge"),
-        ({"format_version": 3, "versions": {"amalgam-edge": "3\n$(x)"}}, "of format 3, newer.*--upgrade amalgam-edge"),
+        ({"format_version": 4, "versions": {"amalgam-edge": "3" * 100}}, "of format 4, newer.*--upgrade amalgam-edge"),
+        ({"format_version": 4, "versions": "lost"}, "of format 4, newer.*--upgrade amalgam-edge"),
+        ({"format_version": 4, "versions": {"amalgam-edge": "3\n$(x)"}}, "of format 4, newer.*--upgrade amalgam-edge"),
         ({"format_version": 10**3000}, "of format 10000000000000000000, newer.*pip install"),
         ({"format_version": 0}, "of format 0, older.*build it again"),
     ],
@@ -127,14 +126,17 @@ def test_other_formats_are_refused_with_what_to_do(copied, changes, remedy):
         ("abstain", "often", "abstain: a number is expected, not a string"),
         ("abstain", 1.5, "abstain: is more than 1"),
         ("abstain", float("nan"), "abstain: is no finite number"),
+        ("calibration", 1.5, "calibration: an object is expected, not a number"),
         ("cascade", "onnx/model_static.onnx", "cascade: an object is expected, not a string"),
     ],
 )
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_entry_that_makes_no_sense_is_named(copied, entry, value, fault, version):
-    edit_manifest(copied, format_version=version, **{entry: value})
+    """By its place in the newest format."""
+    edit_manifest(copied, version=version, **{entry: value})
     with pytest.raises(AmalgamError) as refused:
         Bundle.open(copied)
+    fault = f"heads[0].{fault}" if entry in OF_ONE_HEAD else fault
     assert str(refused.value) == f"{copied / 'amalgam.json'}: a damaged manifest, {fault}; copy the bundle again"
 
 
@@ -145,7 +147,7 @@ def test_a_default_that_is_not_there_is_refused(copied):
 
 
 def test_labels_that_the_model_does_not_have_are_refused(copied):
-    edit_manifest(copied, labels=[{"name": "games", "sources": []}])
+    edit_manifest(copied, labels=[{"name": "games", "sources": [], "threshold": None}])
     with pytest.raises(AmalgamError, match="answers over 4 labels and the manifest names 1; copy the bundle again"):
         EdgeClassifier(Bundle.open(copied))
 
@@ -161,16 +163,16 @@ def test_swapped_models_are_found(copied):
 
 
 def test_a_precision_of_a_later_version_is_found_by_its_file(copied):
-    precisions = {"fancy": read(copied)["precisions"]["fp32"]}
+    precisions = {"fancy": read_document(copied)["precisions"]["fp32"]}
     edit_manifest(copied, precisions=precisions, default_precision="fancy")
     assert Bundle.open(copied).read_model().path == copied / "onnx" / "model.onnx"
 
 
 def test_a_bundle_without_a_threshold_never_abstains(copied):
     """As those of the first versions."""
-    assert Bundle.open(copied).abstain == 0
+    assert Bundle.open(copied).heads["label"].abstain == 0
     edit_manifest(copied, abstain=0.75)
-    assert Bundle.open(copied).abstain == 0.75
+    assert Bundle.open(copied).heads["label"].abstain == 0.75
 
 
 def test_entries_of_later_versions_are_let_be(copied):
@@ -206,7 +208,7 @@ def test_what_a_bundle_may_lack_is_what_it_does_not_need_by_default(copied):
     assert [name for name in bundle.manifest.files if bundle.may_lack(name)] == ["onnx/model.onnx"]
     assert bundle.may_lack("README.md")
     edit_manifest(copied, default_precision="fp32")
-    assert [name for name in read(copied)["files"] if Bundle.open(copied).may_lack(name)] == [
+    assert [name for name in read_document(copied)["files"] if Bundle.open(copied).may_lack(name)] == [
         "onnx/model_quantized.onnx"
     ]
 
@@ -228,7 +230,7 @@ def secret(tmp_path):
 
 def list_file(folder, name, content):
     """Let the manifest list a file with the SHA-256 of this content."""
-    files = {**read(folder)["files"], name: hashlib.sha256(content).hexdigest()}
+    files = {**read_document(folder)["files"], name: hashlib.sha256(content).hexdigest()}
     edit_manifest(folder, files=files)
 
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge import cores
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.heads import Heads
 from amalgam_edge.runtime import EdgeClassifier, model_runner, text_model
 from amalgam_edge.runtime.bundle import STATIC_FILE
 from amalgam_edge.runtime.cascade import CascadeModel, is_sure
@@ -139,8 +140,9 @@ def test_cut_texts_are_flagged_whichever_model_answers(cascaded, threshold):
 
 def test_the_static_student_is_sure_from_the_threshold_on_and_never_of_nan():
     logits = np.array([[np.nan, 9.0], [0.0, 9.0], [0.0, 0.0], [0.0, -1e-9]])
-    assert is_sure(logits, 0.5).tolist() == [False, True, True, True]
-    assert is_sure(logits, np.nextafter(0.5, 1)).tolist() == [False, True, False, True]
+    heads = Heads.of_labels("ab")
+    assert is_sure(logits, 0.5, heads).tolist() == [False, True, True, True]
+    assert is_sure(logits, np.nextafter(0.5, 1), heads).tolist() == [False, True, False, True]
 
 
 def test_no_label_is_given_below_the_threshold_whichever_model_answers(cascaded):

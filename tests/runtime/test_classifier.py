@@ -1,9 +1,7 @@
-import json
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import huggingface_hub
 import numpy as np
@@ -15,9 +13,11 @@ from transformers import AutoTokenizer, pipeline
 
 import amalgam_edge
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.heads import Heads
 from amalgam_edge.runtime import Bundle, EdgeClassifier, Prediction, text_model
 from amalgam_edge.runtime.manifest import read_manifest, write_manifest
 from tests.support import tiny
+from tests.support.manifests import edit_manifest, with_head
 
 LABELS = ("games", "science", "net", "Straße & 猫")
 MAX_LENGTH = 40
@@ -137,8 +137,7 @@ def test_a_score_equal_to_the_threshold_gets_its_label(bundle_folder, exact):
 
 
 def test_the_default_threshold_is_that_of_the_bundle(copied):
-    manifest = json.loads((copied / "amalgam.json").read_text("utf-8"))
-    (copied / "amalgam.json").write_text(json.dumps({**manifest, "abstain": 1.0}), "utf-8")
+    edit_manifest(copied, abstain=1.0)
     assert EdgeClassifier.from_pretrained(copied)(["chess"])[0].label is None
     assert EdgeClassifier.from_pretrained(copied, abstain=0)(["chess"])[0].label in LABELS
 
@@ -163,8 +162,7 @@ def test_without_a_threshold_every_text_gets_a_label_even_if_its_score_is_nan(bu
 
 @pytest.mark.parametrize(("model_type", "expected"), [("bert", 32), ("static", 256)])
 def test_the_default_batch_size_depends_on_the_student(copied, monkeypatch, model_type, expected):
-    manifest = json.loads((copied / "amalgam.json").read_text("utf-8"))
-    (copied / "amalgam.json").write_text(json.dumps({**manifest, "model_type": model_type}), "utf-8")
+    edit_manifest(copied, model_type=model_type)
     sizes = []
     split = text_model.split_by_length
     monkeypatch.setattr(text_model, "split_by_length", lambda lengths, size: sizes.append(size) or split(lengths, size))
@@ -177,7 +175,7 @@ def test_the_default_batch_size_depends_on_the_student(copied, monkeypatch, mode
 def test_labels_with_equal_scores_stand_in_their_order(bundle_folder, monkeypatch):
     classifier = EdgeClassifier.from_pretrained(bundle_folder, precision="fp32", threads=1)
     logits = np.tile(np.array([0.0, 1.0], dtype=np.float32), (1, 150))
-    monkeypatch.setattr(classifier, "labels", tuple(map(str, range(300))))
+    monkeypatch.setattr(classifier, "heads", Heads.of_labels([*map(str, range(300))]))
     monkeypatch.setattr(classifier, "run", lambda texts, batch_size=None: (logits, np.zeros(1, dtype=bool)))
     (answer,) = classifier(["chess"], all_scores=True)
     assert [*map(int, answer.scores)] == [*range(1, 300, 2), *range(0, 300, 2)]
@@ -290,7 +288,7 @@ def other_bundle(bundle_folder, tmp_path):
     model.graph.initializer.append(order)
     model.graph.node.append(onnx.helper.make_node("Gather", ["plain", "order"], ["logits"], axis=1))
     onnx.save(model, other / "onnx" / "model.onnx")
-    write_manifest(other, replace(manifest, labels=manifest.labels[::-1]))
+    write_manifest(other, with_head(manifest, labels=manifest.heads[0].labels[::-1]))
     return other
 
 
@@ -336,7 +334,7 @@ def test_a_bundle_replaced_while_it_is_read_is_read_anew(copied, other_bundle, e
 def test_a_bundle_replaced_again_and_again_is_given_up(copied, monkeypatch):
     def read(bundle, name):
         manifest = read_manifest(copied)
-        write_manifest(copied, replace(manifest, abstain=manifest.abstain + 0.01))
+        write_manifest(copied, with_head(manifest, abstain=manifest.heads[0].abstain + 0.01))
         raise AmalgamError("changed")
 
     monkeypatch.setattr(Bundle, "read", read)

@@ -184,7 +184,8 @@ def test_a_pickled_classifier_has_the_same_options_and_answers(bundle_folder, ag
     classifier = EdgeClassifier.from_pretrained(bundle_folder, **options)
     copied = again(classifier)
     assert copied is not classifier
-    assert (copied.precision, copied.abstain, copied.bundle) == ("int8", 0.3, classifier.bundle)
+    assert (copied.precision, copied.heads["label"].abstain, copied.bundle) == ("int8", 0.3, classifier.bundle)
+    assert copied.heads == classifier.heads
     assert copied(TEXTS) == classifier(TEXTS)
     assert repr(copied) == repr(classifier)
 

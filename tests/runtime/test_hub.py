@@ -245,7 +245,7 @@ def test_evaluate_takes_a_name_of_the_hub(there, tmp_path, bundle_folder):
     commit = there.tag(NAME, "v1")
     measured = api.evaluate(NAME, labelled, precisions=["int8"], threads=1, revision=commit, compare=NAME)
     logits = EdgeClassifier.from_pretrained(bundle_folder, precision="int8", threads=1).logits(["chess", "mail"])
-    assert measured.student["int8"].accuracy == np.mean(logits.argmax(axis=1) == [0, 2])
+    assert measured.heads["label"].student["int8"].accuracy == np.mean(logits.argmax(axis=1) == [0, 2])
     assert measured.comparison.bundle == NAME
     assert "onnx/model.onnx" not in dict(there.downloads)
 

@@ -1,4 +1,4 @@
-"""The manifest: bundles and exported teachers of this version and of version 1, and hostile manifests."""
+"""The manifest: bundles and exported teachers of this format and of earlier ones, and hostile manifests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 import json
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import jsonschema
@@ -22,7 +24,7 @@ from amalgam_edge.runtime.manifest import (
     Manifest,
     TeacherManifest,
     finite,
-    migrate_1,
+    migrated,
     read_manifest,
     read_teacher_manifest,
     write_manifest,
@@ -31,15 +33,18 @@ from amalgam_edge.runtime.manifest_models import Cascade, CascadeAttempt, Fideli
 from amalgam_edge.runtime.manifest_origin import TrainingPoint
 from amalgam_edge.runtime.publishing import save_bundle
 from amalgam_edge.storage.records import from_json, to_json
+from tests.support import hub
 from tests.support.manifests import (
     make_calibration,
     make_candidate,
     make_evaluation,
     make_front,
     make_gate,
+    make_head,
     make_label,
     make_manifest,
     make_precision,
+    read_document,
 )
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -52,6 +57,7 @@ MODELS_1 = {
     "int8": {"precision": "int8", "cascade": False},
     "cascade": {"cascade": True},
 }
+EARLIER = (1, 2)  # the formats that are migrated
 
 
 def read(path):
@@ -62,7 +68,7 @@ def full_manifest():
     """A manifest with every entry that may be null."""
     return make_manifest(
         training=(TrainingPoint(1, 0.5, loss=0.9), TrainingPoint(1, 0.5, held_out_loss=0.8)),
-        vocabulary=TrimmedVocabulary(512, 30522, Fidelity(0.99, None, 100)),
+        vocabulary=TrimmedVocabulary(512, 30522, Fidelity(0.99, None, 100, {"label": 0.99}, {})),
         front=make_front(),
         calibration=make_calibration(),
         abstain=0.25,
@@ -75,40 +81,107 @@ def bundle_1(tmp_path):
     return shutil.copytree(BUNDLE_1, tmp_path / "student")
 
 
-def test_a_bundle_of_version_1_opens_and_is_whole(bundle_1):
-    bundle = Bundle.open(bundle_1)
+@pytest.fixture
+def earlier(bundle_1):
+    """``earlier(version)`` → a bundle whose manifest is of that format."""
+
+    def bundle_of(version):
+        if version == 2:  # the files of a bundle are those of format 1
+            shutil.copy(FIXTURES / "manifests_v2" / "bundle.json", bundle_1 / "amalgam.json")
+        assert read_document(bundle_1)["format_version"] == version
+        return bundle_1
+
+    return bundle_of
+
+
+@pytest.mark.parametrize("version", EARLIER)
+def test_a_bundle_of_an_earlier_format_opens_and_is_whole(earlier, version):
+    bundle = Bundle.open(earlier(version))
     bundle.verify()
     assert bundle.labels == ("games", "net", "fonts", "text")
+    assert bundle.heads.is_one_softmax
     assert bundle.precisions == ("fp32", "int8")
-    assert (bundle.default_precision, bundle.abstain, bundle.is_static) == ("int8", 0.2, False)
+    assert (bundle.default_precision, bundle.heads["label"].abstain, bundle.is_static) == ("int8", 0.2, False)
     assert bundle.cascade.file == "onnx/model_static.onnx"
 
 
+@pytest.mark.parametrize("version", EARLIER)
 @pytest.mark.parametrize(("model", "tolerance"), [("fp32", 1e-4), ("int8", 0.15), ("cascade", 1e-4)])
-def test_a_bundle_of_version_1_answers_as_it_did(model, tolerance):
+def test_a_bundle_of_an_earlier_format_answers_as_it_did(earlier, model, tolerance, version):
     """int8 moves with the CPU, so its tolerance is that of int8 against float."""
-    classifier = EdgeClassifier.from_pretrained(BUNDLE_1, **MODELS_1[model])
+    classifier = EdgeClassifier.from_pretrained(earlier(version), **MODELS_1[model])
     expected = ANSWERS_1["models"][model]
     np.testing.assert_allclose(classifier.logits(ANSWERS_1["texts"]), expected["logits"], atol=tolerance)
     assert [answer.label for answer in classifier(ANSWERS_1["texts"])] == expected["labels"]
 
 
-def test_all_that_a_bundle_of_version_1_says_is_said_in_version_2():
+def of_one_head(before):
+    """What a manifest of format 2 says, as format 3 says it of a student with one softmax head; by hand."""
+    after = {name: value for name, value in before.items() if name not in ("labels", "abstain", "calibration")}
+    calibration = before["calibration"] and dict(before["calibration"])
+    if calibration:
+        calibration["temperatures"] = [calibration.pop("temperature")]
+    after["heads"] = [
+        {
+            "name": "label",
+            "activation": "softmax",
+            "labels": [{**label, "threshold": None} for label in before["labels"]],
+            "weight": 1.0,
+            "abstain": before["abstain"],
+            "calibration": calibration,
+            "agreement": before["student"]["agreement"],
+        }
+    ]
+    after = json.loads(json.dumps(after))
+    for teacher in after["teachers"]:
+        teacher["head"] = "label"
+    for entry in (*after["precisions"].values(), *filter(None, [after["vocabulary"]])):
+        entry["fidelity"].update(heads={}, labels={})
+    if evaluation := after["evaluation"]:
+        own = {"n_texts": evaluation["n_texts"], **{name: evaluation.pop(name) for name in ("student", "teachers")}}
+        evaluation["heads"] = {"label": own}
+    return {**after, "format_version": 3}
+
+
+def test_all_that_a_bundle_of_version_1_says_is_said_in_version_3():
     before, after = read(BUNDLE_1 / "amalgam.json"), to_json(read_manifest(BUNDLE_1))
-    assert after == {**before, "format_version": 2, "kind": "bundle", "front": None}
-    assert [name for name in after if name in before] == list(before)
+    assert after == of_one_head({**before, "kind": "bundle", "front": None})
+    assert [name for name in after if name in before] == [name for name in before if name in after]
 
 
-def test_all_that_a_budget_of_version_1_led_to_is_said_in_version_2():
+def test_all_that_a_budget_of_version_1_led_to_is_said_in_version_3():
     before = read(FIXTURES / "manifests_v1" / "budget.json")
-    assert to_json(from_json(Manifest, migrate_1(before))) == {**before, "format_version": 2, "kind": "bundle"}
+    assert to_json(from_json(Manifest, migrated(before))) == of_one_head({**before, "kind": "bundle"})
 
 
-def test_an_exported_teacher_of_version_1_is_read(tmp_path):
-    shutil.copy(FIXTURES / "manifests_v1" / "teacher.json", tmp_path / "amalgam.json")
+def test_all_that_a_bundle_of_version_2_says_is_said_in_version_3(earlier):
+    before, after = read(FIXTURES / "manifests_v2" / "bundle.json"), to_json(read_manifest(earlier(2)))
+    assert all(before[name] for name in ("calibration", "evaluation", "cascade", "vocabulary", "front", "abstain"))
+    assert after == of_one_head(before)
+    assert [name for name in after if name in before] == [name for name in before if name in after]
+
+
+@pytest.mark.parametrize("entry", ["calibration", "evaluation", "cascade", "vocabulary", "front"])
+def test_what_version_2_said_was_none_is_none(earlier, entry):
+    bundle = earlier(2)
+    before = {**read_document(bundle), entry: None}
+    (bundle / "amalgam.json").write_text(json.dumps(before), "utf-8")
+    assert to_json(read_manifest(bundle)) == of_one_head(before)
+
+
+@pytest.mark.parametrize("version", EARLIER)
+def test_an_exported_teacher_of_an_earlier_format_is_read(tmp_path, version):
+    shutil.copy(FIXTURES / f"manifests_v{version}" / "teacher.json", tmp_path / "amalgam.json")
     found = read_teacher_manifest(tmp_path)
     assert (found.name, found.classes, found.round, len(found.dropout_sites)) == ("a", ("games", "net"), 4, 8)
-    assert to_json(found) == {**read(tmp_path / "amalgam.json"), "format_version": 2}
+    assert to_json(found) == {**read(tmp_path / "amalgam.json"), "format_version": 3, "activation": "softmax"}
+
+
+def test_a_teacher_of_a_newer_format_is_refused_with_what_to_do(tmp_path):
+    newer = {**read(FIXTURES / "manifests_v2" / "teacher.json"), "format_version": 4, "versions": {"amalgam-edge": "9"}}
+    (tmp_path / "amalgam.json").write_text(json.dumps(newer), "utf-8")
+    with pytest.raises(AmalgamError, match=r'format 4, newer than this version.* can read \(3\); .*"amalgam-edge>=9"'):
+        read_teacher_manifest(tmp_path)
 
 
 def first_of_all(document):
@@ -131,8 +204,9 @@ def test_what_the_first_bundles_did_not_say_is_none_or_not_known(bundle_1):
     document = first_of_all(read(bundle_1 / "amalgam.json"))
     (bundle_1 / "amalgam.json").write_text(json.dumps(document), "utf-8")
     manifest = read_manifest(bundle_1)
-    assert (manifest.calibration, manifest.cascade, manifest.vocabulary, manifest.front) == (None, None, None, None)
-    assert (manifest.abstain, manifest.model_type) == (0.0, None)
+    (head,) = manifest.heads
+    assert (head.calibration, manifest.cascade, manifest.vocabulary, manifest.front) == (None, None, None, None)
+    assert (head.abstain, head.agreement, manifest.model_type) == (0.0, None, None)
     assert (manifest.corpus.n_failed, manifest.corpus.n_truncated) == (0, None)
     assert manifest.gate.compared_with == "the float model"
     assert not any(teacher.from_hub for teacher in manifest.teachers)
@@ -144,7 +218,7 @@ def test_what_the_first_bundles_did_not_say_is_none_or_not_known(bundle_1):
 
 def test_a_bundle_of_version_1_without_labelled_texts_was_not_evaluated():
     document = {**read(BUNDLE_1 / "amalgam.json"), "evaluation": {}, "calibration": None}
-    assert from_json(Manifest, migrate_1(document)).evaluation is None
+    assert from_json(Manifest, migrated(document)).evaluation is None
 
 
 def test_early_candidates_have_no_student_and_are_called_by_their_precision():
@@ -152,7 +226,7 @@ def test_early_candidates_have_no_student_and_are_called_by_their_precision():
     for row in document["front"]["candidates"]:
         for name in ("layers", "n_tokens", "agreement", "precision"):
             del row[name]
-    row = from_json(Manifest, migrate_1(document)).front.candidates[0]
+    row = from_json(Manifest, migrated(document)).front.candidates[0]
     assert (row.layers, row.n_tokens, row.agreement, row.precision) == (None, None, None, row.name)
 
 
@@ -162,23 +236,26 @@ def test_numbers_that_version_1_wrote_of_models_that_overflow_are_not_known():
     document["gate"]["attempts"][0]["mean_kl"] = float("inf")
     document["precisions"]["fp16"]["fidelity"]["mean_kl"] = float("nan")
     document["training"][0]["loss"] = float("nan")
-    manifest = from_json(Manifest, migrate_1(document))
+    manifest = from_json(Manifest, migrated(document))
     assert manifest.front.candidates[2].mean_kl is None
     assert manifest.gate.attempts[0].mean_kl is None
     assert manifest.precisions["fp16"].fidelity.mean_kl is None
     assert manifest.training[0].loss is None
 
 
-def test_migrating_leaves_the_document_as_it_was():
-    document = read(FIXTURES / "manifests_v1" / "budget.json")
+@pytest.mark.parametrize("path", ["manifests_v1/budget.json", "manifests_v2/bundle.json", "manifests_v2/teacher.json"])
+def test_migrating_leaves_the_document_as_it_was(path):
+    document = read(FIXTURES / path)
     before = json.dumps(document)
-    migrate_1(document)
+    migrated(document)
     assert json.dumps(document) == before
 
 
-def test_a_copy_of_a_bundle_of_version_1_is_the_same_to_the_byte(bundle_1, tmp_path):
-    save_bundle(Bundle.open(bundle_1), tmp_path / "copy")
-    assert (tmp_path / "copy" / "amalgam.json").read_bytes() == (BUNDLE_1 / "amalgam.json").read_bytes()
+@pytest.mark.parametrize("version", EARLIER)
+def test_a_copy_of_a_bundle_of_an_earlier_format_is_the_same_to_the_byte(earlier, tmp_path, version):
+    bundle = earlier(version)
+    save_bundle(Bundle.open(bundle), tmp_path / "copy")
+    assert hub.files_of(tmp_path / "copy") == hub.files_of(bundle)
 
 
 def test_the_manifest_hashes_each_file(tmp_path):
@@ -191,8 +268,8 @@ def test_the_manifest_hashes_each_file(tmp_path):
     document = json.loads(text)
     assert document["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     assert list(document["files"]) == sorted(contents)  # whatever order the file system lists them in
-    assert document["labels"] == [{"name": "Straße", "sources": []}]
-    assert (document["max_length"], document["format_version"], document["kind"]) == (7, 2, "bundle")
+    assert document["heads"][0]["labels"] == [{"name": "Straße", "sources": [], "threshold": None}]
+    assert (document["max_length"], document["format_version"], document["kind"]) == (7, 3, "bundle")
     assert "Straße" in text
     assert text.endswith("}\n")
     assert read_manifest(tmp_path) == written
@@ -209,7 +286,11 @@ def test_a_manifest_written_again_does_not_hash_itself(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"labels": (make_label("a"), make_label("b"), make_label("a"))}, "labels: two items have the same name"),
+        (
+            {"labels": (make_label("a"), make_label("b"), make_label("a"))},
+            r"heads\[0\].labels: two items have the same name",
+        ),
+        ({"heads": (make_head(), make_head(activation="sigmoid"))}, "heads: two items have the same name"),
         ({"gate": make_gate(max_disagreement=float("nan"))}, "gate.max_disagreement: is no finite number"),
         ({"precisions": {"int8": make_precision("../m.onnx")}}, "precisions.int8.file: is no name of a file within"),
         ({"max_length": np.int64(3)}, "max_length: a whole number is expected, not int64"),
@@ -237,19 +318,34 @@ def test_bundles_and_teachers_fit_the_schema():
         to_json(full_manifest()),
         to_json(make_manifest(evaluation=None)),
         to_json(read_manifest(BUNDLE_1)),
-        migrate_1(read(FIXTURES / "manifests_v1" / "budget.json")),
-        migrate_1(read(FIXTURES / "manifests_v1" / "teacher.json")),
+        migrated(read(FIXTURES / "manifests_v1" / "budget.json")),
+        migrated(read(FIXTURES / "manifests_v1" / "teacher.json")),
+        migrated(read(FIXTURES / "manifests_v2" / "bundle.json")),
+        migrated(read(FIXTURES / "manifests_v2" / "teacher.json")),
     ):
         jsonschema.validate(document, SCHEMA)
 
 
-WRONG = [{"kind": "teacher"}, {"format_version": 1}, {"labels": None}, {"abstain": 2}, {"files": {"/x": "0" * 64}}]
+HEAD = to_json(make_head())
+WRONG = [
+    {"kind": "teacher"},
+    {"format_version": 1},
+    {"format_version": 2},
+    {"heads": None},
+    {"heads": []},
+    *({"heads": [{**HEAD, **changes}]} for changes in ({"labels": None}, {"abstain": 2}, {"activation": "tanh"})),
+    {"files": {"/x": "0" * 64}},
+]
 
 
 @pytest.mark.parametrize("changes", WRONG)
 def test_the_schema_refuses_what_the_reader_does(changes):
+    document = {**to_json(make_manifest()), **changes}
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**to_json(make_manifest()), **changes}, SCHEMA)
+        jsonschema.validate(document, SCHEMA)
+    if "format_version" not in changes and "kind" not in changes:  # which the reader looks at first
+        with pytest.raises(AmalgamError):
+            from_json(Manifest, document)
 
 
 @pytest.mark.parametrize("manifest", [make_manifest(), full_manifest(), make_manifest(evaluation=None)])
@@ -260,13 +356,29 @@ def test_a_manifest_becomes_what_it_was(manifest):
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=9)
 shares = st.floats(0, 1)
 amounts = st.floats(0, 1e9)
+name_of = attrgetter("name")
 
 
 @settings(deadline=None)
 @given(st.builds(
     make_manifest,
     max_length=st.integers(1, 2**31 - 1),
-    abstain=shares,
+    heads=st.lists(
+        st.builds(
+            make_head,
+            name=texts,
+            activation=st.sampled_from(["softmax", "sigmoid"]),
+            weight=amounts,
+            abstain=shares,
+            agreement=st.none() | shares,
+            labels=st.lists(st.builds(make_label, texts, st.none() | shares), min_size=1, max_size=3, unique_by=name_of)
+            .map(tuple),
+            calibration=st.none() | st.builds(
+                make_calibration, temperatures=st.lists(amounts, min_size=1, max_size=3).map(tuple)
+            ),
+        ),
+        min_size=1, max_size=3, unique_by=name_of,
+    ).map(tuple),
     default_precision=texts,
     recipe=st.dictionaries(texts, st.integers(0, 9) | st.none()),
     training=st.lists(
@@ -293,15 +405,20 @@ def test_only_finite_numbers_stand_in_a_manifest(value, expected):
     assert finite(value) == expected
 
 
+def labels_in(document):
+    """The labels in a document of any format."""
+    return (document if "labels" in document else document["heads"][0])["labels"]
+
+
 DEEP = '{"a":' * 10**5 + "1" + "}" * 10**5
 HOSTILE = {
     "counts beyond any corpus": lambda d: d["corpus"].update(n_texts=10**12),
     "a size of thousands of digits": lambda d: d["precisions"]["int8"].update(bytes=10**4000),
     "a negative count": lambda d: d["gate"].update(n_texts=-1),
     "a share above 1": lambda d: d["teachers"][0].update(picked_share=1.5),
-    "half of a surrogate pair": lambda d: d["labels"][0].update(name="\ud800"),
-    "two labels of one name": lambda d: d["labels"].append(d["labels"][0]),
-    "a label of a million letters": lambda d: d["labels"][0].update(name="x" * 10**6),
+    "half of a surrogate pair": lambda d: labels_in(d)[0].update(name="\ud800"),
+    "two labels of one name": lambda d: labels_in(d).append(labels_in(d)[0]),
+    "a label of a million letters": lambda d: labels_in(d)[0].update(name="x" * 10**6),
     "a hundred thousand precisions": lambda d: d["precisions"].update(
         {str(k): d["precisions"]["int8"] for k in range(10**5)}
     ),
@@ -322,32 +439,69 @@ HOSTILE = {
 }
 
 
-# Version 1 had no kind of bundle.
-CASES = [(case, version) for case in HOSTILE for version in (1, 2) if version == 2 or "kind" not in case]
+HOSTILE_HEADS = {
+    "no heads": lambda d: d["heads"].clear(),
+    "two heads of one name": lambda d: d["heads"].append(d["heads"][0]),
+    "a list for a head": lambda d: d["heads"].append([]),
+    "a head of no labels": lambda d: d["heads"][0]["labels"].clear(),
+    "a thousand and one heads": lambda d: d.update(heads=[{**d["heads"][0], "name": str(k)} for k in range(1001)]),
+    "an activation of its own": lambda d: d["heads"][0].update(activation="tanh"),
+    "a threshold above 1": lambda d: d["heads"][0]["labels"][0].update(threshold=1.5),
+    "no temperatures": lambda d: d["heads"][0]["calibration"]["temperatures"].clear(),
+    "a temperature that is no number": lambda d: d["heads"][0]["calibration"].update(temperatures=[float("nan")]),
+    "a negative weight": lambda d: d["heads"][0].update(weight=-1.0),
+    "a number for the head of a teacher": lambda d: d["teachers"][0].update(head=3),
+    "a list for the agreement by head": lambda d: d["precisions"]["int8"]["fidelity"].update(heads=[]),
+    "a list for the evaluation by head": lambda d: d["evaluation"].update(heads=[]),
+}
+CASES = [
+    *((case, version) for case in HOSTILE for version in (1, 2, 3) if version > 1 or "kind" not in case),
+    *((case, 3) for case in HOSTILE_HEADS),
+]  # format 1 had no kind of bundle, and format 3 was the first to have heads
 
 
 @pytest.mark.parametrize(("case", "version"), CASES)
-def test_a_hostile_manifest_is_refused_quickly_in_one_line(bundle_1, case, version):
-    path = bundle_1 / "amalgam.json"
-    document = {**read(path), **({} if version == 1 else to_json(read_manifest(bundle_1)))}
-    HOSTILE[case](document)
+def test_a_hostile_manifest_is_refused_quickly_in_one_line(earlier, case, version):
+    bundle = earlier(min(version, 2))
+    path = bundle / "amalgam.json"
+    document = to_json(read_manifest(bundle)) if version == 3 else read(path)
+    assert document["format_version"] == version
+    (HOSTILE | HOSTILE_HEADS)[case](document)
     path.write_text(json.dumps(document), "utf-8")
     start = time.perf_counter()
     with pytest.raises(AmalgamError, match=r"amalgam\.json: a damaged manifest, .*; copy the bundle again") as refused:
-        Bundle.open(bundle_1)
+        Bundle.open(bundle)
     assert time.perf_counter() - start < 5
     assert len(str(refused.value).splitlines()) == 1
     assert len(str(refused.value)) < len(str(path)) + 300
 
 
+ODD = (None, True, 3, "x", [], [3], [[]], {}, {"x": 3}, {"x": []})
+
+
+@pytest.mark.parametrize("path", ["manifests_v1/budget.json", "manifests_v2/bundle.json"])
+def test_entries_of_any_form_are_migrated_or_refused(path):
+    """Two levels deep."""
+    document = read(FIXTURES / path)
+    places = [(name,) for name in document if name != "format_version"]
+    places += [(name, key) for name, entry in document.items() if isinstance(entry, dict) for key in entry]
+    for place in places:
+        for value in ODD:
+            changed = json.loads(json.dumps(document))
+            parent = changed[place[0]] if len(place) > 1 else changed
+            parent[place[-1]] = value
+            with suppress(AmalgamError):
+                from_json(Manifest, migrated(changed))
+
+
 @pytest.mark.parametrize("content", [
     DEEP,
     DEEP.replace("{", "[").replace('"a":', "").replace("}", "]"),
-    '{"format_version": 2, "format_version": 2}',
-    '{"format_version": 2, "recipe": ' + DEEP + "}",
+    '{"format_version": 3, "format_version": 3}',
+    '{"format_version": 3, "recipe": ' + DEEP + "}",
     '{"format_version": ' + "9" * 5000 + "}",
     '{"format_version": 1e999}',
-    '{"format_version": "2"}',
+    '{"format_version": "3"}',
 ])  # fmt: skip
 def test_text_that_is_no_manifest_is_refused_quickly(bundle_1, content):
     (bundle_1 / "amalgam.json").write_text(content, "utf-8")
@@ -377,7 +531,7 @@ def test_an_unknown_method_or_writer_is_said_to_be_unknown():
 
 
 def test_a_teachers_manifest_is_written_by_the_same_writer(tmp_path):
-    document = migrate_1(read(FIXTURES / "manifests_v1" / "teacher.json"))
+    document = migrated(read(FIXTURES / "manifests_v1" / "teacher.json"))
     (tmp_path / "model.onnx").write_bytes(b"x")
     written = write_manifest(tmp_path, from_json(TeacherManifest, document))
     assert list(written.files) == ["model.onnx"]

@@ -14,10 +14,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.runtime.publishing import push_bundle, save_bundle
 from tests.support import hub
-
-
-def edit_manifest(folder, **changes):
-    (folder / "amalgam.json").write_text(json.dumps({**read_manifest(folder), **changes}), "utf-8")
+from tests.support.manifests import edit_manifest, read_document
 
 
 @pytest.fixture
@@ -25,9 +22,8 @@ def carded(copied):
     """A bundle with a model card."""
     card = '# student\n```python\nclassifier = EdgeClassifier.from_pretrained("student")\n```\n'
     (copied / "README.md").write_text(card, "utf-8")
-    manifest = json.loads((copied / "amalgam.json").read_text("utf-8"))
-    manifest["files"]["README.md"] = huggingface_hub.utils.sha.sha_fileobj((copied / "README.md").open("rb")).hex()
-    (copied / "amalgam.json").write_text(json.dumps(manifest), "utf-8")
+    digest = huggingface_hub.utils.sha.sha_fileobj((copied / "README.md").open("rb")).hex()
+    edit_manifest(copied, files={**read_document(copied)["files"], "README.md": digest})
     Bundle.open(copied).verify()
     return copied
 
@@ -74,10 +70,6 @@ def test_an_empty_folder_may_be_filled(bundle_folder, tmp_path):
     assert Bundle.open(tmp_path).manifest == Bundle.open(bundle_folder).manifest
 
 
-def read_manifest(folder):
-    return json.loads((folder / "amalgam.json").read_text("utf-8"))
-
-
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -86,7 +78,7 @@ def sha256(path):
 @pytest.mark.parametrize("content", [b"mine \xff\r\n", None])
 def test_files_for_people_may_be_edited_or_deleted(copied, tmp_path, name, content):
     (copied / name).write_bytes(b"as it was built")
-    edit_manifest(copied, files={**read_manifest(copied)["files"], name: sha256(copied / name)})
+    edit_manifest(copied, files={**read_document(copied)["files"], name: sha256(copied / name)})
     (copied / name).unlink()
     if content is not None:
         (copied / name).write_bytes(content)
@@ -94,10 +86,10 @@ def test_files_for_people_may_be_edited_or_deleted(copied, tmp_path, name, conte
     said = []
     save_bundle(Bundle.open(copied), tmp_path / "target", notify=said.append)
     assert said == []
-    listed = read_manifest(tmp_path / "target")["files"]
+    listed = read_document(tmp_path / "target")["files"]
     assert hub.files_of(tmp_path / "target").get(name) == content
     assert listed.get(name) == (None if content is None else hashlib.sha256(content).hexdigest())
-    assert {**listed, name: ""} == {**read_manifest(copied)["files"], name: ""}
+    assert {**listed, name: ""} == {**read_document(copied)["files"], name: ""}
     assert Bundle.open(tmp_path / "target").edited() == ()
 
 
@@ -169,7 +161,7 @@ def test_a_precision_that_is_not_there_is_refused(bundle_folder, tmp_path):
 
 def test_torch_weights_go_with_fp32(copied, tmp_path):
     (copied / "model.safetensors").write_bytes(b"weights")
-    files = {**read_manifest(copied)["files"], "model.safetensors": sha256(copied / "model.safetensors")}
+    files = {**read_document(copied)["files"], "model.safetensors": sha256(copied / "model.safetensors")}
     edit_manifest(copied, files=files)
     for precisions, there in (((), True), ("fp32", True), ("int8", False)):
         target = tmp_path / f"target {precisions}"

@@ -147,3 +147,20 @@ def test_the_bound_holds_where_it_stops():
     wrong = (chosen != right)[settled].mean()
     assert settled.mean() > 0.3
     assert wrong < scipy.stats.norm.sf(STANDARD_ERRORS)
+
+
+def test_the_mean_and_variance_of_independent_labels_by_hand():
+    logits = draw([[3.0, -1.0], [0.2, 0.1]], 1.0, 6)
+    passes = np.array([6, 6])
+    u, variance = estimate(logits, passes, "sigmoid")
+    own = []
+    for text in range(2):
+        p = scipy.special.expit(logits[:, text])
+        mean = p.mean(axis=0)
+        entropies = scipy.special.entr(mean) + scipy.special.entr(1 - mean)
+        assert u[text] == pytest.approx(entropies.mean() / np.log(2), abs=1e-12)
+        influence = -(p * np.log(mean) + (1 - p) * np.log(1 - mean)).mean(axis=-1) / np.log(2)
+        assert influence.mean() == pytest.approx(u[text], abs=1e-12)
+        own.append(np.square(influence - influence.mean()).sum())
+    expected = [(s + 4 * s / 5) / (5 + 4) / 6 for s in own]  # alone in their eighths
+    np.testing.assert_allclose(variance, expected, rtol=1e-9)

@@ -346,7 +346,7 @@ def test_stores_for_people_are_named_by_their_teachers(teacher, other, corpus, t
 def test_scores_are_summed_up_over_the_shards(teacher, other, corpus, new_store):
     stores = [new_store("a", teacher), new_store("b", other)]
     scores = score_into(stores, [teacher, other], corpus)
-    summaries = summarise(stores)
+    summaries = summarise(stores, [teacher, other])
     entropies = [
         scipy.stats.entropy(each.mean_probabilities.astype(np.float64), axis=1) / np.log(each.logits.shape[1])
         for each in scores
@@ -424,7 +424,7 @@ def test_a_text_that_a_teacher_cannot_score_is_told_of_and_the_rest_goes_on(
     assert second.passes[row] == 0
     assert first.passes[row] > 0
 
-    summaries = summarise(stores)
+    summaries = summarise(stores, [teacher, other])
     assert [(summary.n_texts, summary.n_failed) for summary in summaries] == [
         (len(corpus), 0),
         (len(corpus) - 1, 1),

@@ -115,3 +115,36 @@ def test_take_follows_the_order_of_rows(logits, pass_logits):
     rows = np.array([4, 0, 4])
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(scores.take(rows), name), getattr(scores, name)[[4, 0, 4]])
+
+
+def test_scores_of_independent_labels_are_those_of_scipy(logits, pass_logits):
+    scores = TeacherScores.from_logits("t", logits, pass_logits, activation="sigmoid")
+    passes = scipy.special.expit(pass_logits.astype(np.float64))
+    mean = passes.mean(axis=0)
+
+    def entropy(p):
+        return scipy.special.entr(p) + scipy.special.entr(1 - p)
+
+    np.testing.assert_allclose(scores.probabilities, scipy.special.expit(logits.astype(np.float64)), rtol=1e-6)
+    np.testing.assert_allclose(scores.mean_probabilities, mean, rtol=1e-6)
+    np.testing.assert_allclose(scores.predictive_entropy, entropy(mean).sum(axis=-1), rtol=1e-6)
+    np.testing.assert_allclose(scores.uncertainty, entropy(mean).mean(axis=-1) / np.log(2), rtol=1e-5)
+    information = entropy(mean).sum(axis=-1) - entropy(passes).sum(axis=-1).mean(axis=0)
+    np.testing.assert_allclose(scores.mutual_information, information, atol=1e-6)
+    np.testing.assert_allclose(scores.energy, np.logaddexp(0, logits.astype(np.float64)).sum(axis=-1), rtol=1e-6)
+
+
+def test_one_label_that_holds_or_not_is_two_classes_to_uncertainty(logits, pass_logits):
+    alone = TeacherScores.from_logits("t", logits[:, :1], pass_logits[..., :1], activation="sigmoid")
+    zeros = np.zeros_like(pass_logits[..., :1])
+    both = TeacherScores.from_logits("t", logits[:, :2], np.concatenate([zeros, pass_logits[..., :1]], axis=-1))
+    np.testing.assert_allclose(alone.uncertainty, both.uncertainty, rtol=1e-5)
+
+
+def test_what_makes_probabilities_stays_with_the_scores(logits, pass_logits):
+    scores = TeacherScores.from_logits("t", logits, pass_logits, activation="sigmoid")
+    taken = scores.take(np.array([4, 1]))
+    for same in (taken, taken.scatter(6, np.array([4, 1])), TeacherScores.concatenate([scores, scores])):
+        assert same.activation == "sigmoid"
+    assert TeacherScores.blank("t", 3, activation="sigmoid").activation == "sigmoid"
+    np.testing.assert_array_equal(taken.uncertainty, scores.uncertainty[[4, 1]])

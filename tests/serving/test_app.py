@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 
+from amalgam_edge.heads import Heads
+from amalgam_edge.runtime.predictions import with_abstain
 from amalgam_edge.serving.admission import AccessControl
 from amalgam_edge.serving.app import create_app
 from amalgam_edge.serving.limits import Limits
@@ -25,12 +27,13 @@ KEY = "a-key"
 class TwoLabelClassifier:
     """A classifier whose logits are 0 and the number of spaces in a text; texts above 5 characters are cut."""
 
-    labels = ("a", "b")
+    heads = Heads.of_labels(("a", "b"))
+    labels = heads.labels
     max_length = 16
     precision = "fp32"
 
     def __init__(self, abstain=0.0):
-        self.abstain = abstain
+        self.heads = with_abstain(self.heads, abstain)
         self.bundle = SimpleNamespace()
 
     def run(self, texts):

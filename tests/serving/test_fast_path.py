@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from starlette.middleware.cors import CORSMiddleware
 
+from amalgam_edge.heads import Heads
 from amalgam_edge.serving.admission import AccessControl
 from amalgam_edge.serving.app import create_app
 from amalgam_edge.serving.fast_path import FastPathMiddleware
@@ -24,9 +25,9 @@ LIMITS = Limits(texts=3)
 class LengthClassifier:
     """A classifier whose logits are the lengths of the texts; the text "boom" breaks it."""
 
-    labels = ("a", "b")
+    heads = Heads.of_labels(("a", "b"))
+    labels = heads.labels
     max_length = 16
-    abstain = 0.0
 
     def run(self, texts):
         if "boom" in texts:

@@ -210,7 +210,7 @@ def relabelled(source, folder):
     staged = shutil.copytree(source, folder.with_name("staged"))
     path = staged / "amalgam.json"
     manifest = json.loads(path.read_text())
-    for label in manifest["labels"]:
+    for label in manifest["heads"][0]["labels"]:
         label["name"] = f"new {label['name']}"
     path.write_text(json.dumps(manifest))
     for file in ("onnx/model.onnx", "onnx/model_quantized.onnx", "amalgam.json"):

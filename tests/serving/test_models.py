@@ -14,6 +14,7 @@ import pytest
 
 from amalgam_edge import cores
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.heads import Heads
 from amalgam_edge.runtime import EdgeClassifier, model_runner
 from amalgam_edge.runtime.bundle import version_of
 from amalgam_edge.serving import models as models_module
@@ -195,9 +196,9 @@ STAGES = [
 class QuickClassifier:
     """Loads at once whatever the folder holds."""
 
-    labels = ("a", "b")
+    heads = Heads.of_labels(("a", "b"))
+    labels = heads.labels
     max_length = 16
-    abstain = 0.0
 
     @classmethod
     def from_pretrained(cls, folder, **options):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from amalgam_edge.heads import Heads
 from amalgam_edge.serving.admission import HEALTH_PATHS, AccessControl
 from amalgam_edge.serving.app import create_app
 from amalgam_edge.serving.limits import Limits
@@ -24,10 +25,10 @@ NOT_THERE = {"/libraries/{name}", "/bundles/{model}/{name}"}  # without --in-bro
 
 
 class Classifier:
-    labels = ("a", "b")
+    heads = Heads.of_labels(("a", "b"))
+    labels = heads.labels
     max_length = 16
     precision = "fp32"
-    abstain = 0.0
 
     def run(self, texts):
         return np.zeros((len(texts), 2), np.float32), np.zeros(len(texts), bool)

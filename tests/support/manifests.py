@@ -1,7 +1,10 @@
-"""A small manifest of the form that a build writes, made by hand."""
+"""A small manifest of the form that a build writes, made by hand; and what changes manifests in folders."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from amalgam_edge.runtime.manifest import Manifest
@@ -27,6 +30,66 @@ from amalgam_edge.runtime.manifest_origin import (
     SourceTeacher,
     StudentFacts,
 )
+
+OF_ONE_HEAD = ("labels", "abstain", "calibration")  # which formats 1 and 2 said of the student, having one head
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """What a folder's manifest says, as it stands there."""
+    document: dict[str, Any] = json.loads((folder / "amalgam.json").read_text("utf-8"))
+    return document
+
+
+def edit_manifest(folder: Path, *, version: int = 3, **changes: Any) -> None:
+    """Change entries of a bundle's manifest; labels, abstain and calibration are changed in its one head.
+
+    Args:
+        folder: The bundle, whose manifest is of format 3.
+        version: The format that the changed manifest is in.
+        changes: Entry → its new value.
+    """
+    document = read_document(folder)
+    if version < 3:
+        document = {**in_format_2(document), "format_version": version}
+    for name, value in changes.items():
+        (document["heads"][0] if version == 3 and name in OF_ONE_HEAD else document)[name] = value
+    (folder / "amalgam.json").write_text(json.dumps(document), "utf-8")
+
+
+def with_head(manifest: Manifest, **changes: Any) -> Manifest:
+    """A manifest of one head, with changed entries of that head."""
+    (head,) = manifest.heads
+    return replace(manifest, heads=(replace(head, **changes),))
+
+
+def in_format_2(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of format 3 of a student with one softmax head, as format 2 said the same."""
+    (head,) = document["heads"]
+    evaluation = document["evaluation"]
+    return {
+        **{name: value for name, value in document.items() if name != "heads"},
+        "format_version": 2,
+        "labels": [_without(label, "threshold") for label in head["labels"]],
+        "abstain": head["abstain"],
+        "calibration": head["calibration"] and _with_one_temperature(head["calibration"]),
+        "teachers": [_without(teacher, "head") for teacher in document["teachers"]],
+        "precisions": {name: _with_plain_fidelity(each) for name, each in document["precisions"].items()},
+        "vocabulary": document["vocabulary"] and _with_plain_fidelity(document["vocabulary"]),
+        "evaluation": evaluation and {**_without(evaluation, "heads"), **evaluation["heads"][head["name"]]},
+    }
+
+
+def _without(entry: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in names}
+
+
+def _with_one_temperature(calibration: dict[str, Any]) -> dict[str, Any]:
+    (temperature,) = calibration["temperatures"]
+    return {"temperature": temperature, **_without(calibration, "temperatures")}
+
+
+def _with_plain_fidelity(entry: dict[str, Any]) -> dict[str, Any]:
+    return {**entry, "fidelity": _without(entry["fidelity"], "heads", "labels")}
 
 
 def make_manifest(**changes: Any) -> Manifest:

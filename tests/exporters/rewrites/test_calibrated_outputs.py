@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from amalgam_edge.exporters.rewrites.calibrated_outputs import add_probabilities, divide_logits
+from amalgam_edge.heads import Head, Heads
 
 WEIGHT = np.array([[1.0, -2.0], [0.5, 3.0], [4.0, 0.25]], np.float32)
 BIAS = np.array([0.5, -1.0], np.float32)
@@ -64,3 +65,46 @@ def test_probabilities_stand_beside_the_logits():
     logits, probabilities = run(made)
     np.testing.assert_allclose(logits, EXPECTED, rtol=1e-6)
     np.testing.assert_allclose(probabilities, np.exp(EXPECTED) / np.exp(EXPECTED).sum(1, keepdims=True), rtol=1e-5)
+
+
+HEADS = Heads((Head("a", "softmax", ("x", "y")), Head("b", "sigmoid", ("z",)), Head("c", "softmax", ("u", "v", "w"))))
+WIDE = np.arange(18, dtype=np.float32).reshape(3, 6) / 7 - 1
+
+
+def wide(transposed):
+    weight = np.ascontiguousarray(WIDE.T) if transposed else WIDE
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["logits"], transB=int(transposed))
+    made = model(node, w=weight, b=np.arange(6, dtype=np.float32))
+    made.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 6
+    return made
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_each_logit_has_a_temperature_of_its_own(transposed):
+    temperatures = np.array([0.5, 0.5, 2.0, 1.0, 1.0, 1.0])
+    made = wide(transposed)
+    divide_logits(made.graph, temperatures)
+    np.testing.assert_allclose(run(made)[0], (X @ WIDE + np.arange(6)) / temperatures, rtol=1e-5)
+
+
+def test_each_head_has_probabilities_of_its_own():
+    made = wide(transposed=False)
+    add_probabilities(made.graph, HEADS)
+    logits, found = run(made)
+    expected = np.concatenate(
+        [softmax(logits[:, :2]), 1 / (1 + np.exp(-logits[:, 2:3])), softmax(logits[:, 3:])], axis=1
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_one_sigmoid_head_needs_one_node():
+    made = gemm()
+    add_probabilities(made.graph, Heads((Head("b", "sigmoid", ("x", "y")),)))
+    assert [node.op_type for node in made.graph.node] == ["Gemm", "Sigmoid"]
+    logits, found = run(made)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits)), rtol=1e-6)
+
+
+def softmax(logits):
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)

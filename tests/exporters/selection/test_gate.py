@@ -7,10 +7,12 @@ from amalgam_edge.exporters.quantization.activations import Activation
 from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, Int8Settings, quantize_to_int8
 from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.gate import pass_gate
+from amalgam_edge.heads import Heads
 from amalgam_edge.runtime.text_model import TextModel
 from amalgam_edge.storage.own_files import FileContent
 
 WAYS = (Int8Settings("plain"), Int8Settings("calibrated", calibrated=True), *INT8_LADDER)
+THREE, FOUR = Heads.of_labels("abc"), Heads.of_labels("abcd")  # of scripted models, and of toys
 TEXTS = [f"text {k} about {word}" for k in range(20) for word in ("maps", "sound", "ice", "news", "fonts")]
 
 
@@ -81,7 +83,9 @@ def files(folder):
 
 def test_the_least_careful_settings_are_taken_where_they_are_good_enough(source, target, open_model, tmp_path):
     said = []
-    result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=1.0, say=said.append, ladder=WAYS)
+    result = pass_gate(
+        source, target, TEXTS, open_model, heads=FOUR, calibration=TEXTS, budget=1.0, say=said.append, ladder=WAYS
+    )
     assert result.accepted == WAYS[0]
     assert result.attempts == ((WAYS[0], result.fidelity),)
     assert said == []
@@ -96,7 +100,9 @@ def test_the_least_careful_settings_are_taken_where_they_are_good_enough(source,
 def test_the_ladder_is_walked_in_order(source, target, tmp_path):
     said = []
     opened = Scripted([30, 20, 4])
-    result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.05, say=said.append, ladder=WAYS)
+    result = pass_gate(
+        source, target, TEXTS, opened, heads=THREE, calibration=TEXTS, budget=0.05, say=said.append, ladder=WAYS
+    )
     assert result.accepted == WAYS[2]
     assert [how for how, _ in result.attempts] == list(WAYS)
     assert [round(f.disagreement, 9) for _, f in result.attempts] == [0.3, 0.2, 0.04]
@@ -113,14 +119,26 @@ def test_labels_may_be_compared_with_those_of_another_model(source, target):
     """The int8 model agrees with the float model, but not with the reference that is given instead."""
     others = 5.0 * np.eye(3)[np.roll(np.arange(100) % 3, 1)]
     with pytest.raises(StopIteration):  # no way comes near, and the script ends
-        pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.5, reference=others, ladder=WAYS)
+        pass_gate(
+            source,
+            target,
+            TEXTS,
+            Scripted([0]),
+            heads=THREE,
+            calibration=TEXTS,
+            budget=0.5,
+            reference=others,
+            ladder=WAYS,
+        )
     own = 5.0 * np.eye(3)[np.arange(100) % 3]
-    result = pass_gate(source, target, TEXTS, Scripted([0]), calibration=TEXTS, budget=0.0, reference=own)
+    result = pass_gate(source, target, TEXTS, Scripted([0]), heads=THREE, calibration=TEXTS, budget=0.0, reference=own)
     assert result.fidelity.agreement == 1.0
 
 
 def test_the_target_holds_the_accepted_model(source, target, tmp_path):
-    result = pass_gate(source, target, TEXTS, Scripted([50, 0]), calibration=TEXTS, budget=0.05, ladder=WAYS)
+    result = pass_gate(
+        source, target, TEXTS, Scripted([50, 0]), heads=THREE, calibration=TEXTS, budget=0.05, ladder=WAYS
+    )
     seen = dict.fromkeys(("bag", "h1", "h2"), Activation(np.ones(32), np.eye(32)))
     quantize_to_int8(source, tmp_path / "by hand.onnx", result.accepted, seen)
     assert result.accepted == WAYS[1]
@@ -135,6 +153,7 @@ def test_as_many_changed_labels_as_the_budget_allows_are_accepted(source, target
         target,
         texts,
         Scripted([wrong] + [n_texts] * 20, n_texts),
+        heads=THREE,
         calibration=texts,
         budget=budget,
         ladder=WAYS,
@@ -146,7 +165,7 @@ def test_as_many_changed_labels_as_the_budget_allows_are_accepted(source, target
 def test_one_changed_label_beyond_the_budget_is_refused(source, target, wrong, n_texts, budget):
     texts = ["x"] * n_texts
     result = pass_gate(
-        source, target, texts, Scripted([wrong, 0], n_texts), calibration=texts, budget=budget, ladder=WAYS
+        source, target, texts, Scripted([wrong, 0], n_texts), heads=THREE, calibration=texts, budget=budget, ladder=WAYS
     )
     assert result.accepted == WAYS[1]
 
@@ -155,7 +174,9 @@ def test_the_most_harmful_product_is_left_in_float(toy, target, open_model, tmp_
     source = toy(outlier=400.0)
     said = []
     ladder = (Int8Settings("plain"),)
-    result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=ladder, say=said.append)
+    result = pass_gate(
+        source, target, TEXTS, open_model, heads=FOUR, calibration=TEXTS, budget=0.1, ladder=ladder, say=said.append
+    )
     (first, careless), (second, careful) = result.attempts
     assert first == ladder[0]
     assert careless.disagreement > 0.3
@@ -167,19 +188,21 @@ def test_the_most_harmful_product_is_left_in_float(toy, target, open_model, tmp_
 
 
 def test_calibration_makes_up_for_a_large_weight_of_a_channel_that_is_always_zero(toy, target, open_model):
-    result = pass_gate(toy(outlier=400.0), target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=INT8_LADDER)
+    result = pass_gate(
+        toy(outlier=400.0), target, TEXTS, open_model, heads=FOUR, calibration=TEXTS, budget=0.1, ladder=INT8_LADDER
+    )
     assert result.accepted == INT8_LADDER[0]
 
 
 def test_without_an_outlier_no_product_needs_float(source, target, open_model):
-    result = pass_gate(source, target, TEXTS, open_model, calibration=TEXTS, budget=0.1, ladder=WAYS[:1])
+    result = pass_gate(source, target, TEXTS, open_model, heads=FOUR, calibration=TEXTS, budget=0.1, ladder=WAYS[:1])
     assert result.accepted == WAYS[0]
 
 
 def test_products_return_to_float_from_the_settings_nearest_the_float_model(source, target):
     """By divergence; each of the three products is then tried alone, and half of them may stay in float: one."""
     opened = Scripted([50, 20, 40, *[3, 2, 1], 20])
-    result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.0, ladder=WAYS)
+    result = pass_gate(source, target, TEXTS, opened, heads=THREE, calibration=TEXTS, budget=0.0, ladder=WAYS)
     assert result.accepted is None
     last = result.attempts[-1][0]
     assert last.name == f"{WAYS[1].name}, 1 product(s) in float"
@@ -190,7 +213,7 @@ def test_products_return_to_float_from_the_settings_nearest_the_float_model(sour
 
 def test_the_nearest_is_the_one_of_least_divergence_even_if_it_changes_more_labels(source, target):
     opened = Scripted([50, (20, 50.0), 40, *[3, 2, 1], 40])
-    result = pass_gate(source, target, TEXTS, opened, calibration=TEXTS, budget=0.0, ladder=WAYS)
+    result = pass_gate(source, target, TEXTS, opened, heads=THREE, calibration=TEXTS, budget=0.0, ladder=WAYS)
     fidelities = [fidelity for _, fidelity in result.attempts[:3]]
     assert min(fidelities, key=lambda f: f.disagreement) is fidelities[1]
     assert min(fidelities, key=lambda f: f.mean_kl) is fidelities[2]
@@ -207,7 +230,9 @@ def test_nothing_is_left_where_nothing_passes(source, target, open_model, tmp_pa
         return Answers(np.roll(model.run(TEXTS)[0], 1, axis=1))
 
     said = []
-    result = pass_gate(source, target, TEXTS, adversary, calibration=TEXTS, budget=0.0, say=said.append, ladder=WAYS)
+    result = pass_gate(
+        source, target, TEXTS, adversary, heads=FOUR, calibration=TEXTS, budget=0.0, say=said.append, ladder=WAYS
+    )
     assert result.accepted is None
     assert len(result.attempts) == len(WAYS) + 1
     assert result.fidelity == min((f for _, f in result.attempts), key=lambda f: f.disagreement)
@@ -224,7 +249,7 @@ def test_activations_are_those_of_the_calibration_texts(source, target, open_mod
         quantize_to_int8(source, target, how, activations)
 
     monkeypatch.setattr(gate, "quantize_to_int8", record)
-    pass_gate(source, target, TEXTS[:3], open_model, calibration=TEXTS, budget=1.0, ladder=WAYS[1:])
+    pass_gate(source, target, TEXTS[:3], open_model, heads=FOUR, calibration=TEXTS, budget=1.0, ladder=WAYS[1:])
     weights = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in onnx.load(source).graph.initializer}
     model = open_model(source)
     bags = np.array([weights["table"][model.tokenize([text]).ids].sum(axis=0) for text in TEXTS])
@@ -244,7 +269,7 @@ def test_a_failure_leaves_no_trial_model_behind(source, target, tmp_path):
         return Answers(np.eye(4)[np.arange(100) % 4] if path == source else np.ones((100, 4)))
 
     with pytest.raises(RuntimeError, match="cut off"):
-        pass_gate(source, target, TEXTS, failing, calibration=TEXTS, budget=0.0, ladder=WAYS)
+        pass_gate(source, target, TEXTS, failing, heads=FOUR, calibration=TEXTS, budget=0.0, ladder=WAYS)
     assert not [name for name in files(tmp_path) if "trial" in name]
 
 
@@ -265,7 +290,7 @@ def test_products_are_ranked_on_the_first_200_texts(source, target, monkeypatch)
         model.name = "trial" if path.name.endswith(".trial.onnx") else path.stem
         return model
 
-    pass_gate(source, target, texts, recorded, calibration=texts, budget=0.0)
+    pass_gate(source, target, texts, recorded, heads=THREE, calibration=texts, budget=0.0)
     assert seen["trial"] == [texts[:200]] * 3
     assert seen[target.stem] == [texts] * 2  # the ladder's one, and one product in float
 
@@ -278,7 +303,7 @@ def test_trials_of_single_products_are_rounded_to_the_nearest_level(source, targ
         quantize_to_int8(source, target, settings, activations)
 
     monkeypatch.setattr(gate, "quantize_to_int8", record)
-    pass_gate(source, target, TEXTS, Scripted([50, *[3, 2, 1], 0]), calibration=TEXTS, budget=0.0)
+    pass_gate(source, target, TEXTS, Scripted([50, *[3, 2, 1], 0]), heads=THREE, calibration=TEXTS, budget=0.0)
     trials = tried[1:-1]
     assert [settings.float_nodes for settings in trials] == [("w1",), ("w2",), ("w3",)]
     assert not any(settings.gptq_rounding for settings in trials)

@@ -7,15 +7,17 @@ import pytest
 
 from amalgam_edge.exporters.selection import trimming
 from amalgam_edge.exporters.selection.trimming import trim_through_gate
+from amalgam_edge.heads import Heads
 from amalgam_edge.models.vocabulary import kept_tokens, trim_vocabulary
 from tests.support import tiny
 
+HEADS = Heads.of_labels(("a", "b", "c"))
 TRAINING, HELD_OUT = tiny.TEXTS[:8], tiny.TEXTS[8:]
 
 
 @pytest.fixture(scope="module")
 def student(random_classifier, tokenizer):
-    return random_classifier(labels=("a", "b", "c")), tokenizer
+    return random_classifier(labels=HEADS.labels), tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def test_as_few_tokens_stay_as_held_out_texts_allow(student, used, monkeypatch):
         changed.append(np.mean([one != other for one, other in zip(before, after, strict=True)]))
     assert changed[0] > changed[-1] == 0
     said = []
-    trimmed = trim_through_gate(model, tokenizer, used, HELD_OUT, budget=0.0, say=said.append)
+    trimmed = trim_through_gate(model, tokenizer, used, HELD_OUT, HEADS, budget=0.0, say=said.append)
     allowed = changed.index(0)
     assert trimmed.n_tokens == len(kept_tokens(content, used, ladder[allowed])) == len(trimmed.tokenizer)
     assert trimmed.n_tokens < trimmed.n_before == len(tokenizer)
@@ -56,20 +58,22 @@ def test_vocabularies_that_change_labels_are_reported_and_refused(student, monke
     monkeypatch.setattr(trimming, "FIRST_TOKENS_KEPT", (0, 100))
     model, tokenizer = student
     said = []
-    assert trim_through_gate(model, tokenizer, [], HELD_OUT, budget=0.0, say=said.append) is None
+    assert trim_through_gate(model, tokenizer, [], HELD_OUT, HEADS, budget=0.0, say=said.append) is None
     assert len(said) == 2
 
 
 def test_a_vocabulary_in_full_use_is_not_trimmed(student):
     model, tokenizer = student
     said = []
-    assert trim_through_gate(model, tokenizer, range(len(tokenizer)), HELD_OUT, budget=1.0, say=said.append) is None
+    assert (
+        trim_through_gate(model, tokenizer, range(len(tokenizer)), HELD_OUT, HEADS, budget=1.0, say=said.append) is None
+    )
     assert said == []
 
 
 def test_a_budget_of_all_labels_allows_the_smallest_vocabulary(student, used):
     model, tokenizer = student
-    trimmed = trim_through_gate(model, tokenizer, used, HELD_OUT, budget=1.0)
+    trimmed = trim_through_gate(model, tokenizer, used, HELD_OUT, HEADS, budget=1.0)
     assert trimmed.n_tokens < trimmed.n_before
     assert trimmed.tokenizer.model_max_length == tokenizer.model_max_length
 
