@@ -18,11 +18,13 @@ from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.storage.write_errors import TEMPORARY_FILES, report_write_errors
 
 if TYPE_CHECKING:
+    from amalgam_edge.evaluation.bundle_evaluation import LabelColumns
     from amalgam_edge.recipe.fields import RecipeFields
     from amalgam_edge.runtime.bundle import Bundle
     from amalgam_edge.runtime.evaluation import Evaluation
     from amalgam_edge.runtime.hub import HubOptions
     from amalgam_edge.runtime.manifest import TeacherManifest
+    from amalgam_edge.runtime.predictions import Abstain
     from amalgam_edge.scoring.scores import ScoreSummary
 
 
@@ -107,34 +109,38 @@ def evaluate(
     data: str | Path,
     *,
     text_column: str | None = None,
-    label_column: str = "label",
+    label_column: LabelColumns = (),
     split: str = "test",
     precisions: Sequence[str] = (),
     threads: int | None = None,
-    abstain: float | None = None,
+    abstain: Abstain | None = None,
+    teachers: Sequence[str] = (),
     compare: Bundle | str | Path | None = None,
     **hub: Unpack[HubOptions],
 ) -> Evaluation:
-    """Measure a bundle on labelled texts.
+    """Measure a bundle on labelled texts, and beside its teachers.
 
     Args:
         bundle: A bundle, its folder, or its name on the Hub.
-        data: Labelled texts in any form that a corpus may have.
+        data: Labelled texts in any form that a corpus may have. With teachers, the texts need no labels.
         text_column: Column that holds the text; ``text``, or the only column of strings, where it is None.
-        label_column: Column that holds the true label.
+        label_column: Column that holds the true label; of several heads {head: column}, or a list of ``HEAD=COLUMN``.
+            By default ``label``, and for several heads the column that is called as the head.
         split: Split to read of a data set from the Hub.
         precisions: Precisions to measure; all whose model is there where none is named.
         threads: CPU threads to compute with, at most one per usable core; that many where it is None.
-        abstain: Give no label below this score; the bundle's own threshold where it is None.
+        abstain: Give no label below this score, or {head: score}; the bundle's own thresholds where it is None.
+        teachers: ``NAME=PATH`` of teachers, by the names that the bundle has for them, to answer the same texts.
         compare: Another bundle to measure on the same texts.
         hub: How bundles of the Hub are fetched: ``revision`` (of ``bundle`` alone), ``token``, ``cache_dir``,
             ``local_files_only``.
 
     Returns:
-        Accuracy, macro-F1 and the quality of scores of each precision.
+        For each head, what was measured of each precision, and how it agrees with the teachers that were named.
 
     Raises:
-        AmalgamError: The data cannot be read or has labels that the bundle does not know; a bundle is damaged.
+        AmalgamError: The data cannot be read or has labels that the bundle does not know; a teacher is none of the
+            bundle's; a bundle is damaged.
     """
     from amalgam_edge.building.checks import check_source
 
@@ -153,6 +159,7 @@ def evaluate(
         precisions=precisions,
         threads=threads,
         abstain=abstain,
+        teachers=teachers,
         compare=other,
     )
 

@@ -34,9 +34,14 @@ def line(text: str, longest: int | None = None) -> str:
         text: The text.
         longest: The most characters; of a longer text the middle is left out. By default all are shown.
     """
-    if longest is not None and len(text) > longest:
-        text = f"{text[: longest - longest // 4]} … {text[-(longest // 4) :]}"
-    return _ACTIVE_IN_LINE.sub(_as_python_writes, text)
+    return _ACTIVE_IN_LINE.sub(_as_python_writes, text if longest is None else shortened(text, longest))
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of which the middle is left out where it has more than ``longest`` characters."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest - longest // 4]} … {text[-(longest // 4) :]}"
 
 
 def json_lines(document: Any, indent: int | None = None) -> str:

@@ -62,7 +62,7 @@ def show(recipe: Recipe, manifest: Manifest) -> None:
         precision_table,
         teacher_table,
     )
-    from amalgam_edge.reports.evaluation_tables import evaluation_table
+    from amalgam_edge.reports.evaluation_tables import TEACHERS_NOTE, evaluation_table, teachers_table
     from amalgam_edge.runtime.bundle import REPORT
 
     if not manifest.answers.is_one_softmax:
@@ -74,6 +74,8 @@ def show(recipe: Recipe, manifest: Manifest) -> None:
         show_lines(f"\n{line}")
     if manifest.evaluation:
         show_lines(f"\n{evaluation_table(manifest.evaluation).to_text()}")
+        if (teachers := teachers_table(manifest.evaluation)).rows:
+            show_lines(f"\n{teachers.to_text()}\n{TEACHERS_NOTE}")
     if lines := calibration_lines(manifest):
         show_lines("\n" + "\n".join(lines))
     folder = recipe.output.folder

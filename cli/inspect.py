@@ -79,7 +79,7 @@ def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
         precision_table,
         teacher_table,
     )
-    from amalgam_edge.reports.evaluation_tables import evaluation_table
+    from amalgam_edge.reports.evaluation_tables import evaluation_table, teachers_table
     from amalgam_edge.runtime.finding import find_bundle
     from amalgam_edge.storage.records import to_json
 
@@ -105,9 +105,10 @@ def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
     heads = [] if manifest.answers.is_one_softmax else [head_table(manifest)]
     tables = [*heads, teacher_table(manifest), precision_table(manifest)]
     if manifest.evaluation:
-        tables.append(evaluation_table(manifest.evaluation))
+        tables += [evaluation_table(manifest.evaluation), teachers_table(manifest.evaluation)]
     for table in tables:
-        show_lines(f"\n{table.to_text()}")
+        if table.rows:
+            show_lines(f"\n{table.to_text()}")
     for line in kernel_lines(manifest):
         show_line(line)
     if line := front_line(manifest):

@@ -62,13 +62,16 @@ def load_all(settings: TeacherSettings) -> list[Teacher]:
     return [replace(teacher, head=head_of[teacher.name]) for teacher in teachers]
 
 
-def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_length: int = 128) -> list[Teacher]:
+def load_teachers(
+    specs: Sequence[str], *, dropout: float | None = None, max_length: int = 128, needs_dropout: bool = True
+) -> list[Teacher]:
     """Load several teachers.
 
     Args:
         specs: ``name=path`` or ``path`` for each teacher; a path is a folder or a name on the Hub.
         dropout: The probability for the dropouts that a teacher has at zero.
         max_length: The longest input in tokens, lowered to what each teacher can take.
+        needs_dropout: Whether to refuse a teacher whose uncertainty cannot be sampled.
 
     Raises:
         AmalgamError: There is no teacher, two have the same name, or one is no classifier.
@@ -80,10 +83,15 @@ def load_teachers(specs: Sequence[str], *, dropout: float | None = None, max_len
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise AmalgamError(f"two teachers are called '{twice}': name them apart with --teacher NAME=PATH")
-    return [load_teacher(name, source, dropout=dropout, max_length=max_length) for name, source in named]
+    return [
+        load_teacher(name, source, dropout=dropout, max_length=max_length, needs_dropout=needs_dropout)
+        for name, source in named
+    ]
 
 
-def load_teacher(name: str, source: str, *, dropout: float | None = None, max_length: int = 128) -> Teacher:
+def load_teacher(
+    name: str, source: str, *, dropout: float | None = None, max_length: int = 128, needs_dropout: bool = True
+) -> Teacher:
     """Load one teacher; see :func:`load_teachers`."""
     config = load_config(source)
     _require_classifier(name, source, config)
@@ -93,7 +101,7 @@ def load_teacher(name: str, source: str, *, dropout: float | None = None, max_le
     tokenizer = load_tokenizer(source)
     model.eval()
     sites = find_sites(model, dict(tokenizer(_PROBE_TEXT, return_tensors="pt", return_token_type_ids=False)))
-    if not sites:
+    if needs_dropout and not sites:
         raise AmalgamError(
             f"teacher '{name}' has no dropout above zero, so its uncertainty cannot be sampled: "
             "give --dropout P (say 0.1)"

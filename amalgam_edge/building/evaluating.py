@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from amalgam_edge.building.choosing import ChosenStudent
 from amalgam_edge.building.data import Models, ScoredTexts, Student, StudentVariant
+from amalgam_edge.evaluation.head_metrics import confusion_of_head, head_accuracy, reliability_of_head
+from amalgam_edge.evaluation.teacher_agreement import (
+    TaughtLabels,
+    TeacherAnswers,
+    teacher_accuracy,
+    teacher_agreement,
+)
+from amalgam_edge.evaluation.teachers import ask
 from amalgam_edge.gold import GoldAnswers
-from amalgam_edge.heads import Head, Heads
-from amalgam_edge.inference.predict import predict_texts
-from amalgam_edge.inference.torch_runner import TorchRunner
+from amalgam_edge.heads import SIGMOID, Head, Heads
 from amalgam_edge.methods.taught_heads import TaughtHead
-from amalgam_edge.metrics import accuracy
-from amalgam_edge.metrics.calibration import Reliability, as_probabilities, as_two_classes, reliability
-from amalgam_edge.metrics.uncertainty import SIGMOID, sigmoid
+from amalgam_edge.metrics.calibration import Reliability
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.recipe.sections import ComputeSettings, EvaluationSettings
 from amalgam_edge.runtime.bundle import MODEL_FILES, TOKENIZER
 from amalgam_edge.runtime.cascade import CascadeModel
 from amalgam_edge.runtime.manifest_models import (
-    Answered,
     BuildEvaluation,
     Cascade,
     HeadAccuracy,
-    ModelAccuracy,
     TeacherAccuracy,
 )
 from amalgam_edge.runtime.text_model import TextModel
 from amalgam_edge.storage.own_files import FileContent
-from amalgam_edge.storage.records import from_json
 
 
 @dataclass(frozen=True)
@@ -79,48 +80,26 @@ def evaluate_models(
     teachers = {teacher.name: teacher for teacher in models.teachers}
     accuracies, evaluated = {}, {}
     for taught in models.heads:
-        name = taught.head.name
-        gold = models.gold.get(name)
+        head, gold = taught.head, models.gold.get(taught.head.name)
         if gold is None:
             continue
-        own = {model: answers[gold.rows][:, heads.columns(name)] for model, answers in logits.items()}
-        accuracies[name] = HeadAccuracy(
+        own = {model: answers[:, heads.columns(head.name)] for model, answers in logits.items()}
+        with_gold = {model: answers[gold.rows] for model, answers in own.items()}
+        accuracies[head.name] = HeadAccuracy(
             n_texts=len(gold),
-            student={model: _accuracy(taught.head, gold, answers) for model, answers in own.items()},
+            student={model: head_accuracy(head, gold, answers) for model, answers in with_gold.items()},
             teachers={
-                teacher: evaluate_teacher(teachers[teacher], taught, texts, gold, compute_settings.device)
-                for teacher in taught.teachers
+                name: _beside_teacher(ask_teacher(teachers[name], taught, texts, gold, compute_settings.device), own)
+                for name in taught.teachers
             },
         )
-        shipped = own[chosen.models.default_precision]
-        evaluated[name] = EvaluatedHead(
-            _confusion(taught.head, gold, shipped),
-            _reliability(taught.head, chosen.variant, heads.columns(name), gold, shipped),
+        shipped = with_gold[chosen.models.default_precision]
+        evaluated[head.name] = EvaluatedHead(
+            None if head.activation == SIGMOID else confusion_of_head(gold, shipped),
+            _reliability(head, chosen.variant, heads.columns(head.name), gold, shipped),
         )
     build = BuildEvaluation(data=str(evaluation_settings.source), n_texts=len(texts), heads=accuracies)
     return EvaluatedBuild(build, evaluated)
-
-
-def _accuracy(head: Head, gold: GoldAnswers, logits: np.ndarray) -> ModelAccuracy:
-    if head.activation == SIGMOID:
-        probabilities = head.probabilities(logits)
-        measured = accuracy.label_set_scores(gold.answers, head.holds(probabilities), probabilities)
-        return from_json(ModelAccuracy, measured)
-    confusion = accuracy.confusion_matrix(gold.answers, logits.argmax(axis=1), logits.shape[1])
-    abstain = head.abstain
-    answered = accuracy.answered_share_and_accuracy(gold.answers, logits, abstain) if abstain else None
-    return ModelAccuracy(
-        **accuracy.accuracy_and_macro_f1(confusion),
-        micro_f1=None,
-        mean_average_precision=None,
-        abstaining=None if answered is None else from_json(Answered, answered),
-    )
-
-
-def _confusion(head: Head, gold: GoldAnswers, logits: np.ndarray) -> np.ndarray | None:
-    if head.activation == SIGMOID:
-        return None
-    return accuracy.confusion_matrix(gold.answers, logits.argmax(axis=1), len(head))
 
 
 def open_model(student: Student, folder: Path, model: Path) -> TextModel:
@@ -134,37 +113,26 @@ def open_model(student: Student, folder: Path, model: Path) -> TextModel:
     )
 
 
-def evaluate_teacher(
+def ask_teacher(
     teacher: Teacher, taught: TaughtHead, texts: Sequence[str], gold: GoldAnswers, device: str
-) -> TeacherAccuracy:
-    """A teacher's accuracy on the texts whose true label is one of its own; None where there are none.
-
-    Of a sigmoid head it is the share of all texts on which it is right about each of its own labels.
+) -> TeacherAnswers:
+    """What a teacher of a head answers to labelled texts.
 
     Args:
         teacher: The teacher.
         taught: The head that it teaches.
-        texts: Labelled texts.
+        texts: All labelled texts.
         gold: The gold answers of the head.
         device: Device to run the teacher on.
     """
-    columns = list(taught.labels.columns[teacher.name])
-    of_sigmoid = taught.head.activation == SIGMOID
-    own = np.arange(len(gold)) if of_sigmoid else np.flatnonzero(np.isin(gold.answers, columns))
-    if len(own) == 0:
-        return TeacherAccuracy(accuracy=None, n_texts=0)
-    logits = predict_texts(
-        TorchRunner(teacher.model, teacher.sites, device=device),
-        teacher.tokenizer,
-        [texts[int(row)] for row in gold.rows[own]],
-        max_length=teacher.max_length,
-    )
-    if of_sigmoid:
-        thresholds = np.array(taught.head.thresholds)[columns]
-        right = ((sigmoid(logits.astype(np.float64)) >= thresholds) == gold.answers[own][:, columns]).all(axis=1)
-    else:
-        right = np.array(columns)[logits.argmax(axis=1)] == gold.answers[own]
-    return TeacherAccuracy(float(right.mean()), len(own))
+    columns, is_only = tuple(taught.labels.columns[teacher.name]), len(taught.teachers) == 1
+    return ask(teacher, TaughtLabels(teacher.name, taught.head, columns, is_only=is_only), texts, gold, device)
+
+
+def _beside_teacher(answers: TeacherAnswers, logits: Mapping[str, np.ndarray]) -> TeacherAccuracy:
+    """How good a teacher is, and how each of the student's models answers beside it."""
+    student = {model: teacher_agreement(answers, own) for model, own in logits.items()}
+    return replace(teacher_accuracy(answers), student=student)
 
 
 def _student_logits(
@@ -195,17 +163,3 @@ def _reliability(
     if variant.calibrations:
         curves["calibrated"] = reliability_of_head(head, gold.answers, logits)
     return curves
-
-
-def reliability_of_head(head: Head, answers: np.ndarray, logits: np.ndarray) -> Reliability:
-    """Confidence against gold answers.
-
-    Args:
-        head: The head.
-        answers: The gold answers, see :class:`~amalgam_edge.gold.GoldAnswers`.
-        logits: Logits ``(n_texts, n_labels)``.
-    """
-    if head.activation == SIGMOID:
-        flat = answers.reshape(-1).astype(np.float64)
-        return reliability(as_two_classes(logits.reshape(-1)), as_probabilities(flat))
-    return reliability(logits, np.eye(len(head))[answers])

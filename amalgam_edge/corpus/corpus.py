@@ -50,6 +50,10 @@ class Corpus:
         texts = self.texts
         return [texts[int(row)] for row in rows]
 
+    def has_labels(self, column: str) -> bool:
+        """Whether a column of gold labels was kept."""
+        return label_key(column) in self.dataset.column_names
+
     def labels(self, column: str) -> list[Any]:
         """The name of each text's gold label in a column: a string, a list of several, or None."""
         return list(self.dataset[label_key(column)])

@@ -27,6 +27,7 @@ def read_corpus(
     *,
     text_column: str | None = None,
     label_columns: Sequence[str] = (),
+    may_lack_labels: bool = False,
     split: str = "train",
     drop_duplicates: bool = True,
 ) -> Corpus:
@@ -38,6 +39,7 @@ def read_corpus(
             as a URL that fsspec knows; or a data set of the Hub.
         text_column: Column of the texts. By default ``text``, or else the only column of strings.
         label_columns: Columns of gold labels to keep, for evaluation, each once.
+        may_lack_labels: Whether columns of gold labels that are not there are left out.
         split: Split of a Hub data set.
         drop_duplicates: Whether to leave out texts that came before.
 
@@ -47,6 +49,8 @@ def read_corpus(
     table = load_table(source, split)
     strings = [name for name, feature in table.features.items() if feature == STRING]
     text_column = choose_text_column(source, table.column_names, strings, text_column)
+    if may_lack_labels:
+        label_columns = [column for column in label_columns if column in table.column_names]
     table = _select_columns(table, source, text_column, label_columns)
     with report_load_errors(source):
         blank, digests = digest_texts(table)

@@ -1,4 +1,4 @@
-"""Measuring a finished bundle: on labelled texts, beside another bundle, beside other runtimes.
+"""Measuring: heads on labelled texts, a bundle beside its teachers, beside another bundle, beside other runtimes.
 
-In: a bundle and texts. Out: typed results.
+In: answers and gold answers, or a bundle and texts. Out: typed results.
 """

@@ -1,29 +1,30 @@
-"""Measuring a finished bundle on labelled texts."""
+"""Measuring a finished bundle on labelled texts, and beside its teachers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from amalgam_edge.evaluation.comparison import CASCADE, OtherBundle
+from amalgam_edge.errors import needs_extra
+from amalgam_edge.evaluation.comparison import CASCADE, OtherBundle, default_model
+from amalgam_edge.evaluation.head_metrics import Domains, evaluate_head
 from amalgam_edge.evaluation.labelled_texts import read_labelled_texts
-from amalgam_edge.labels import encode_names
-from amalgam_edge.metrics import accuracy as evaluation
-from amalgam_edge.metrics.calibration import reliability
-from amalgam_edge.metrics.risk_coverage import risk_coverage
-from amalgam_edge.metrics.uncertainty import softmax
-from amalgam_edge.runtime import Bundle, EdgeClassifier
-from amalgam_edge.runtime.evaluation import (
-    DomainAccuracy,
-    Evaluation,
-    HeadEvaluation,
-    ModelEvaluation,
-    ReliabilityBins,
-    RiskCoverageCurve,
+from amalgam_edge.evaluation.teacher_agreement import (
+    TeacherAnswers,
+    differing_answers,
+    teacher_accuracy,
+    teacher_agreement,
 )
-from amalgam_edge.runtime.manifest_models import Answered
-from amalgam_edge.storage.records import from_json
+from amalgam_edge.gold import GoldAnswers, columns_of, gold_answers, label_columns
+from amalgam_edge.heads import Head, Heads
+from amalgam_edge.runtime import Bundle, EdgeClassifier
+from amalgam_edge.runtime.evaluation import Evaluation, HeadEvaluation, ModelEvaluation, TeacherEvaluation
+from amalgam_edge.runtime.manifest_heads import BundleHead
+from amalgam_edge.runtime.predictions import Abstain
+
+LabelColumns = str | Mapping[str, str] | Sequence[str]  # one column, head → column, or HEAD=COLUMN of several heads
 
 
 def evaluate_bundle(
@@ -31,100 +32,149 @@ def evaluate_bundle(
     data: str,
     *,
     text_column: str | None = None,
-    label_column: str = "label",
+    label_column: LabelColumns = (),
     split: str = "test",
     precisions: Sequence[str] = (),
     threads: int | None = None,
-    abstain: float | None = None,
+    abstain: Abstain | None = None,
+    teachers: Sequence[str] = (),
     compare: Bundle | None = None,
 ) -> Evaluation:
-    """Accuracy, macro-F1 and how good the scores are, of each precision.
+    """How good each head is, by each precision, on labelled texts and beside its teachers.
 
     The bundle's cascade is measured too, where it has one and no precisions are named.
 
     Args:
         bundle: The bundle to measure.
-        data: Labelled texts, in any form that a corpus may have.
+        data: Labelled texts, in any form that a corpus may have. If teachers are named, they need no labels.
         text_column: The column that holds the text; by default ``text``, or the only column of strings.
-        label_column: The column that holds label names of the bundle.
+        label_column: The columns that hold the gold labels, see :func:`~amalgam_edge.gold.label_columns`.
         split: The split of a Hub data set.
         precisions: The precisions to measure; by default all whose model is there.
         threads: How many threads compute, at most one per usable core; by default that many.
-        abstain: No label is given below this score; by default the bundle's own threshold, and 0 never abstains.
+        abstain: No label is given below this score, by head or of all softmax heads; by default the bundle's own
+            thresholds, and 0 never abstains.
+        teachers: ``NAME=PATH`` of teachers of the bundle, to set beside the student.
         compare: Another bundle, whose accuracy on the same texts is set beside this one's.
 
     Raises:
-        AmalgamError: The data cannot be read or names a label that the bundle does not know; a bundle is damaged.
+        AmalgamError: The data cannot be read or names a label that the bundle does not know; a teacher is none of the
+            bundle's or cannot be loaded; a bundle is damaged.
     """
-    head = next(iter(bundle.heads))
-    labelled = read_labelled_texts(data, text_column=text_column, label_column=label_column, split=split)
-    gold = encode_names(head.labels, labelled.labels)
-    texts = labelled.texts
+    may_lack = bool(teachers) and not label_column
+    texts, gold = _read(bundle.heads, data, text_column, label_column, split, may_lack_labels=may_lack)
+    classifiers = _open_models(bundle, precisions, threads, abstain)
+    heads = next(iter(classifiers.values())).heads
+    beside = _ask_teachers(bundle, teachers, texts, gold) if teachers else []
+    other = OtherBundle.load(compare, bundle, gold, precisions, threads) if compare else None
+    logits = {name: classifier.logits(texts) for name, classifier in classifiers.items()}
+    default = default_model(bundle) if default_model(bundle) in logits else next(iter(logits))
+    measured = {}
+    for head, described in zip(heads, bundle.manifest.heads, strict=True):
+        own = {name: answers[:, heads.columns(head.name)] for name, answers in logits.items()}
+        of_head = [teacher for teacher in beside if teacher.answers.labels.head.name == head.name]
+        measured[head.name] = HeadEvaluation(
+            activation=head.activation,
+            n_texts=len(gold.get(head.name, ())),
+            labels=head.labels,
+            student=_measure(head, gold.get(head.name), own, label_domains(described)),
+            teachers={teacher.answers.labels.teacher: teacher.compare(own, default, texts) for teacher in of_head},
+        )
+    return Evaluation(
+        data=data,
+        n_texts=len(texts),
+        default_model=default,
+        heads={name: head for name, head in measured.items() if head.student or head.teachers},
+        comparison=other.compare(texts, gold, logits) if other else None,
+    )
+
+
+def _measure(
+    head: Head, gold: GoldAnswers | None, logits: Mapping[str, np.ndarray], domains: Domains
+) -> dict[str, ModelEvaluation]:
+    """Model → what is measured of it on the texts with gold labels, by its logits of all texts; nothing without any."""
+    if gold is None:
+        return {}
+    return {name: evaluate_head(head, gold, own[gold.rows], domains) for name, own in logits.items()}
+
+
+def label_domains(head: BundleHead) -> dict[str, list[int]]:
+    """Teacher → positions of its labels in a head, as the manifest says where each label comes from."""
+    domains: dict[str, list[int]] = {}
+    for position, label in enumerate(head.labels):
+        for teacher in dict.fromkeys(source.teacher for source in label.sources):
+            domains.setdefault(teacher, []).append(position)
+    return domains
+
+
+@dataclass(frozen=True)
+class _TeacherBeside:
+    """What a teacher answers, and whether it is the one that the bundle was built from."""
+
+    answers: TeacherAnswers
+    as_built: bool
+
+    def compare(self, logits: Mapping[str, np.ndarray], default: str, texts: Sequence[str]) -> TeacherEvaluation:
+        """The teacher, and each model of the student beside it by the logits of their head."""
+        own = teacher_accuracy(self.answers)
+        return TeacherEvaluation(
+            **{
+                **vars(own),
+                "student": {name: teacher_agreement(self.answers, logits[name]) for name in logits},
+                "as_built": self.as_built,
+                "examples": differing_answers(self.answers, logits[default], texts),
+            }
+        )
+
+
+def _read(
+    heads: Heads, data: str, text_column: str | None, label_column: LabelColumns, split: str, *, may_lack_labels: bool
+) -> tuple[list[str], dict[str, GoldAnswers]]:
+    """The texts, and the gold answers of the heads that have a column of them."""
+    columns = label_columns(heads.names, _as_entries(heads, label_column))
+    labelled = read_labelled_texts(
+        data,
+        text_column=text_column,
+        label_columns=columns_of(columns),
+        may_lack_labels=may_lack_labels,
+        split=split,
+    )
+    gold = {
+        name: gold_answers(heads[name], labelled.labels[column], may_lack=len(heads) > 1)
+        for name, column in columns.items()
+        if column in labelled.labels
+    }
+    return labelled.texts, gold
+
+
+def _as_entries(heads: Heads, label_column: LabelColumns) -> Sequence[str]:
+    """Columns of gold labels as the command line has them."""
+    if isinstance(label_column, str):
+        return [label_column]
+    if isinstance(label_column, Mapping):
+        return [f"{heads[head].name}={column}" for head, column in label_column.items()]
+    return label_column
+
+
+def _open_models(
+    bundle: Bundle, precisions: Sequence[str], threads: int | None, abstain: Abstain | None
+) -> dict[str, EdgeClassifier]:
+    """The models to measure: the precisions named, or all that are there and the cascade."""
     classifiers = {
         precision: EdgeClassifier(bundle, precision=precision, threads=threads, abstain=abstain, cascade=False)
         for precision in precisions or bundle.available_precisions()
     }
     if bundle.cascade and not precisions:
         classifiers[CASCADE] = EdgeClassifier(bundle, threads=threads, abstain=abstain, cascade=True)
-    other = OtherBundle.load(compare, bundle, labelled.labels, precisions, threads) if compare else None
-    student, right = {}, {}
-    for name, classifier in classifiers.items():
-        logits = classifier.logits(texts)
-        abstain = next(iter(classifier.heads)).abstain
-        student[name] = measure_answers(gold, logits, label_domains(bundle), abstain)
-        right[name] = logits.argmax(axis=1) == gold
-    return Evaluation(
-        data=data,
-        n_texts=len(texts),
-        heads={head.name: HeadEvaluation(head.activation, len(texts), head.labels, student)},
-        comparison=other.compare(texts, right) if other else None,
-    )
+    return classifiers
 
 
-def label_domains(bundle: Bundle) -> dict[str, list[int]]:
-    """Teacher → positions of its labels, as the manifest says where each label comes from."""
-    domains: dict[str, list[int]] = {}
-    for position, label in enumerate(bundle.manifest.heads[0].labels):
-        for teacher in dict.fromkeys(source.teacher for source in label.sources):
-            domains.setdefault(teacher, []).append(position)
-    return domains
-
-
-def measure_answers(
-    gold: np.ndarray, logits: np.ndarray, domains: Mapping[str, Sequence[int]], abstain: float
-) -> ModelEvaluation:
-    """All that is measured of one model's answers.
-
-    Args:
-        gold: Positions of the gold labels, ``(n_texts,)``.
-        logits: The model's answers, ``(n_texts, n_labels)``.
-        domains: Teacher → positions of its labels.
-        abstain: Threshold on the likeliest label's probability; 0 for none.
-    """
-    n_labels = logits.shape[1]
-    predicted = logits.argmax(axis=1)
-    confusion = evaluation.confusion_matrix(gold, predicted, n_labels)
-    reliable = reliability(logits, np.eye(n_labels)[gold])
-    selective = risk_coverage(predicted == gold, softmax(logits.astype(np.float64)).max(axis=1))
-    return ModelEvaluation(
-        **evaluation.accuracy_and_macro_f1(confusion),
-        micro_f1=None,
-        mean_average_precision=None,
-        abstaining=(
-            from_json(Answered, evaluation.answered_share_and_accuracy(gold, logits, abstain)) if abstain else None
-        ),
-        nll=evaluation.negative_log_likelihood(gold, logits),
-        ece=reliable.error,
-        aurc=selective.area,
-        domains={
-            teacher: from_json(DomainAccuracy, evaluation.domain_accuracy_and_macro_f1(confusion, columns))
-            for teacher, columns in domains.items()
-        },
-        confusion=tuple(map(tuple, confusion.tolist())),
-        reliability=ReliabilityBins(
-            confidence=tuple(reliable.confidence.tolist()),
-            accuracy=tuple(reliable.accuracy.tolist()),
-            share=tuple(reliable.share.tolist()),
-        ),
-        risk_coverage=RiskCoverageCurve(tuple(selective.coverage.tolist()), tuple(selective.risk.tolist())),
-    )
+def _ask_teachers(
+    bundle: Bundle, specs: Sequence[str], texts: Sequence[str], gold: Mapping[str, GoldAnswers]
+) -> list[_TeacherBeside]:
+    with needs_extra("train", "running teachers"):
+        from amalgam_edge.evaluation.teachers import ask, load_bundle_teachers
+    return [
+        _TeacherBeside(ask(own.teacher, own.labels, texts, gold.get(own.labels.head.name), device="auto"), own.as_built)
+        for own in load_bundle_teachers(bundle, specs)
+    ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from amalgam_edge.errors import AmalgamError, needs_extra
+from amalgam_edge.gold import Cell
 from amalgam_edge.storage import files
 from amalgam_edge.tables.columns import refuse_same_column, require_column
 from amalgam_edge.tables.formats import FORMAT_OF_SUFFIX, PARQUET, format_suffix
@@ -17,19 +19,27 @@ from amalgam_edge.tables.reading import read_file
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts that are not blank, and the name of each one's gold label, ``(n_texts,)`` each."""
+    """Texts that are not blank, with gold labels.
+
+    Attributes:
+        texts: The texts, ``(n_texts,)``.
+        labels: Column of gold labels → what it holds of each text, ``(n_texts,)``.
+    """
 
     texts: list[str]
-    labels: list[str]
+    labels: dict[str, list[Cell]]
 
 
-def read_labelled_texts(data: str, *, text_column: str | None, label_column: str, split: str) -> LabelledTexts:
+def read_labelled_texts(
+    data: str, *, text_column: str | None, label_columns: Sequence[str], may_lack_labels: bool = False, split: str
+) -> LabelledTexts:
     """Read labelled texts in any form that a corpus may have.
 
     Args:
         data: A file, or what else a corpus may be: a folder, a pattern, a URL, a data set of the Hub.
         text_column: The column that holds the text; by default ``text``, or the only column of strings.
-        label_column: The column that holds the gold label.
+        label_columns: The columns that hold gold labels, each once.
+        may_lack_labels: Whether columns of gold labels that are not there are left out.
         split: The split of a Hub data set.
 
     Raises:
@@ -37,25 +47,38 @@ def read_labelled_texts(data: str, *, text_column: str | None, label_column: str
     """
     path = None if files.is_url(data) else Path(files.locate(data))
     if path is not None and path.is_file() and FORMAT_OF_SUFFIX.get(format_suffix(path.name), PARQUET) != PARQUET:
-        return _read_table(str(path), text_column, label_column)
+        return _read_table(str(path), text_column, label_columns, may_lack_labels=may_lack_labels)
     with needs_extra("train", "reading labelled texts from anything but one file of CSV or JSON"):
         from amalgam_edge.corpus import read_corpus  # it knows the names of Parquet's class ids, too
     corpus = read_corpus(
-        data, text_column=text_column, label_columns=[label_column], split=split, drop_duplicates=False
+        data,
+        text_column=text_column,
+        label_columns=label_columns,
+        may_lack_labels=may_lack_labels,
+        split=split,
+        drop_duplicates=False,
     )
-    return LabelledTexts(list(corpus.texts), corpus.labels(label_column))
+    labels = {column: corpus.labels(column) for column in label_columns if corpus.has_labels(column)}
+    return LabelledTexts(list(corpus.texts), labels)
 
 
-def _read_table(path: str, text_column: str | None, label_column: str) -> LabelledTexts:
+def _read_table(
+    path: str, text_column: str | None, label_columns: Sequence[str], *, may_lack_labels: bool
+) -> LabelledTexts:
     table = read_file(path, text_column=text_column)
-    refuse_same_column(path, table.text_column, label_column)
-    if table.columns:  # a file of JSON without a row has none
-        require_column(path, table.columns, label_column)
-    texts, labels, n_blank = [], [], 0
+    columns = [column for column in label_columns if column in table.columns or not may_lack_labels]
+    for column in columns:
+        refuse_same_column(path, table.text_column, column)
+        if table.columns:  # a file of JSON without a row has none
+            require_column(path, table.columns, column)
+    texts: list[str] = []
+    labels: dict[str, list[Cell]] = {column: [] for column in columns}
+    n_blank = 0
     for row in chain.from_iterable(table.chunks):
         if row.text.strip():
             texts.append(row.text)
-            labels.append(_as_name(row.values.get(label_column)))
+            for column, cells in labels.items():
+                cells.append(_as_cell(row.values.get(column)))
         else:
             n_blank += 1
     if not texts:
@@ -63,6 +86,12 @@ def _read_table(path: str, text_column: str | None, label_column: str) -> Labell
     return LabelledTexts(texts, labels)
 
 
+def _as_cell(value: Any) -> Cell:
+    """Gold labels as the strings that a data set would make of them."""
+    if isinstance(value, list):
+        return [_as_name(label) for label in value]
+    return None if value is None else _as_name(value)
+
+
 def _as_name(label: Any) -> str:
-    """A label as the string that a data set would make of it."""
-    return label if isinstance(label, str) else "None" if label is None else json.dumps(label, ensure_ascii=False)
+    return label if isinstance(label, str) else json.dumps(label, ensure_ascii=False)

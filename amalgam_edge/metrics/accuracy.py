@@ -73,6 +73,17 @@ def negative_log_likelihood(gold: np.ndarray, logits: np.ndarray) -> float:
     return -float(np.take_along_axis(_log_softmax(logits.astype(np.float64)), gold[:, None], axis=1).mean())
 
 
+def binary_negative_log_likelihood(gold: np.ndarray, logits: np.ndarray) -> float:
+    """The mean over texts and labels of −log of the probability of what holds, yes or no, in nats.
+
+    Args:
+        gold: Whether each label holds, ``(n_texts, n_labels)`` of bool.
+        logits: Logits ``(n_texts, n_labels)`` of labels that do not exclude each other.
+    """
+    wide = logits.astype(np.float64)
+    return -float(_log_sigmoid(np.where(gold, wide, -wide)).mean())
+
+
 def answered_share_and_accuracy(gold: np.ndarray, logits: np.ndarray, abstain: float) -> dict[str, float | None]:
     """The share of texts that are answered under a threshold, and the accuracy on these.
 

@@ -20,7 +20,7 @@ from amalgam_edge.reports.bundle_tables import (
     precision_table,
     teacher_table,
 )
-from amalgam_edge.reports.evaluation_tables import evaluation_table
+from amalgam_edge.reports.evaluation_tables import TEACHERS_NOTE, evaluation_table, teachers_table
 from amalgam_edge.reports.pages import html_table, page, section
 from amalgam_edge.runtime.manifest import Manifest
 from amalgam_edge.runtime.manifest_heads import BundleHead
@@ -59,8 +59,7 @@ def render_report(manifest: Manifest, data: ReportData) -> str:
     ]
     if manifest.front:
         sections.append(front_section(manifest, manifest.front))
-    if manifest.evaluation:
-        sections.append(section("Accuracy on labelled texts", html_table(evaluation_table(manifest.evaluation))))
+    sections += _accuracy_sections(manifest)
     if lines := calibration_lines(manifest):
         sections.append(section("Calibration", "".join(f"<p>{escape(line)}</p>" for line in lines)))
     figures = [
@@ -101,6 +100,17 @@ def _head_sections(manifest: Manifest) -> list[str]:
             "same label, or the same set of labels.",
         )
     ]
+
+
+def _accuracy_sections(manifest: Manifest) -> list[str]:
+    """What gold labels tell of the student, and of its teachers beside it."""
+    if not manifest.evaluation:
+        return []
+    sections = [section("Accuracy on labelled texts", html_table(evaluation_table(manifest.evaluation)))]
+    teachers = teachers_table(manifest.evaluation)
+    if teachers.rows:
+        sections.append(section("Beside the teachers", html_table(teachers), TEACHERS_NOTE))
+    return sections
 
 
 def _choice_figures(manifest: Manifest, head: BundleHead, scores: Sequence[TeacherScores]) -> list[str]:
@@ -152,8 +162,7 @@ def render_front(manifest: Manifest) -> str:
         *([front_section(manifest, manifest.front)] if manifest.front else []),
         section("Teachers", html_table(teacher_table(manifest))),
     ]
-    if manifest.evaluation:
-        sections.append(section("Accuracy on labelled texts", html_table(evaluation_table(manifest.evaluation))))
+    sections += _accuracy_sections(manifest)
     return _page(manifest, f"{_contents(manifest)}, models chosen anew", sections)
 
 

@@ -10,9 +10,9 @@ import yaml
 
 from amalgam_edge.heads import SOFTMAX
 from amalgam_edge.reports.bundle_tables import calibration_lines, cascade_line, precision_table, teacher_table
-from amalgam_edge.reports.evaluation_tables import evaluation_table
+from amalgam_edge.reports.evaluation_tables import TEACHERS_NOTE, evaluation_table, teachers_table
 from amalgam_edge.runtime.manifest import Manifest
-from amalgam_edge.runtime.manifest_models import ModelAccuracy
+from amalgam_edge.runtime.manifest_models import BuildEvaluation, ModelAccuracy
 from amalgam_edge.shown_text import line, markdown
 from amalgam_edge.storage.files import HUB_DATASETS
 
@@ -66,7 +66,7 @@ def render_model_card(manifest: Manifest, folder: str) -> str:
         folder: The bundle's name, for the example.
     """
     evaluation, vocabulary = manifest.evaluation, manifest.vocabulary
-    measured = f"\n## Evaluation\n\n{evaluation_table(evaluation).to_markdown()}\n" if evaluation else ""
+    measured = _evaluation(evaluation) if evaluation else ""
     return _CARD.format(
         metadata=yaml.safe_dump(card_metadata(manifest, folder), sort_keys=False, allow_unicode=True),
         title=folder,
@@ -87,6 +87,13 @@ def render_model_card(manifest: Manifest, folder: str) -> str:
         max_length=manifest.max_length,
         vocabulary=_VOCABULARY.format(**vars(vocabulary)) if vocabulary else "",
     )
+
+
+def _evaluation(evaluation: BuildEvaluation) -> str:
+    """What was measured on labelled texts, and beside the teachers."""
+    teachers = teachers_table(evaluation)
+    beside = f"\n{_sentence(TEACHERS_NOTE)}\n\n{teachers.to_markdown()}\n" if teachers.rows else ""
+    return f"\n## Evaluation\n\n{evaluation_table(evaluation).to_markdown()}\n{beside}"
 
 
 def card_metadata(manifest: Manifest, name: str) -> dict[str, Any]:

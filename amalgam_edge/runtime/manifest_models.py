@@ -1,8 +1,8 @@
 """The models in a bundle and what was measured of them: entries of the manifest, which the docstrings here describe."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Annotated
+from dataclasses import field, replace
+from typing import Annotated, TypeVar
 
 from amalgam_edge.storage.record import record
 from amalgam_edge.storage.record_fields import (
@@ -12,12 +12,15 @@ from amalgam_edge.storage.record_fields import (
     FilePath,
     Inline,
     Items,
+    MayLack,
     Name,
     Number,
     Share,
     Text,
     TextCount,
 )
+
+_T = TypeVar("_T")
 
 
 @record
@@ -302,16 +305,49 @@ class ModelAccuracy:
 
 
 @record
+class TeacherAgreement:
+    """How a model of the student answers beside one of its teachers, text by text.
+
+    They are compared on the teacher's own labels. In a softmax head of several teachers, on texts whose gold label is
+    one of these; without gold labels, on texts that the student gives one of these. Otherwise on all texts.
+
+    Attributes:
+        n_texts: How many texts both answered.
+        agreement: Share of them that both answer alike: with the same label, of a sigmoid head with the same set of
+            labels; null where there are none.
+        labels: Label of a sigmoid head → share of the texts on which both say that it holds, or both that it does not.
+        accuracy: Share of those with gold labels that the student answers right; null where there are none.
+        student_right: Of the texts with gold labels that they answer differently, how many the student has right.
+        teacher_right: How many of these the teacher has right.
+        neither_right: How many of these neither has right.
+    """
+
+    n_texts: TextCount
+    agreement: Share | None
+    labels: Annotated[Mapping[Name, Share], Items(most=100_000)]
+    accuracy: Share | None
+    student_right: TextCount
+    teacher_right: TextCount
+    neither_right: TextCount
+
+
+@record
 class TeacherAccuracy:
     """How good a teacher is on texts whose gold label is one of its own; for a sigmoid head on all texts.
 
     Attributes:
         accuracy: Share of these texts that it labels right, of a sigmoid head all labels; null where there are none.
         n_texts: How many such texts there are.
+        macro_f1: Mean of F1 over its labels that occur; lacking where an early version did not measure it.
+        micro_f1: Of a sigmoid head, F1 over all its labels of all texts together.
+        student: Model of the student → how it answers beside the teacher; empty where that was not measured.
     """
 
     accuracy: Share | None
     n_texts: TextCount
+    macro_f1: Annotated[Share | None, MAY_LACK] = None
+    micro_f1: Annotated[Share | None, MAY_LACK] = None
+    student: Annotated[Mapping[Name, TeacherAgreement], MayLack({})] = field(default_factory=dict)
 
 
 @record
@@ -346,8 +382,12 @@ class BuildEvaluation:
 
 def with_models(evaluation: BuildEvaluation, is_kept: Callable[[str], bool]) -> BuildEvaluation:
     """The same evaluation with some of the student's models, chosen by their names."""
-    heads = {
-        name: replace(head, student={model: row for model, row in head.student.items() if is_kept(model)})
-        for name, head in evaluation.heads.items()
-    }
-    return replace(evaluation, heads=heads)
+    return replace(evaluation, heads={name: _with_models(head, is_kept) for name, head in evaluation.heads.items()})
+
+
+def _with_models(head: HeadAccuracy, is_kept: Callable[[str], bool]) -> HeadAccuracy:
+    def kept(models: Mapping[str, _T]) -> dict[str, _T]:
+        return {model: row for model, row in models.items() if is_kept(model)}
+
+    teachers = {name: replace(teacher, student=kept(teacher.student)) for name, teacher in head.teachers.items()}
+    return replace(head, student=kept(head.student), teachers=teachers)

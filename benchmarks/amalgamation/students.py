@@ -14,11 +14,12 @@ import numpy as np
 from filelock import FileLock
 
 from amalgam_edge.building.data import Models, StudentVariant, TrainingData
-from amalgam_edge.building.evaluating import evaluate_teacher
+from amalgam_edge.building.evaluating import ask_teacher
 from amalgam_edge.building.inputs import new_student
 from amalgam_edge.building.pipeline import prepare_training_data, resolved_training
 from amalgam_edge.building.students import calibrated, train
-from amalgam_edge.evaluation.bundle_evaluation import measure_answers
+from amalgam_edge.evaluation.head_metrics import evaluate_head
+from amalgam_edge.evaluation.teacher_agreement import teacher_accuracy
 from amalgam_edge.heads import ONLY_HEAD
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
@@ -210,7 +211,9 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
         data=data,
         gold=np.array([position.get(label_of[text] or "", -1) for text in data.texts.corpus.texts]),
         teacher_accuracy={
-            teacher.name: evaluate_teacher(teacher, models.heads.only, test, models.gold[ONLY_HEAD], device).accuracy
+            teacher.name: teacher_accuracy(
+                ask_teacher(teacher, models.heads.only, test, models.gold[ONLY_HEAD], device)
+            ).accuracy
             for teacher in models.teachers
         },
     )
@@ -251,9 +254,8 @@ def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress:
         max_length=student.tokenizer.model_max_length,
     )
     domains = {teacher: list(columns) for teacher, columns in data.heads.only.labels.columns.items()}
-    measured = to_json(
-        measure_answers(group.models.gold[ONLY_HEAD].answers, logits / variant.temperatures, domains, abstain=0.0)
-    )
+    head, gold = replace(data.heads.only.head, abstain=0.0), group.models.gold[ONLY_HEAD]
+    measured = to_json(evaluate_head(head, gold, logits / variant.temperatures, domains))
     kept = ("accuracy", "macro_f1", "ece", "nll", "aurc", "domains", "confusion")
     return {
         **{name: measured[name] for name in kept},

@@ -31,14 +31,15 @@ def answers(built, rows):
 def measured(invoke, built, inputs):
     result = invoke("evaluate", built.bundle, "--data", inputs.labelled, "--json")
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    return json.loads(result.stdout)["heads"]["label"]
 
 
 def relabelled(bundle, folder, change):
     """A copy of a bundle whose labels have other names in the manifest."""
     shutil.copytree(bundle, folder)
     manifest = json.loads((folder / "amalgam.json").read_text("utf-8"))
-    manifest["labels"] = change(manifest["labels"])
+    (head,) = manifest["heads"]
+    head["labels"] = change(head["labels"])
     (folder / "amalgam.json").write_text(json.dumps(manifest), "utf-8")
     return folder
 
@@ -115,6 +116,7 @@ def test_the_report_is_a_page_with_both_plots(invoke, built, inputs, tmp_path):
         "Accuracy on labelled texts",
         "Each teacher's domain",
         f"Compared with {built.bundle}",
+        "Labels",
         "Reliability",
         "Risk and coverage",
     ]
@@ -136,8 +138,9 @@ def test_two_bundles_by_hand(invoke, built, stranger, inputs, rows, answers):
     gold, given = [row["label"] for row in rows], [answer.label for answer in answers["fp32"]]
     right = sum(g == a for g, a in zip(gold, given, strict=True))
     lost = sum(g == a == "games" for g, a in zip(gold, given, strict=True))
-    found = compared["models"]["fp32"]
-    assert compared["missing_labels"] == {"games": gold.count("games")}
+    assert compared["missing_heads"] == []
+    found = compared["heads"]["label"]["models"]["fp32"]
+    assert compared["heads"]["label"]["missing_labels"] == {"games": gold.count("games")}
     assert (found["n_texts"], found["b"], found["c"]) == (len(rows), lost, 0)
     assert found["accuracy"] == pytest.approx(right / len(rows))
     assert found["other_accuracy"] == pytest.approx((right - lost) / len(rows))
@@ -158,11 +161,12 @@ def test_labels_are_matched_by_name_and_not_by_place(invoke, built, inputs, tmp_
         tmp_path / "other",
         lambda labels: [{**label, "name": name["name"]} for label, name in zip(labels, reversed(labels), strict=True)],
     )
-    names = [label["name"] for label in json.loads((built.bundle / "amalgam.json").read_text("utf-8"))["labels"]]
+    (head,) = json.loads((built.bundle / "amalgam.json").read_text("utf-8"))["heads"]
+    names = [label["name"] for label in head["labels"]]
     reverse = dict(zip(names, reversed(names), strict=True))
     right = [reverse[a.label] == row["label"] for a, row in zip(answers["int8"], rows, strict=True)]
     options = ["evaluate", built.bundle, "--data", inputs.labelled, "--compare", other, "--precision", "int8", "--json"]
-    found = json.loads(invoke(*options).stdout)["comparison"]
+    found = json.loads(invoke(*options).stdout)["comparison"]["heads"]["label"]
     assert found["missing_labels"] == {}
     assert found["models"]["int8"]["other_accuracy"] == pytest.approx(np.mean(right))
 
@@ -170,7 +174,7 @@ def test_labels_are_matched_by_name_and_not_by_place(invoke, built, inputs, tmp_
 def test_a_bundle_beside_itself_does_not_differ(invoke, built, inputs):
     options = ["evaluate", built.bundle, "--data", inputs.labelled, "--compare", built.bundle]
     compared = json.loads(invoke(*options, "--json").stdout)["comparison"]
-    (found,) = compared["models"].values()
+    (found,) = compared["heads"]["label"]["models"].values()
     assert compared["same_bundle"]
     assert (found["difference"], found["interval"], found["b"], found["c"], found["p_value"]) == (0, [0, 0], 0, 0, 1)
     assert "both are the same bundle" in invoke(*options).output
@@ -222,7 +226,11 @@ def test_a_domain_without_texts_has_a_dash(invoke, built, tmp_path):
     assert shown.exit_code == 0, shown.output
     assert re.search(r"student fp32 +b +0 +– +–", shown.output)
     found = json.loads(invoke("evaluate", built.bundle, "--data", few, "--precision", "fp32", "--json").stdout)
-    assert found["student"]["fp32"]["domains"]["b"] == {"n_texts": 0, "accuracy": None, "macro_f1": None}
+    assert found["heads"]["label"]["student"]["fp32"]["domains"]["b"] == {
+        "n_texts": 0,
+        "accuracy": None,
+        "macro_f1": None,
+    }
 
 
 def test_a_bundle_that_does_not_say_where_labels_come_from_has_no_domains(invoke, built, inputs, tmp_path):
