@@ -72,6 +72,7 @@ def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
     from amalgam_edge.reports.bundle_tables import (
         calibration_line,
         cascade_line,
+        change_lines,
         front_line,
         front_table,
         head_table,
@@ -100,6 +101,8 @@ def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
     if calibration_line(manifest):
         show_line(calibration_line(manifest))
     if line := cascade_line(manifest):
+        show_line(line)
+    for line in change_lines(manifest):
         show_line(line)
     _show_labels(manifest)
     heads = [] if manifest.answers.is_one_softmax else [head_table(manifest)]

@@ -205,9 +205,7 @@ def _parts(graph: onnx.GraphProto, heads: Heads) -> list[_Part]:
             parts.append(_Part(taken[0].input[0], taken[1].input[0], start, start + own[0], 0))
             continue
         ends = np.cumsum(own).tolist()
-        parts += [
-            _Part(logits, probabilities, end - size, end, ends[-1]) for size, end in zip(own, ends, strict=True)
-        ]
+        parts += [_Part(logits, probabilities, end - size, end, ends[-1]) for size, end in zip(own, ends, strict=True)]
     if len(parts) != len(heads):
         raise _unknown_form(f"it answers {len(parts)} head(s), and the bundle has {len(heads)}")
     return parts
