@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from amalgam_edge.building import inputs
 from amalgam_edge.building.candidates import CALIBRATION_TEXTS
@@ -17,8 +15,8 @@ from amalgam_edge.building.cascading import renew_cascade
 from amalgam_edge.building.checks import settings_by_name, teacher_names
 from amalgam_edge.building.data import BuildTexts
 from amalgam_edge.building.head_checks import HeadRequest
+from amalgam_edge.building.head_manifest import ChangedModels, describe_changed, describe_model
 from amalgam_edge.building.head_models import (
-    BATCH_SIZES,
     HeadOrder,
     change_model,
     largest_difference,
@@ -30,7 +28,6 @@ from amalgam_edge.building.new_head import FrozenEncoder, NewHead, fit_new_head,
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.selection.fidelity import measure_fidelity
-from amalgam_edge.exporters.selection.fused_kernels import fused_kernels
 from amalgam_edge.exporters.selection.latency import measure_latency
 from amalgam_edge.inference.devices import limit_threads
 from amalgam_edge.methods import method_named
@@ -49,15 +46,7 @@ from amalgam_edge.reports.build_report import render_front
 from amalgam_edge.reports.model_card import render_model_card
 from amalgam_edge.runtime.bundle import CARD, REPORT, TOKENIZER, TORCH_STUDENT, Bundle, model_files
 from amalgam_edge.runtime.manifest import Manifest, write_manifest
-from amalgam_edge.runtime.manifest_heads import HeadChange
-from amalgam_edge.runtime.manifest_models import (
-    BuildEvaluation,
-    Cascade,
-    Fidelity,
-    Precision,
-    TrimmedVocabulary,
-    with_models,
-)
+from amalgam_edge.runtime.manifest_models import Cascade
 from amalgam_edge.runtime.output import check_output
 from amalgam_edge.runtime.publishing import copy_files
 from amalgam_edge.runtime.text_model import TextModel
@@ -71,23 +60,6 @@ from amalgam_edge.training.head_start import evenly_spaced
 
 _CONFIG = "config.json"
 _MOST_CONFIG_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class ChangedModels:
-    """The models of the new bundle, whose other heads answer as before to the bit.
-
-    Attributes:
-        precisions: Precision → its model, as the manifest describes it.
-        compared: The models that were compared with those before; of some precisions perhaps more than ship.
-        n_texts: How many texts they answered.
-        difference: The largest difference of a logit of another head.
-    """
-
-    precisions: Mapping[str, Precision]
-    compared: tuple[str, ...]
-    n_texts: int
-    difference: float
 
 
 def change_head(bundle: Bundle, request: HeadRequest, progress: Progress) -> Bundle:
@@ -261,31 +233,13 @@ def _write_models(
         models = [_open(bundle, model) for model in (before, FileContent.read(file))]
         differences.append(largest_difference(*models, proof, order))
         require_equal(str(before.path), differences[-1])
-        precisions[name] = _describe(bundle.manifest.precisions[name], file, order)
+        precisions[name] = describe_model(bundle.manifest.precisions[name], file, order)
     return ChangedModels(precisions, tuple(precisions), len(proof), max(differences))
 
 
 def _open(bundle: Bundle, model: FileContent) -> TextModel:
     manifest = bundle.manifest
     return TextModel(model, bundle.read(TOKENIZER), max_length=manifest.max_length, pad_token_id=manifest.pad_token_id)
-
-
-def _describe(before: Precision, file: Path, order: HeadOrder) -> Precision:
-    """A changed model, before it is measured anew."""
-    fidelity = _without_head(before.fidelity, order)
-    return replace(before, bytes=file.stat().st_size, fidelity=fidelity, kernels=fused_kernels(file))
-
-
-def _without_head(fidelity: Fidelity, order: HeadOrder) -> Fidelity:
-    """What was measured of the heads that stay; the divergence of all together is not known without texts."""
-    if order.changed not in order.before.names:
-        return fidelity
-    heads, labels = (
-        {name: value for name, value in values.items() if name != order.changed}
-        for values in (fidelity.heads, fidelity.labels)
-    )
-    agreement = min(heads.values(), default=fidelity.agreement)
-    return replace(fidelity, agreement=agreement, mean_kl=None, heads=heads, labels=labels)
 
 
 def _measure(
@@ -339,7 +293,7 @@ def _change_cascade(
 ) -> Cascade | None:
     """Give the static student the same heads, and measure its threshold for being sure in all of them."""
     cascade, static = bundle.manifest.cascade, bundle.cascade
-    assert cascade is not None and static is not None  # noqa: S101,PT018  (the step is there for bundles with one)
+    assert cascade is not None and static is not None  # noqa: S101  (the step is there for bundles with one)
     if not bundle.has(static.file):
         say(f"no cascade any more: {bundle.folder / static.file} is not there")
         return None
@@ -372,7 +326,7 @@ def _write_bundle(
     folder: Path,
     say: Say,
 ) -> Manifest:
-    manifest = _describe_bundle(bundle, request, order, new_head, models, cascade)
+    manifest = describe_changed(bundle.manifest, request, order, new_head, models, cascade)
     (folder / CARD).write_text(render_model_card(manifest, output.name), "utf-8")
     (folder / REPORT).write_text(render_front(manifest, "one head changed"), "utf-8")
     if (len(order.before) == 1) != (len(order.after) == 1):
@@ -381,59 +335,3 @@ def _write_bundle(
             f"labels are called otherwise now, such as '{several}' for '{one}'; what the other heads answer is the same"
         )
     return write_manifest(folder, manifest)
-
-
-def _describe_bundle(
-    bundle: Bundle,
-    request: HeadRequest,
-    order: HeadOrder,
-    new_head: NewHead | None,
-    models: ChangedModels,
-    cascade: Cascade | None,
-) -> Manifest:
-    """The manifest of the new bundle, but for its files."""
-    manifest = bundle.manifest
-    described = {head.name: head for head in manifest.heads}
-    if new_head is not None:
-        described[new_head.head.name] = new_head.described
-    heads = tuple(described[name] for name in order.after.names)
-    agreements = [head.agreement for head in heads if head.agreement is not None]
-    compared = (*models.compared, *(["cascade"] if cascade and cascade.static_model else []))
-    change = HeadChange(
-        action=request.action,
-        head=request.head,
-        settings=request.settings(),
-        models=compared,
-        n_texts=models.n_texts,
-        batch_sizes=BATCH_SIZES,
-        largest_difference=models.difference,
-    )
-    return replace(
-        manifest,
-        heads=heads,
-        teachers=(
-            *(teacher for teacher in manifest.teachers if teacher.head != request.head),
-            *(new_head.teachers if new_head else ()),
-        ),
-        student=replace(manifest.student, agreement=float(np.mean(agreements)) if agreements else None),
-        vocabulary=_vocabulary_without_head(manifest.vocabulary, order),
-        precisions=models.precisions,
-        cascade=cascade,
-        evaluation=_evaluation_without_head(manifest.evaluation, request.head, models),
-        changes=(*manifest.changes, change),
-    )
-
-
-def _vocabulary_without_head(vocabulary: TrimmedVocabulary | None, order: HeadOrder) -> TrimmedVocabulary | None:
-    return replace(vocabulary, fidelity=_without_head(vocabulary.fidelity, order)) if vocabulary else None
-
-
-def _evaluation_without_head(
-    evaluation: BuildEvaluation | None, head: str, models: ChangedModels
-) -> BuildEvaluation | None:
-    """What was measured on gold labels and is still true: of the heads that stay, in the precisions that do."""
-    if evaluation is None:
-        return None
-    heads = {name: measured for name, measured in evaluation.heads.items() if name != head}
-    kept = with_models(replace(evaluation, heads=heads), lambda name: name in models.precisions)
-    return kept if heads else None

@@ -136,7 +136,7 @@ def _recipe(bundle: Bundle, settings: Mapping[str, Any]) -> Recipe:
 def _request_drop(bundle: Bundle, head: str, settings: Mapping[str, Any]) -> HeadRequest:
     bundle.heads[head]  # refuses a name that is not there
     if len(bundle.heads) == 1:
-        raise AmalgamError(f"{bundle.source}: '{head}' is its only head, and a bundle needs one; replace it instead")
+        raise AmalgamError(f"{bundle.source}: '{head}' is its only head; replace it instead (heads replace)")
     recipe = _recipe(bundle, settings)
     if recipe.corpus.source:
         check_source(recipe.corpus.source)
@@ -156,8 +156,8 @@ def _require_name(bundle: Bundle, action: Action, name: str) -> None:
         bundle.heads[name]
     elif name in bundle.heads.names:
         raise AmalgamError(
-            f"{bundle.source}: head '{name}' is there already; replace it (amalgam-edge heads replace), or give the new "
-            "one another name (--name)"
+            f"{bundle.source}: head '{name}' is there already; replace it (amalgam-edge heads replace), or give the "
+            "new one another name (--name)"
         )
 
 
@@ -184,6 +184,6 @@ def _require_float_model(bundle: Bundle) -> None:
     if "fp32" not in bundle.precisions or not bundle.has(bundle.model_name("fp32")):
         there = ", ".join(name for name in bundle.available_precisions() if name != "fp32") or "none"
         raise AmalgamError(
-            f"{bundle.source}: holds no float model to fit a head on (models: {there}); build it again, or copy it again "
-            "with fp32"
+            f"{bundle.source}: holds no float model to fit a head on (models: {there}); build it again, or copy it "
+            "again with fp32"
         )

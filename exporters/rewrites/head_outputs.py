@@ -1,10 +1,10 @@
 """Add, replace or drop one head of a student's graph, and leave the nodes of all others as they are.
 
-Pattern: the outputs ``logits`` and ``probabilities`` of a graph that this project wrote, as it was built or after earlier
-changes.
-Replacement: what was built keeps its nodes up to its outputs, which become inner values. A new head is a Gemm of its own
-on the hidden state that the last layer reads. The outputs are concatenations: of what was built, or of the columns of
-those of its heads that are still there, and of new heads.
+Pattern: the outputs ``logits`` and ``probabilities`` of a graph that this project wrote, as it was built or after
+earlier changes.
+Replacement: what was built keeps its nodes up to its outputs, which become inner values. A new head is a Gemm of its
+own on the hidden state that the last layer reads. The outputs are concatenations: of what was built, or of the columns
+of those of its heads that are still there, and of new heads.
 Exact for the heads that stay. Their last casts and divisions are kept too: half floats would else be rounded elsewhere,
 since ONNX Runtime leaves out pairs of casts.
 """
