@@ -187,7 +187,14 @@ def _add_layer(graph: onnx.GraphProto, head: Head, layer: HeadLayer, hidden: Hid
 
 
 def _parts(graph: onnx.GraphProto, heads: Heads) -> list[_Part]:
-    """Where the outputs of each head are, in order."""
+    """Where the outputs of each head are, in order.
+
+    Raises:
+        AmalgamError: The graph gives another number of logits.
+    """
+    n_logits = next(output for output in graph.output if output.name == LOGITS).type.tensor_type.shape.dim[-1].dim_value
+    if n_logits != len(heads.labels):
+        raise _unknown_form(f"it gives {n_logits} logits, and the bundle has {len(heads.labels)} labels")
     index = GraphIndex(graph)
     joins = [index.producer(output, "Concat") for output in (LOGITS, PROBABILITIES)]
     if any(node is None or not node.name.startswith(_JOIN) for node in joins):
@@ -206,8 +213,6 @@ def _parts(graph: onnx.GraphProto, heads: Heads) -> list[_Part]:
             continue
         ends = np.cumsum(own).tolist()
         parts += [_Part(logits, probabilities, end - size, end, ends[-1]) for size, end in zip(own, ends, strict=True)]
-    if len(parts) != len(heads):
-        raise _unknown_form(f"it answers {len(parts)} head(s), and the bundle has {len(heads)}")
     return parts
 
 

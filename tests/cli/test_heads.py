@@ -7,10 +7,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amalgam_edge import add_head, drop_head, replace_head
 from amalgam_edge.building import changing_heads
+from amalgam_edge.corpus import read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, quantize_to_int8
 from amalgam_edge.exporters.quantization.precisions import PRECISIONS
@@ -155,7 +156,7 @@ def test_the_manifest_says_what_was_compared(every, two, texts):
     assert change.settings["teachers"] == [f"mood={change.settings['teachers'][0].partition('=')[2]}"]
     head = manifest.heads[1]
     assert head.calibration.n_texts == change.n_texts
-    assert head.agreement > 0.5
+    assert 0 <= head.agreement <= 1
     assert [(teacher.name, teacher.head) for teacher in manifest.teachers] == [
         ("a", "label"),
         ("mood", "mood"),
@@ -164,6 +165,19 @@ def test_the_manifest_says_what_was_compared(every, two, texts):
         assert set(model.fidelity.heads) == {"label", "mood"}
         assert model.bytes == (two / model.file).stat().st_size
     assert set(manifest.evaluation.heads) == {"label"}
+
+
+def test_the_agreement_is_with_the_teacher_on_held_out_texts(two, teachers, options):
+    """One teacher's supervision is its own answer without dropout."""
+    corpus = read_corpus(options["corpus"])
+    held_out = corpus.take(corpus.split(500)[1])
+    folder = teachers["mood"]
+    tokenizer, teacher = (kind.from_pretrained(folder) for kind in (AutoTokenizer, AutoModelForSequenceClassification))
+    inputs = [tokenizer(text, return_tensors="pt", return_token_type_ids=False) for text in held_out]
+    expected = [int(teacher.eval()(**one).logits.argmax()) for one in inputs]
+    bundle = Bundle.open(two)
+    given = EdgeClassifier(bundle, precision="fp32").logits(held_out)[:, bundle.heads.columns("mood")].argmax(axis=1)
+    assert bundle.manifest.heads[1].agreement == pytest.approx(np.mean(given == expected))
 
 
 def test_the_config_follows(two):
