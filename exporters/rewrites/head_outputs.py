@@ -192,7 +192,8 @@ def _parts(graph: onnx.GraphProto, heads: Heads) -> list[_Part]:
     Raises:
         AmalgamError: The graph gives another number of logits.
     """
-    n_logits = next(output for output in graph.output if output.name == LOGITS).type.tensor_type.shape.dim[-1].dim_value
+    axes = next(output for output in graph.output if output.name == LOGITS).type.tensor_type.shape.dim
+    n_logits = axes[-1].dim_value if axes else 0
     if n_logits != len(heads.labels):
         raise _unknown_form(f"it gives {n_logits} logits, and the bundle has {len(heads.labels)} labels")
     index = GraphIndex(graph)

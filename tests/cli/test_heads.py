@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -16,10 +19,14 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, quantize_to_int8
 from amalgam_edge.exporters.quantization.precisions import PRECISIONS
 from amalgam_edge.exporters.selection.calibration import observe_activations
+from amalgam_edge.exporters.static_export import export_int8_static_student
 from amalgam_edge.exporters.student_export import export_student
+from amalgam_edge.models.static_student import StaticConfig, StaticStudent
 from amalgam_edge.runtime import Bundle, EdgeClassifier
-from amalgam_edge.runtime.bundle import MODEL_FILES
+from amalgam_edge.runtime.bundle import MODEL_FILES, STATIC_FILE
 from amalgam_edge.runtime.manifest import write_manifest
+from amalgam_edge.runtime.manifest_models import Cascade, StaticModel
+from amalgam_edge.runtime.publishing import save_bundle
 from amalgam_edge.runtime.text_model import TextModel
 from amalgam_edge.storage.own_files import FileContent
 from tests.conftest import BUNDLE_LABELS
@@ -350,3 +357,63 @@ def test_a_precision_that_answers_the_new_head_otherwise_is_not_shipped_unsaid(e
     else:
         fidelity = Bundle.open(tmp_path / "o").manifest.precisions["int8"].fidelity
         assert fidelity.heads["mood"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def cascaded(every, tokenizer, tmp_path_factory):
+    """A bundle of the float model alone, behind a static student that is always sure."""
+    folder = tmp_path_factory.mktemp("cascaded") / "student"
+    save_bundle(Bundle.open(every), folder, precisions="fp32")
+    config = StaticConfig(vocab_size=len(tokenizer), width=8, num_labels=4, pad_token_id=tokenizer.pad_token_id)
+    torch.manual_seed(3)
+    export_int8_static_student(StaticStudent(config).eval(), folder / STATIC_FILE, Bundle.open(folder).heads)
+    static = StaticModel(STATIC_FILE, 1, 8, threshold=0.0, agreement=1.0, share=1.0)
+    write_manifest(folder, replace(Bundle.open(folder).manifest, cascade=Cascade(0.0, 10, (), static)))
+    return folder
+
+
+def test_the_static_student_of_a_cascade_gets_the_head_too(cascaded, teachers, options, texts, tmp_path):
+    bundle = add_head(cascaded, teachers=f"mood={teachers['mood']}", output=tmp_path / "o", progress=False, **options)
+    assert bundle.cascade.share > 0
+    assert bundle.manifest.cascade.n_texts == len(texts) // 5
+    assert set(bundle.manifest.changes[0].models) == {"fp32", "cascade"}
+    before, after = (opened(each, each.read(STATIC_FILE)).run(texts)[0] for each in (Bundle.open(cascaded), bundle))
+    assert after[:, :4].tobytes() == before.tobytes()
+    encoder = opened(bundle, bundle.read_model("fp32")).run(texts)[0]
+    same = after[:, 4:].argmax(axis=1) == encoder[:, 4:].argmax(axis=1)
+    assert same.mean() > 0.7  # it learned from the encoder's answers
+    dropped = drop_head(bundle, "mood", output=tmp_path / "d", corpus=options["corpus"], progress=False)
+    assert opened(dropped, dropped.read(STATIC_FILE)).run(texts)[0].tobytes() == before.tobytes()
+
+
+def test_a_cascade_is_left_out_where_its_threshold_cannot_be_measured(cascaded, teachers, options, invoke, tmp_path):
+    add_head(cascaded, teachers=f"mood={teachers['mood']}", output=tmp_path / "o", progress=False, **options)
+    result = invoke("heads", "drop", tmp_path / "o", "mood")
+    assert result.exit_code == 0, result.output
+    assert "no cascade any more" in result.output
+    bundle = Bundle.open(tmp_path / "o")
+    assert bundle.manifest.cascade is None
+    assert STATIC_FILE not in bundle.manifest.files
+
+
+def test_a_torch_student_is_left_out_and_said_so(cascaded, teachers, options, torch_folder, invoke, tmp_path):
+    folder = shutil.copytree(cascaded, tmp_path / "student")
+    shutil.copy(torch_folder / "model.safetensors", folder)
+    write_manifest(folder, replace(Bundle.open(folder).manifest, cascade=None))
+    arguments = ["--teacher", f"mood={teachers['mood']}", "--corpus", options["corpus"], "--work", options["work"]]
+    result = invoke("heads", "add", folder, *arguments, "--passes", "2", "--backend", "torch")
+    assert result.exit_code == 0, result.output
+    assert "model.safetensors is left out" in result.output
+    assert "model.safetensors" not in Bundle.open(folder).manifest.files
+    assert "labels are called otherwise now" in " ".join(result.output.split())
+
+
+def test_a_bundle_of_the_hub_needs_an_output(every, teachers, options):
+    of_hub = replace(Bundle.open(every), hub=SimpleNamespace(repository="owner/name"))
+    for call in (
+        lambda: add_head(of_hub, teachers=str(teachers["mood"]), **options),
+        lambda: replace_head(of_hub, "label", teachers=str(teachers["mood"]), **options),
+        lambda: drop_head(of_hub, "label"),
+    ):
+        with pytest.raises(AmalgamError, match=r"owner/name: a bundle of the Hub is not replaced; .*\(--output\)"):
+            call()

@@ -125,8 +125,8 @@ def test_entries_that_a_quantizer_appended_to_the_hidden_state_are_not_read():
 
 def test_the_hidden_state_can_be_read():
     model = student(TWO)
-    put(model, TWO, NEW)
-    reading = reading_hidden_state(model, hidden_state(model.graph, TWO))
+    heads = put(model, TWO, NEW)
+    reading = reading_hidden_state(model, hidden_state(model.graph, heads))
     session = onnxruntime.InferenceSession(reading.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": X})[0], STATES, rtol=1e-6)
     assert len(reading.graph.node) == 2
