@@ -230,8 +230,8 @@ def _write_models(
         file = folder / bundle.model_name(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-        models = [_open(bundle, model) for model in (before, FileContent.read(file))]
-        differences.append(largest_difference(*models, proof, order))
+        was, now = (_open(bundle, model) for model in (before, FileContent.read(file)))
+        differences.append(largest_difference(was, now, proof, order))
         require_equal(str(before.path), differences[-1])
         precisions[name] = describe_model(bundle.manifest.precisions[name], file, order)
     return ChangedModels(precisions, tuple(precisions), len(proof), max(differences))

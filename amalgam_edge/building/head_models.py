@@ -108,7 +108,8 @@ def largest_difference(before: TextModel, after: TextModel, texts: Sequence[str]
         if was.tobytes() != now.tobytes():
             with np.errstate(invalid="ignore"):
                 difference = np.abs(was.astype(np.float64) - now)
-            largest = max(largest, float(np.nan_to_num(difference, nan=np.inf).max()), np.finfo(np.float32).tiny)
+            smallest = float(np.finfo(np.float32).tiny)  # of two zeros or NaNs that differ in their bits
+            largest = max(largest, smallest, float(np.nan_to_num(difference, nan=np.inf).max()))
     return largest
 
 
