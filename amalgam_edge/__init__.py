@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 from amalgam_edge.telemetry import turn_off_telemetry
 
 if TYPE_CHECKING:
+    from amalgam_edge.api import add_head as add_head
     from amalgam_edge.api import build as build
+    from amalgam_edge.api import drop_head as drop_head
     from amalgam_edge.api import evaluate as evaluate
     from amalgam_edge.api import export_teacher as export_teacher
     from amalgam_edge.api import optimize as optimize
+    from amalgam_edge.api import replace_head as replace_head
     from amalgam_edge.api import score as score
     from amalgam_edge.errors import AmalgamError as AmalgamError
     from amalgam_edge.recipe.recipe import Recipe as Recipe
@@ -37,10 +40,13 @@ _EXPORTS = {
     "LabelSet": "amalgam_edge.runtime.predictions",
     "Prediction": "amalgam_edge.runtime.predictions",
     "Recipe": "amalgam_edge.recipe.recipe",
+    "add_head": "amalgam_edge.api",
     "build": "amalgam_edge.api",
+    "drop_head": "amalgam_edge.api",
     "evaluate": "amalgam_edge.api",
     "export_teacher": "amalgam_edge.api",
     "optimize": "amalgam_edge.api",
+    "replace_head": "amalgam_edge.api",
     "score": "amalgam_edge.api",
 }
 
@@ -53,10 +59,13 @@ __all__ = [
     "Prediction",
     "Recipe",
     "__version__",
+    "add_head",
     "build",
+    "drop_head",
     "evaluate",
     "export_teacher",
     "optimize",
+    "replace_head",
     "score",
 ]
 

@@ -18,6 +18,7 @@ from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.storage.write_errors import TEMPORARY_FILES, report_write_errors
 
 if TYPE_CHECKING:
+    from amalgam_edge.building.head_checks import Action
     from amalgam_edge.evaluation.bundle_evaluation import LabelColumns
     from amalgam_edge.recipe.fields import RecipeFields
     from amalgam_edge.runtime.bundle import Bundle
@@ -216,6 +217,112 @@ def optimize(
         calibration=texts,
         text_column=text_column,
     )
+
+
+@report_write_errors(TEMPORARY_FILES)
+def add_head(
+    bundle: Bundle | str | Path,
+    *,
+    head: str | None = None,
+    progress: ProgressChoice = None,
+    hub: HubOptions | None = None,
+    **settings: Unpack[RecipeFields],
+) -> Bundle:
+    """Add a head to a finished bundle, whose encoder and other heads stay as they are, to the bit.
+
+    The new head is a linear layer on the encoder's hidden states; teachers teach it as in a build.
+
+    Args:
+        bundle: A bundle, its folder, or its name on the Hub.
+        head: Name of the new head; that of its teacher where there is one.
+        progress: None shows progress as it suits the place, False shows nothing.
+        hub: How a bundle of the Hub is fetched.
+        settings: Settings of a recipe: ``teachers`` and ``corpus``, and those of scoring and of the method. ``output``
+            is the folder of the new bundle; without it the old one is replaced.
+
+    Returns:
+        The new bundle; its manifest says what was compared.
+
+    Raises:
+        AmalgamError: A mistake in the settings or in what they name, the head is there already, the bundle has no float
+            model or is damaged, or another head would answer otherwise; the bundle stays as it was.
+    """
+    return _change_head(bundle, "add", head, settings, progress, hub)
+
+
+@report_write_errors(TEMPORARY_FILES)
+def replace_head(
+    bundle: Bundle | str | Path,
+    head: str,
+    *,
+    progress: ProgressChoice = None,
+    hub: HubOptions | None = None,
+    **settings: Unpack[RecipeFields],
+) -> Bundle:
+    """Replace a head of a finished bundle by a new one of the same name, and leave all others as they are.
+
+    Args:
+        bundle: A bundle, its folder, or its name on the Hub.
+        head: Name of the head.
+        progress: None shows progress as it suits the place, False shows nothing.
+        hub: How a bundle of the Hub is fetched.
+        settings: As for :func:`add_head`.
+
+    Returns:
+        The new bundle.
+
+    Raises:
+        AmalgamError: As for :func:`add_head`; or there is no such head.
+    """
+    return _change_head(bundle, "replace", head, settings, progress, hub)
+
+
+@report_write_errors(TEMPORARY_FILES)
+def drop_head(
+    bundle: Bundle | str | Path,
+    head: str,
+    *,
+    progress: ProgressChoice = None,
+    hub: HubOptions | None = None,
+    **settings: Unpack[RecipeFields],
+) -> Bundle:
+    """Drop a head of a finished bundle, and leave all others as they are.
+
+    Args:
+        bundle: A bundle, its folder, or its name on the Hub.
+        head: Name of the head.
+        progress: None shows progress as it suits the place, False shows nothing.
+        hub: How a bundle of the Hub is fetched.
+        settings: ``output``, the folder of the new bundle, without which the old one is replaced; and ``corpus``, texts
+            to measure the models on, without which a cascade is left out.
+
+    Returns:
+        The new bundle.
+
+    Raises:
+        AmalgamError: There is no such head or no other one, the bundle is damaged, or another head would answer
+            otherwise; the bundle stays as it was.
+    """
+    return _change_head(bundle, "drop", head, settings, progress, hub)
+
+
+def _change_head(
+    bundle: Bundle | str | Path,
+    action: Action,
+    head: str | None,
+    settings: Mapping[str, Any],
+    progress: ProgressChoice,
+    hub: HubOptions | None,
+) -> Bundle:
+    from amalgam_edge.building.head_checks import request_head
+
+    opened = _open(bundle, **(hub or {}))
+    request = request_head(opened, action, head, settings)
+    with needs_extra("train", "changing heads"):
+        from amalgam_edge.building.changing_heads import change_head
+
+        shown = resolve_progress(progress)
+    return change_head(opened, request, shown)
 
 
 @report_write_errors(TEMPORARY_FILES)

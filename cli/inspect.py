@@ -72,6 +72,7 @@ def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
     from amalgam_edge.reports.bundle_tables import (
         calibration_lines,
         cascade_line,
+        change_lines,
         front_line,
         front_table,
         head_table,
@@ -97,10 +98,9 @@ def _inspect_bundle(bundle: str, as_json: bool, hub: HubOptions) -> None:
             f"{vocabulary.n_tokens} of {vocabulary.n_before} tokens, {vocabulary.fidelity.agreement:.2%} "
             "agreement with the student that knew them all"
         )
-    for line in calibration_lines(manifest):
-        show_line(line)
-    if line := cascade_line(manifest):
-        show_line(line)
+    for line in (*calibration_lines(manifest), cascade_line(manifest), *change_lines(manifest)):
+        if line:
+            show_line(line)
     _show_labels(manifest)
     heads = [] if manifest.answers.is_one_softmax else [head_table(manifest)]
     tables = [*heads, teacher_table(manifest), precision_table(manifest)]

@@ -31,6 +31,7 @@ _COMMANDS = {
     "copy": ("copy", "Copy a bundle, or some of its precisions, into a folder."),
     "push": ("push", "Publish a bundle on the Hugging Face Hub."),
     "optimize": ("optimize", "Make a bundle's models anew, and let a budget pick the one that runs."),
+    "heads": ("heads", "Add, replace or drop one head of a bundle, and leave the others as they are."),
     "benchmark": ("benchmark", "Time a bundle beside what its student could be run with instead."),
     "doctor": ("doctor", "Show versions, runtimes, CPU features and cores, and what is wrong with them."),
 }

@@ -65,7 +65,7 @@ class RecipeCommand(click.Command):
         """Write the command's own options, then those of each section."""
         records: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 section = parameter.section if isinstance(parameter, _RecipeOption) else ""
                 records.setdefault(section, []).append(record)

@@ -17,10 +17,13 @@ EXPORTS = [
     "Prediction",
     "Recipe",
     "__version__",
+    "add_head",
     "build",
+    "drop_head",
     "evaluate",
     "export_teacher",
     "optimize",
+    "replace_head",
     "score",
 ]
 

@@ -13,7 +13,9 @@ from amalgam_edge.building.choosing import ChosenStudent
 from amalgam_edge.building.data import Models, TrainingData
 from amalgam_edge.building.evaluating import EvaluatedBuild, open_model
 from amalgam_edge.heads import SIGMOID, Head
-from amalgam_edge.methods.taught_heads import TaughtHead, scores_of
+from amalgam_edge.methods.supervision import Supervision
+from amalgam_edge.methods.taught_heads import TaughtHead, TaughtHeads, scores_of
+from amalgam_edge.metrics import calibration
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Say
 from amalgam_edge.recipe.recipe import Recipe
@@ -31,7 +33,7 @@ from amalgam_edge.runtime.manifest_origin import (
     StudentFacts,
     TrainingPoint,
 )
-from amalgam_edge.scoring.scores import certainty
+from amalgam_edge.scoring.scores import TeacherScores, certainty
 from amalgam_edge.storage.records import from_json
 
 
@@ -89,7 +91,7 @@ def _describe(
         versions=environment.installed_versions(),
         machine=from_json(Machine, environment.describe_machine()),
         heads=_describe_heads(data, chosen, evaluation),
-        teachers=_describe_teachers(models.teachers, data),
+        teachers=describe_teachers(models.teachers, data.heads, data.scores, data.supervision),
         corpus=_describe_corpus(data),
         recipe=recipe.as_dict(),
         recipe_fingerprint=recipe.fingerprint(),
@@ -113,7 +115,7 @@ def _describe_heads(
         BundleHead(
             name=taught.head.name,
             activation=taught.head.activation,
-            labels=_describe_labels(taught),
+            labels=describe_labels(taught),
             weight=taught.weight,
             abstain=taught.head.abstain,
             calibration=_describe_calibration(taught.head, position, chosen, evaluation),
@@ -129,16 +131,23 @@ def _describe_calibration(
     """The temperatures of a head, with calibration errors on true labels where there are any."""
     if not chosen.variant.calibrations:
         return None
-    fitted = chosen.variant.calibrations[position]
-    temperatures = fitted.temperatures if head.activation == SIGMOID else fitted.temperatures[:1]
     gold = None
     if evaluation is not None and head.name in evaluation.heads:
         before, after = (curve.error for curve in evaluation.heads[head.name].curves.values())
         gold = GoldCalibration(evaluation.accuracies.heads[head.name].n_texts, before, after)
+    return describe_calibration(head, chosen.variant.calibrations[position], gold)
+
+
+def describe_calibration(
+    head: Head, fitted: calibration.Calibration, gold: GoldCalibration | None = None
+) -> Calibration:
+    """The temperatures of a head as the manifest holds them: one number of a softmax head."""
+    temperatures = fitted.temperatures if head.activation == SIGMOID else fitted.temperatures[:1]
     return Calibration(temperatures, fitted.n_texts, fitted.ece_before, fitted.ece_after, gold)
 
 
-def _describe_labels(taught: TaughtHead) -> tuple[Label, ...]:
+def describe_labels(taught: TaughtHead) -> tuple[Label, ...]:
+    """The labels of a head, with the teachers' classes that each stands for."""
     thresholds = taught.head.thresholds or (None,) * len(taught.head)
     return tuple(
         Label(name, tuple(LabelSource(source["teacher"], source["class"]) for source in sources), threshold)
@@ -146,9 +155,12 @@ def _describe_labels(taught: TaughtHead) -> tuple[Label, ...]:
     )
 
 
-def _describe_teachers(teachers: Sequence[Teacher], data: TrainingData) -> tuple[SourceTeacher, ...]:
+def describe_teachers(
+    teachers: Sequence[Teacher], heads: TaughtHeads, scores: Sequence[TeacherScores], supervision: Supervision
+) -> tuple[SourceTeacher, ...]:
     """Each teacher, with the share of texts on which it was the most trusted of its head."""
-    scores = {each.teacher: each for each in data.scores}
+    uncertainty = {each.teacher: float(each.uncertainty.mean()) for each in scores}
+    trusted = [_most_trusted(heads.taught, scores, supervision, position) for position in range(len(heads))]
     return tuple(
         SourceTeacher(
             name=teacher.name,
@@ -158,20 +170,22 @@ def _describe_teachers(teachers: Sequence[Teacher], data: TrainingData) -> tuple
             head=taught.head.name,
             labels=tuple(taught.labels.names[column] for column in taught.labels.columns[teacher.name]),
             dropout_sites=len(teacher.sites),
-            mean_uncertainty=float(scores[teacher.name].uncertainty.mean()),
-            picked_share=float((_most_trusted(data, position) == taught.teachers.index(teacher.name)).mean()),
+            mean_uncertainty=uncertainty[teacher.name],
+            picked_share=float((trusted[position] == taught.teachers.index(teacher.name)).mean()),
         )
         for teacher in teachers
-        for position, taught in enumerate(data.heads)
+        for position, taught in enumerate(heads)
         if teacher.name in taught.teachers
     )
 
 
-def _most_trusted(data: TrainingData, position: int) -> np.ndarray:
+def _most_trusted(
+    heads: Sequence[TaughtHead], scores: Sequence[TeacherScores], supervision: Supervision, position: int
+) -> np.ndarray:
     """The most trusted teacher of a head for each text, ``(n_texts,)``; where the method has none, the most certain."""
-    picked = data.supervision.picked
+    picked = supervision.picked
     trusted: np.ndarray = picked if picked.ndim == 1 else picked[:, position]
-    own = scores_of(data.heads.taught[position], data.scores)
+    own = scores_of(heads[position], scores)
     most_certain: np.ndarray = certainty(own).argmax(axis=1)
     return trusted if (trusted >= 0).all() else most_certain
 

@@ -187,21 +187,39 @@ def drop_unscored(
     Raises:
         AmalgamError: Fewer than two texts are left.
     """
-    rows = scored_by_all(scores)
-    n_failed = len(texts.corpus) - len(rows)
-    if n_failed == 0:
+    rows = rows_with_scores(scores, work_folder, say)
+    if len(rows) == len(texts.corpus):
         return texts, tokenized, list(scores)
+    dataset = tokenized.dataset.select(rows)
+    remaining = take_texts(texts, rows, held_out)
+    return remaining, replace(tokenized, dataset=dataset), [teacher.take(rows) for teacher in scores]
+
+
+def rows_with_scores(scores: Sequence[TeacherScores], work_folder: Path, say: Say) -> np.ndarray:
+    """The rows of the texts that all teachers could score; says how many are left out.
+
+    Raises:
+        AmalgamError: There are fewer than two.
+    """
+    rows = scored_by_all(scores)
+    n_texts = len(scores[0])
+    n_failed = n_texts - len(rows)
+    if n_failed == 0:
+        return rows
     by_teacher = ", ".join(f"{teacher.teacher} {np.sum(~teacher.scored)}" for teacher in scores)
-    message = f"{n_failed} of {len(texts.corpus)} texts could not be scored by every teacher ({by_teacher})"
+    message = f"{n_failed} of {n_texts} texts could not be scored by every teacher ({by_teacher})"
     where = f"the failures folders in {work_folder / 'scores'} tell why"
     if len(rows) < 2:
         raise AmalgamError(f"{message}; at least two are needed: {where}")
     say(f"{message} and are left out; {where}")
+    return rows
+
+
+def take_texts(texts: BuildTexts, rows: np.ndarray, held_out: int) -> BuildTexts:
+    """The texts of some rows of the corpus, of which as many are held out anew."""
     corpus = texts.corpus.select(rows)
     train, kept_out = corpus.split(held_out)
-    remaining = replace(texts, corpus=corpus, train=train, held_out=kept_out, n_failed=n_failed)
-    dataset = tokenized.dataset.select(rows)
-    return remaining, replace(tokenized, dataset=dataset), [teacher.take(rows) for teacher in scores]
+    return replace(texts, corpus=corpus, train=train, held_out=kept_out, n_failed=len(texts.corpus) - len(rows))
 
 
 def _describe_corpus(corpus: Corpus, n_truncated: int, max_length: int, say: Say) -> None:

@@ -16,12 +16,12 @@ from amalgam_edge.building.candidates import (
     measure_models,
 )
 from amalgam_edge.building.cascading import renew_cascade
+from amalgam_edge.building.head_checks import held_out_texts
 from amalgam_edge.corpus import read_corpus, read_label_names
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.static_export import int8_ladder
 from amalgam_edge.gold import LABEL_COLUMN
 from amalgam_edge.progress import Progress, Say
-from amalgam_edge.recipe.sections import CorpusSettings
 from amalgam_edge.reports.build_report import render_front
 from amalgam_edge.reports.model_card import render_model_card
 from amalgam_edge.runtime.bundle import CARD, MODEL_FILES, REPORT, Bundle
@@ -33,7 +33,6 @@ from amalgam_edge.steps import Step, run_steps
 from amalgam_edge.storage.staging import staged
 
 _LABELS_SHOWN = 3  # in a warning
-_MOST_HELD_OUT = 2**36  # as many texts as a corpus may have
 
 
 @dataclass(frozen=True)
@@ -122,17 +121,9 @@ def _read_texts(bundle: Bundle, calibration: str, text_column: str | None, say: 
     corpus = read_corpus(calibration, text_column=text_column)
     if len(corpus) < 2:
         raise AmalgamError(f"{calibration}: one text is too few; at least two are needed, and hundreds are wise")
-    train, held_out = corpus.split(_held_out(bundle))
+    train, held_out = corpus.split(held_out_texts(bundle))
     _warn_of_labels(bundle, calibration, say)
     return OptimizationTexts(corpus.take(held_out), corpus.take(train[:CALIBRATION_TEXTS]))
-
-
-def _held_out(bundle: Bundle) -> int:
-    """How many texts the build held out; of the same corpus the same ones are held out again."""
-    stated = bundle.manifest.recipe.get("held_out")
-    if isinstance(stated, int) and not isinstance(stated, bool) and 0 < stated <= _MOST_HELD_OUT:
-        return stated
-    return CorpusSettings().held_out
 
 
 def _warn_of_labels(bundle: Bundle, source: str, say: Say) -> None:

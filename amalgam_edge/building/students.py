@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +13,19 @@ import torch
 from amalgam_edge.building.data import BuildTexts, Student, StudentVariant, TrainingData
 from amalgam_edge.building.supervising import supervise
 from amalgam_edge.exporters.selection.trimming import trim_through_gate
-from amalgam_edge.heads import SOFTMAX, THRESHOLD
+from amalgam_edge.heads import SOFTMAX, THRESHOLD, Head
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
 from amalgam_edge.methods import Shapes, TeacherSignals, method_named
 from amalgam_edge.methods.objectives import Objective
+from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.methods.taught_heads import TaughtHeads
 from amalgam_edge.metrics.calibration import Calibration, calibrate, calibrate_labels
 from amalgam_edge.models.hidden_state import last_layer
 from amalgam_edge.progress import Advance, Say
 from amalgam_edge.recipe.sections import MethodSettings, TrainingSettings
 from amalgam_edge.runtime.manifest_models import TrimmedVocabulary
+from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.training.fitting import History, fit
 from amalgam_edge.training.head_start import start_head
 from amalgam_edge.training.supervised_texts import SupervisedTexts
@@ -149,13 +152,17 @@ def agreements_with_supervision(student: Student, data: TrainingData) -> tuple[f
     agreements = []
     for head in data.heads.heads:
         columns = data.heads.heads.columns(head.name)
-        wanted, given = target[:, columns], logits[:, columns]
-        if head.activation == SOFTMAX:
-            same = wanted.argmax(axis=1) == given.argmax(axis=1)
-        else:
-            same = ((wanted >= THRESHOLD) == (given >= 0)).all(axis=1)
-        agreements.append(float(same.mean()))
+        agreements.append(agreement_of_head(head, target[:, columns], logits[:, columns]))
     return tuple(agreements)
+
+
+def agreement_of_head(head: Head, target: np.ndarray, logits: np.ndarray) -> float:
+    """The share of texts on which a head answers as its supervision does, from targets and uncalibrated logits."""
+    if head.activation == SOFTMAX:
+        same = target.argmax(axis=1) == logits.argmax(axis=1)
+    else:
+        same = ((target >= THRESHOLD) == (logits >= 0)).all(axis=1)
+    return float(same.mean())
 
 
 def trimmed_variants(
@@ -208,20 +215,28 @@ def calibrate_student(student: Student, data: TrainingData, settings: MethodSett
 
     Supervision that a method softens by a temperature of its own is computed without it.
     """
-    supervision = data.supervision
-    method = method_named(settings.name)
-    if "distillation_temperature" in method.parameters:
-        unsoftened = replace(settings, distillation_temperature=1.0)
-        supervision = supervise(unsoftened, data.heads, data.scores)
+    supervision = unsoftened(settings, data.heads, data.scores) or data.supervision
     held_out = supervision.take(data.texts.held_out)
     logits = held_out_logits(student, data.texts)
     fitted = []
     for position, head in enumerate(data.heads.heads):
         columns = data.heads.heads.columns(head.name)
         weight = held_out.weight if held_out.weight.ndim == 1 else held_out.weight[:, position]
-        fit_head = calibrate if head.activation == SOFTMAX else calibrate_labels
-        fitted.append(fit_head(logits[:, columns], held_out.target[:, columns], weight))
+        fitted.append(calibrate_head(head, logits[:, columns], held_out.target[:, columns], weight))
     return tuple(fitted)
+
+
+def calibrate_head(head: Head, logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Calibration:
+    """Fit the temperatures of a head: one of a softmax head, one for each label of a sigmoid head."""
+    fit_head = calibrate if head.activation == SOFTMAX else calibrate_labels
+    return fit_head(logits, target, weight)
+
+
+def unsoftened(settings: MethodSettings, heads: TaughtHeads, scores: Sequence[TeacherScores]) -> Supervision | None:
+    """The supervision without the temperature of a method that softens it by one; None of other methods."""
+    if "distillation_temperature" not in method_named(settings.name).parameters:
+        return None
+    return supervise(replace(settings, distillation_temperature=1.0), heads, scores)
 
 
 def held_out_logits(student: Student, texts: BuildTexts) -> np.ndarray:

@@ -14,6 +14,7 @@ from amalgam_edge.reports import plots
 from amalgam_edge.reports.bundle_tables import (
     calibration_lines,
     cascade_line,
+    change_lines,
     front_line,
     front_table,
     head_table,
@@ -151,19 +152,24 @@ def _gold_figures(manifest: Manifest, head: BundleHead, data: ReportData) -> lis
     return figures
 
 
-def render_front(manifest: Manifest) -> str:
-    """The page of a bundle whose models were made anew, when the teachers' scores are not at hand any more.
+def render_front(manifest: Manifest, title: str = "models chosen anew") -> str:
+    """The page of a finished bundle that was changed, when the teachers' scores are not at hand any more.
 
     Args:
         manifest: The bundle's manifest.
+        title: What was changed.
     """
     sections = [
+        *_head_sections(manifest),
         section("Precisions", html_table(precision_table(manifest)), _gate_note(manifest)),
         *([front_section(manifest, manifest.front)] if manifest.front else []),
         section("Teachers", html_table(teacher_table(manifest))),
     ]
     sections += _accuracy_sections(manifest)
-    return _page(manifest, f"{_contents(manifest)}, models chosen anew", sections)
+    if manifest.changes:
+        changes = "".join(f"<li>{escape(line)}</li>" for line in change_lines(manifest))
+        sections.append(section("Changes to heads", f"<ul>{changes}</ul>"))
+    return _page(manifest, f"{_contents(manifest)}, {title}", sections)
 
 
 def _page(manifest: Manifest, title: str, sections: Sequence[str], figures: Sequence[str] = ()) -> str:

@@ -183,3 +183,13 @@ def cascade_line(manifest: Manifest) -> str:
         f"{cascade.n_texts} held-out texts, those with a probability of {static.threshold:.3f} or more; "
         f"{static.agreement:.2%} agreement with the encoder alone (asked: {asked})"
     )
+
+
+def change_lines(manifest: Manifest) -> list[str]:
+    """What was done to single heads since the bundle was built, a line each."""
+    done = {"add": "added", "replace": "replaced", "drop": "dropped"}
+    return [
+        f"head '{change.head}' {done[change.action]}; the other heads' logits are equal to the bit on {change.n_texts} "
+        f"texts ({', '.join(change.models)}; batches of {', '.join(map(str, change.batch_sizes))})"
+        for change in manifest.changes
+    ]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.heads import ONLY_HEAD, SOFTMAX, Heads
-from amalgam_edge.runtime.manifest_heads import BundleHead, heads_of
+from amalgam_edge.runtime.manifest_heads import BundleHead, HeadChange, heads_of
 from amalgam_edge.runtime.manifest_models import (
     BuildEvaluation,
     Cascade,
@@ -34,7 +34,18 @@ from amalgam_edge.storage.fingerprints import sha256_of_file
 from amalgam_edge.storage.json_text import parse_json, read_json
 from amalgam_edge.storage.own_files import FileContent, leads_elsewhere, own_file
 from amalgam_edge.storage.record import record
-from amalgam_edge.storage.record_fields import Count, Digest, FilePath, Items, Json, Name, Number, Share, Versions
+from amalgam_edge.storage.record_fields import (
+    Count,
+    Digest,
+    FilePath,
+    Items,
+    Json,
+    MayLack,
+    Name,
+    Number,
+    Share,
+    Versions,
+)
 from amalgam_edge.storage.records import from_json, to_json
 
 MANIFEST = "amalgam.json"
@@ -78,6 +89,7 @@ class Manifest:
         front: What the budget led to; null without a budget.
         cascade: What became of the cascade; null where none was asked for.
         evaluation: What was measured on texts with gold labels; null without such texts.
+        changes: What was done to single heads since the bundle was built, in order; the recipe does not tell of it.
         files: File of the bundle → its SHA-256; all files but the manifest.
     """
 
@@ -103,6 +115,7 @@ class Manifest:
     front: Front | None
     cascade: Cascade | None
     evaluation: BuildEvaluation | None
+    changes: Annotated[tuple[HeadChange, ...], MayLack(())] = ()
     files: Files = field(default_factory=dict)
 
     @property

@@ -1,11 +1,12 @@
 """The heads of a bundle's student: entries of the manifest, which the docstrings here describe."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from amalgam_edge.heads import Head, Heads
 from amalgam_edge.runtime.manifest_models import Calibration
 from amalgam_edge.storage.record import record
-from amalgam_edge.storage.record_fields import Amount, Items, JsonName, Name, Share
+from amalgam_edge.storage.record_fields import Amount, Count, Items, Json, JsonName, Name, Share, TextCount
 
 
 @record
@@ -74,6 +75,32 @@ class BundleHead:
             thresholds=thresholds if self.activation == "sigmoid" else (),
             abstain=self.abstain,
         )
+
+
+@record
+class HeadChange:
+    """A change to one head of the finished bundle, under which all other heads answer as they did before.
+
+    Attributes:
+        action: What was done to the head.
+        head: The head's name.
+        settings: How a new head was made: its teachers, corpus and method, every default written out; empty of a head
+            that was dropped.
+        models: The models whose other heads were compared with what they had answered before: precisions, and
+            ``cascade`` for its static student.
+        n_texts: How many texts each of them answered.
+        batch_sizes: The most texts in a batch; all texts were answered in batches of each of these sizes.
+        largest_difference: The largest difference of any logit or probability of another head; 0 where all of them are
+            equal to the bit, without which no change is written.
+    """
+
+    action: Literal["add", "replace", "drop"]
+    head: Name
+    settings: Annotated[Mapping[Name, Json], Items(most=1000)]
+    models: tuple[Name, ...]
+    n_texts: TextCount
+    batch_sizes: tuple[Count, ...]
+    largest_difference: Amount
 
 
 def heads_of(described: tuple[BundleHead, ...]) -> Heads:

@@ -31,7 +31,7 @@ class Fidelity:
         agreement: Share of texts on which both give the same answer, of the head where it is lowest: the same likeliest
             label, or the same set of labels.
         mean_kl: Mean Kullback-Leibler divergence of the model's distribution from the other's, in nats, summed over
-            heads; null where an answer is not finite.
+            heads; null where an answer is not finite, or where a head was dropped since and no texts were at hand.
         n_texts: How many texts both answered.
         heads: Head → its own agreement; empty where an early version, of one head, did not say.
         labels: Sigmoid head → the lowest agreement on a single one of its labels.

@@ -48,24 +48,47 @@ def start_head(
         pad_token_id: Token id that fills up shorter texts.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
-    rows = np.linspace(0, len(input_ids) - 1, min(len(input_ids), MOST_TEXTS)).round().astype(int)
+    rows = evenly_spaced(len(input_ids))
     states = _hidden_states(model, [input_ids[int(row)] for row in rows], pad_token_id, device)
     if states is None:
         return
-    chosen = supervision.take(rows)
-    target = torch.from_numpy(chosen.target.astype(np.float64))
-    weight = torch.from_numpy((chosen.weight / chosen.weight.mean(axis=0, dtype=np.float64)).astype(np.float64))
-    centre = states.mean(dim=0)
-    scale = (states - centre).square().sum(dim=1).mean().sqrt().clamp_min(torch.finfo(states.dtype).tiny)
-    fitted = fit_linear(
-        (states - centre) / scale, target.shape[1], lambda logits: loss(logits, target, weight), steps=_STEPS
-    )
+    slopes, bias = fit_layer(states, supervision.take(rows), loss)
     layer = last_layer(model)
-    slopes = fitted[:-1] / scale
     with torch.no_grad():
         layer.weight.copy_(slopes.T)
         if layer.bias is not None:
-            layer.bias.copy_(fitted[-1] - centre @ slopes)
+            layer.bias.copy_(bias)
+
+
+def evenly_spaced(n_texts: int) -> np.ndarray:
+    """The rows of the texts that a layer is fitted to: all, or ``MOST_TEXTS`` that are evenly spaced."""
+    return np.linspace(0, n_texts - 1, min(n_texts, MOST_TEXTS)).round().astype(int)
+
+
+def fit_layer(
+    states: torch.Tensor, supervision: Supervision, loss: LossFunction, *, steps: int = _STEPS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fit a linear layer to supervision: logits = states · weight + bias.
+
+    Args:
+        states: Hidden states, ``(n_texts, width)`` of float64.
+        supervision: The supervision of the same texts.
+        loss: Function (logits, target, weight) → mean loss over the texts, a scalar.
+        steps: The largest number of optimiser steps.
+
+    Returns:
+        The weight ``(width, n_labels)`` and the bias ``(n_labels,)``, of float64.
+    """
+    target = torch.from_numpy(supervision.target.astype(np.float64))
+    mean_weight = supervision.weight.mean(axis=0, dtype=np.float64)
+    weight = torch.from_numpy((supervision.weight / mean_weight).astype(np.float64))
+    centre = states.mean(dim=0)
+    scale = (states - centre).square().sum(dim=1).mean().sqrt().clamp_min(torch.finfo(states.dtype).tiny)
+    fitted = fit_linear(
+        (states - centre) / scale, target.shape[1], lambda logits: loss(logits, target, weight), steps=steps
+    )
+    slopes = fitted[:-1] / scale
+    return slopes, fitted[-1] - centre @ slopes
 
 
 def _hidden_states(

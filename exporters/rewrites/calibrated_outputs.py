@@ -54,7 +54,7 @@ def add_probabilities(graph: onnx.GraphProto, heads: Heads | None = None) -> Non
         heads: The heads, in the order of the logits; None for one softmax head.
     """
     if heads is None or len(heads) == 1:
-        graph.node.append(_activation(next(iter(heads)) if heads else None, LOGITS, PROBABILITIES))
+        graph.node.append(activation_node(next(iter(heads)) if heads else None, LOGITS, PROBABILITIES))
     else:
         _add_probabilities_of_heads(graph, heads)
     output = graph.output.add()
@@ -70,11 +70,12 @@ def _add_probabilities_of_heads(graph: onnx.GraphProto, heads: Heads) -> None:
     sizes = np.array([len(head) for head in heads], dtype=np.int64)
     graph.initializer.append(numpy_helper.from_array(sizes, "labels_of_heads"))
     graph.node.append(helper.make_node("Split", [LOGITS, "labels_of_heads"], parts, "split_heads", axis=-1))
-    graph.node.extend(_activation(*pair) for pair in zip(heads, parts, activated, strict=True))
+    graph.node.extend(activation_node(*pair) for pair in zip(heads, parts, activated, strict=True))
     graph.node.append(helper.make_node("Concat", activated, [PROBABILITIES], PROBABILITIES, axis=-1))
 
 
-def _activation(head: Head | None, logits: str, probabilities: str) -> NodeProto:
+def activation_node(head: Head | None, logits: str, probabilities: str) -> NodeProto:
+    """The node that makes a head's probabilities of its logits; None stands for a softmax head."""
     if head is None or head.activation == SOFTMAX:
         node: NodeProto = helper.make_node("Softmax", [logits], [probabilities], probabilities, axis=-1)
     else:

@@ -123,6 +123,23 @@ def add_constant(graph: onnx.GraphProto, value: np.ndarray, name: str) -> str:
     return free
 
 
+def name_value(graph: onnx.GraphProto, name: str) -> str:
+    """A name that no value of the graph has yet: this one, numbered if it is taken."""
+    taken = {entry for node in graph.node for entry in (*node.input, *node.output)}
+    taken |= {entry.name for entry in (*graph.input, *graph.output, *graph.initializer)}
+    free, count = name, 1
+    while free in taken:
+        free, count = f"{name}_{count}", count + 1
+    return free
+
+
+def rename_value(graph: onnx.GraphProto, name: str, new_name: str) -> None:
+    """Give a value another name wherever nodes compute or read it, in place; outputs of the graph keep theirs."""
+    for node in graph.node:
+        for entries in (node.input, node.output):
+            entries[:] = [new_name if entry == name else entry for entry in entries]
+
+
 def replace_nodes(graph: onnx.GraphProto, replacements: Mapping[str, Iterable[NodeProto]]) -> None:
     """Compute some values by other nodes, and drop the nodes and constants that no output depends on any more.
 
@@ -134,10 +151,10 @@ def replace_nodes(graph: onnx.GraphProto, replacements: Mapping[str, Iterable[No
     for node in graph.node:
         replaced = next((name for name in node.output if name in replacements), None)
         nodes.extend([node] if replaced is None else replacements[replaced])
-    _keep_needed(graph, nodes)
+    keep_needed(graph, nodes)
 
 
-def _keep_needed(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
+def keep_needed(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
     """Give the graph those of the nodes that an output depends on, and keep only the constants that they read."""
     needed = {output.name for output in graph.output}
     kept = []
