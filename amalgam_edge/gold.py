@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.heads import ONLY_HEAD, SOFTMAX, Head
+from amalgam_edge.heads import ONLY_HEAD, SIGMOID, SOFTMAX, Head
 from amalgam_edge.labels import encode_names
 
 LABEL_COLUMN = "label"  # of the gold labels of a student with one head
 SET_SEPARATOR = ";"  # between several labels in one cell
+
+# What a cell may say of a head's only label, beside its name or nothing.
+_YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 Cell = str | Sequence[str] | None  # a gold label, several of them, or none
 
@@ -65,11 +68,13 @@ def gold_answers(head: Head, cells: Sequence[Cell], *, may_lack: bool = False) -
 
 
 def split_cell(cell: Cell, head: Head) -> list[str]:
-    """The labels in a cell."""
+    """The labels in a cell; of a head with one label it may also say yes or no."""
     if cell is None:
         return []
     if not isinstance(cell, str):
         return [str(label) for label in cell]
+    if head.activation == SIGMOID and len(head) == 1 and cell.strip().lower() in _YES_OR_NO:
+        return [head.labels[0]] if _YES_OR_NO[cell.strip().lower()] else []
     if head.activation == SOFTMAX or cell in head.labels:
         return [cell] if cell else []
     if cell.startswith("["):

@@ -45,6 +45,19 @@ def test_a_cell_of_a_sigmoid_head_holds_any_number_of_labels(cell, holds):
 
 
 @pytest.mark.parametrize(
+    ("cell", "holds"),
+    [("1", 1), ("0", 0), ("True", 1), ("false", 0), ("yes", 1), (" NO ", 0), ("toxic", 1), ("", 0), (None, 0)],
+)
+def test_a_cell_of_a_head_with_one_label_may_say_whether_it_holds(cell, holds):
+    toxic = Head("toxic", SIGMOID, ("toxic",), (0.5,))
+    assert gold_answers(toxic, [cell]).answers.tolist() == [[bool(holds)]]
+
+
+def test_a_label_that_looks_like_yes_or_no_is_a_label():
+    assert gold_answers(Head("one", SIGMOID, ("0",), (0.5,)), ["0", "1", ""]).answers[:, 0].tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(
     ("head", "cell", "reason"),
     [
         (TOPIC, "chess", "head 'topic': 1 label name.*'chess'; known are games, net"),
