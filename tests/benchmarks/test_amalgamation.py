@@ -183,7 +183,7 @@ def test_a_student_learns_what_its_recipe_says(prepared_group, tiny_plan, tmp_pa
     assert recipe == prepared_group.recipe.replace(**students.recipe_overrides(method), output=recipe.output.folder)
     data = students.training_data(prepared_group, recipe, method, SilentProgress())
     if method != "refined":  # which reads features too
-        inputs = MethodInputs(prepared_group.data.scores, prepared_group.data.labels)
+        inputs = MethodInputs(prepared_group.data.scores, prepared_group.data.heads.only.labels)
         expected = METHODS[recipe.method.name].supervise(inputs, recipe.method)
         assert measured["supervision"] == data.supervision.digest() == expected.digest()
     assert bool(data.signals.hidden) is (method == "cfl")
