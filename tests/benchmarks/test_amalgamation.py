@@ -199,7 +199,7 @@ def test_the_reference_learns_the_true_labels_of_texts_that_have_one(prepared_gr
     rows = np.concatenate([data.texts.train, data.texts.held_out])
     label_of = dict(tiny_plan.corpus)
     learned = {
-        text: data.labels.names[label]
+        text: data.heads.only.labels.names[label]
         for text, label in zip(data.texts.corpus.take(rows), data.supervision.target[rows].argmax(axis=1), strict=True)
     }
     assert learned == {text: label for text, label in label_of.items() if label is not None}
