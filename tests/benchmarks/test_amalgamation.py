@@ -183,7 +183,7 @@ def test_a_student_learns_what_its_recipe_says(prepared_group, tiny_plan, tmp_pa
     assert recipe == prepared_group.recipe.replace(**students.recipe_overrides(method), output=recipe.output.folder)
     data = students.training_data(prepared_group, recipe, method, SilentProgress())
     if method != "refined":  # which reads features too
-        inputs = MethodInputs(prepared_group.data.scores, prepared_group.data.labels)
+        inputs = MethodInputs(prepared_group.data.scores, prepared_group.data.heads.only.labels)
         expected = METHODS[recipe.method.name].supervise(inputs, recipe.method)
         assert measured["supervision"] == data.supervision.digest() == expected.digest()
     assert bool(data.signals.hidden) is (method == "cfl")
@@ -199,7 +199,7 @@ def test_the_reference_learns_the_true_labels_of_texts_that_have_one(prepared_gr
     rows = np.concatenate([data.texts.train, data.texts.held_out])
     label_of = dict(tiny_plan.corpus)
     learned = {
-        text: data.labels.names[label]
+        text: data.heads.only.labels.names[label]
         for text, label in zip(data.texts.corpus.take(rows), data.supervision.target[rows].argmax(axis=1), strict=True)
     }
     assert learned == {text: label for text, label in label_of.items() if label is not None}

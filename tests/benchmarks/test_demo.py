@@ -21,6 +21,6 @@ def test_students_are_compared_by_their_supervision(prepared_group, tiny_plan, m
     assert [name for _, name in trained.values()] == ["vanilla-kd", "muka-soft", "refined"]
     assert len({supervision.digest() for supervision, _ in trained.values()}) == 3
     supervision, _ = trained["comparison-true-labels"]
-    names = prepared_group.data.labels.names
+    names = prepared_group.data.heads.only.labels.names
     expected = np.array([names.index(label_of[text]) for text in prepared_group.data.texts.corpus.texts])
     np.testing.assert_array_equal(supervision.target, np.eye(len(names))[expected])

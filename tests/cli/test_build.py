@@ -347,7 +347,7 @@ def test_a_full_output_folder_is_kept_unless_told(built, mistake, invoke, build_
 
 def test_every_field_of_the_recipe_is_an_option_of_build():
     options = {parameter.name for parameter in cli.get_command(None, "build").params}
-    assert options == set(recipe_options()) | {"recipe_file", "overwrite", "resume"}
+    assert options == set(recipe_options()) | {"head", "recipe_file", "overwrite", "resume"}  # --head is of heads
 
 
 def test_generic_labels_are_kept_apart_and_said_so_and_can_be_named(invoke, inputs, make_classifier, tmp_path):

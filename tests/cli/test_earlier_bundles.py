@@ -1,10 +1,8 @@
-"""Commands on a bundle and on scores that version 1 of the formats wrote."""
+"""Commands on bundles and on scores that earlier versions of the formats wrote."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 
@@ -12,13 +10,12 @@ from amalgam_edge.building import candidates
 from amalgam_edge.runtime import Bundle
 from amalgam_edge.runtime.manifest import read_manifest
 from amalgam_edge.storage.records import to_json
+from tests.support.manifests import EARLIER, FIXTURES, copy_earlier_bundle
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 
-
-@pytest.fixture
-def bundle(tmp_path):
-    return shutil.copytree(FIXTURES / "bundle_v1", tmp_path / "student")
+@pytest.fixture(params=EARLIER)
+def bundle(request, tmp_path):
+    return copy_earlier_bundle(request.param, tmp_path / "student")
 
 
 def test_inspect_shows_it(invoke, bundle):

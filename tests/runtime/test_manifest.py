@@ -8,6 +8,7 @@ import shutil
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -35,6 +36,9 @@ from amalgam_edge.runtime.publishing import save_bundle
 from amalgam_edge.storage.records import from_json, to_json
 from tests.support import hub
 from tests.support.manifests import (
+    EARLIER,
+    FIXTURES,
+    copy_earlier_bundle,
     make_calibration,
     make_candidate,
     make_evaluation,
@@ -47,7 +51,6 @@ from tests.support.manifests import (
     read_document,
 )
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE_1 = FIXTURES / "bundle_v1"
 ANSWERS_1 = json.loads((FIXTURES / "bundle_v1_answers.json").read_text("utf-8"))
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "reference" / "amalgam.schema.json").read_text("utf-8"))
@@ -57,7 +60,6 @@ MODELS_1 = {
     "int8": {"precision": "int8", "cascade": False},
     "cascade": {"cascade": True},
 }
-EARLIER = (1, 2)  # the formats that are migrated
 
 
 def read(path):
@@ -82,16 +84,9 @@ def bundle_1(tmp_path):
 
 
 @pytest.fixture
-def earlier(bundle_1):
+def earlier(tmp_path):
     """``earlier(version)`` → a bundle whose manifest is of that format."""
-
-    def bundle_of(version):
-        if version == 2:  # the files of a bundle are those of format 1
-            shutil.copy(FIXTURES / "manifests_v2" / "bundle.json", bundle_1 / "amalgam.json")
-        assert read_document(bundle_1)["format_version"] == version
-        return bundle_1
-
-    return bundle_of
+    return partial(copy_earlier_bundle, folder=tmp_path / "student")
 
 
 @pytest.mark.parametrize("version", EARLIER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,18 @@ from amalgam_edge.runtime.manifest_origin import (
     StudentFacts,
 )
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+EARLIER = (1, 2)  # the formats that are migrated
 OF_ONE_HEAD = ("labels", "abstain", "calibration")  # which formats 1 and 2 said of the student, having one head
+
+
+def copy_earlier_bundle(version: int, folder: Path) -> Path:
+    """A copy of the bundle of format 1 whose manifest is of this format; the folder."""
+    shutil.copytree(FIXTURES / "bundle_v1", folder)
+    if version == 2:  # the files of a bundle are those of format 1
+        shutil.copy(FIXTURES / "manifests_v2" / "bundle.json", folder / "amalgam.json")
+    assert read_document(folder)["format_version"] == version
+    return folder
 
 
 def read_document(folder: Path) -> dict[str, Any]:
