@@ -31,8 +31,8 @@ from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoTokenizer, pipeline
 
 model = ORTModelForSequenceClassification.from_pretrained("student", subfolder="onnx", file_name="model.onnx")
-classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained("student"), top_k=None)
-print(json.dumps([classify(text, truncation=True) for text in {texts}]))
+classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained("student"))
+print(json.dumps([classify(text, truncation=True, top_k=None) for text in {texts}]))
 """
 
 
@@ -41,15 +41,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory, bundle_folder: Path) -> Pat
     """A folder with a bundle of one sigmoid head, called student."""
     folder = tmp_path_factory.mktemp("sigmoid")
     heads.write_bundle(folder / "student", heads.ONE_SIGMOID, bundle_folder)
-    # transformers 5 calls a tokenizer of no architecture by a name that version 4, which Optimum needs, does not know
+    # Version 4 of transformers, which Optimum needs, does not know version 5's name of a tokenizer of no architecture,
+    # nor that this one puts a space before a text.
     settings = folder / "student" / "tokenizer_config.json"
-    known = {**json.loads(settings.read_text("utf-8")), "tokenizer_class": "PreTrainedTokenizerFast"}
+    known = {
+        **json.loads(settings.read_text("utf-8")),
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_prefix_space": True,
+    }
     settings.write_text(json.dumps(known), "utf-8")
     return folder
 
 
 def answers_of(program: str | Path, script: Path, code: str, folder: Path) -> list[list[dict[str, object]]]:
-    script.write_text(code.format(texts=json.dumps(TEXTS)), "utf-8")
+    script.write_text(code.format(texts=json.dumps(TEXTS, ensure_ascii=False)), "utf-8")
     ran = subprocess.run([program, script], cwd=folder, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     answers: list[list[dict[str, object]]] = json.loads(ran.stdout.splitlines()[-1])
