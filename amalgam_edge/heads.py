@@ -123,7 +123,13 @@ class Heads:
         return self._columns[name]
 
     def split(self, values: np.ndarray) -> list[np.ndarray]:
-        """The columns of each head, ``(n_texts, n_labels of the head)``, from ``(n_texts, n_labels)``."""
+        """The columns of each head, ``(n_texts, n_labels of the head)``, from ``(n_texts, n_labels)``.
+
+        Raises:
+            ValueError: There are not as many columns as labels.
+        """
+        if values.shape[1] != len(self.labels):
+            raise ValueError(f"{values.shape[1]} columns for {len(self.labels)} labels")
         return [values[:, self.columns(head.name)] for head in self.heads]
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:

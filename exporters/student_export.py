@@ -24,8 +24,8 @@ def export_student(
     """Write a classifier as ONNX with any batch size and length, and compare it with torch.
 
     The outputs are ``logits``, divided by the temperatures, and ``probabilities``, of each head their softmax or their
-    sigmoid. The file records no
-    shapes, since those of the exporter contradict the ones that ONNX Runtime's quantizer infers.
+    sigmoid. The file records no shapes, since those of the exporter contradict the ones that ONNX Runtime's quantizer
+    infers.
 
     Args:
         model: A classifier in evaluation mode, on the CPU.

@@ -108,7 +108,7 @@ def _labels(bundle: Bundle, teacher: Teacher) -> TaughtLabels:
             "name the teacher that the bundle was built from"
         )
     columns = tuple(positions[name] for name in teacher.class_names)
-    return TaughtLabels(teacher.name, head, columns, is_only=len(of_head.teachers) == 1)
+    return TaughtLabels(teacher.name, head, columns, is_only=len(bundle.manifest.teachers_of(head.name)) == 1)
 
 
 def _positions(head: BundleHead, teacher: str) -> Mapping[str, int]:

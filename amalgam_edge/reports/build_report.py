@@ -116,7 +116,7 @@ def _accuracy_sections(manifest: Manifest) -> list[str]:
 
 def _choice_figures(manifest: Manifest, head: BundleHead, scores: Sequence[TeacherScores]) -> list[str]:
     """Which of a head's teachers is the most certain, and by how much; nothing of one of several heads with one."""
-    own = [each for each in scores if each.teacher in head.teachers]
+    own = [each for each in scores if each.teacher in manifest.teachers_of(head.name)]
     if len(own) == 1 and len(manifest.heads) > 1:
         return []
     certainties = certainty(own)

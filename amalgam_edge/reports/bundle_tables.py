@@ -100,7 +100,7 @@ def head_table(manifest: Manifest) -> Table:
                 head.name,
                 "one label" if head.activation == SOFTMAX else "any labels",
                 str(len(head.labels)),
-                ", ".join(head.teachers),
+                ", ".join(manifest.teachers_of(head.name)),
                 share(head.agreement),
                 share(manifest.precisions[manifest.default_precision].fidelity.heads.get(head.name)),
             )

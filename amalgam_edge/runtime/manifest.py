@@ -123,6 +123,10 @@ class Manifest:
         """What reads answers from the student's logits."""
         return heads_of(self.heads)
 
+    def teachers_of(self, head: str) -> tuple[str, ...]:
+        """The names of the teachers of a head."""
+        return tuple(teacher.name for teacher in self.teachers if teacher.head == head)
+
     @property
     def method(self) -> str:
         """The method that made supervision of the teachers' scores."""

@@ -60,11 +60,6 @@ class BundleHead:
     calibration: Calibration | None
     agreement: Share | None
 
-    @property
-    def teachers(self) -> tuple[str, ...]:
-        """The names of its teachers, in the order in which its labels name them."""
-        return tuple(dict.fromkeys(source.teacher for label in self.labels for source in label.sources))
-
     def head(self) -> Head:
         """What reads answers from its logits."""
         thresholds = tuple(0.5 if label.threshold is None else label.threshold for label in self.labels)
