@@ -73,7 +73,7 @@ def split_cell(cell: Cell, head: Head) -> list[str]:
         return []
     if not isinstance(cell, str):
         return [str(label) for label in cell]
-    if head.activation == SIGMOID and len(head) == 1 and cell.strip().lower() in _YES_OR_NO:
+    if head.activation == SIGMOID and len(head) == 1 and cell not in head.labels and cell.strip().lower() in _YES_OR_NO:
         return [head.labels[0]] if _YES_OR_NO[cell.strip().lower()] else []
     if head.activation == SOFTMAX or cell in head.labels:
         return [cell] if cell else []
