@@ -14,6 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amalgam_edge import add_head, drop_head, replace_head
 from amalgam_edge.building import changing_heads
+from amalgam_edge.building.head_checks import HEAD_SETTINGS
+from amalgam_edge.cli import heads
 from amalgam_edge.corpus import read_corpus
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.quantization.int8 import INT8_LADDER, quantize_to_int8
@@ -308,6 +310,11 @@ def test_mistakes_are_told_before_any_work(every, teachers, options, mistake, co
     )
     assert (every / "amalgam.json").read_bytes() == before
     assert not output.exists()
+
+
+def test_the_command_line_has_all_settings_of_a_new_head():
+    own = {"held_out", "max_disagreement", "output"}  # whose defaults are the bundle's
+    assert set(HEAD_SETTINGS) == {*heads._OF_A_NEW_HEAD, *own}
 
 
 def test_mistakes_of_a_drop(every, mistake):
