@@ -25,11 +25,11 @@ from amalgam_edge.runtime.manifest import (
     Manifest,
     TeacherManifest,
     finite,
-    migrated,
     read_manifest,
     read_teacher_manifest,
     write_manifest,
 )
+from amalgam_edge.runtime.manifest_migrations import migrated
 from amalgam_edge.runtime.manifest_models import Cascade, CascadeAttempt, Fidelity, TrimmedVocabulary
 from amalgam_edge.runtime.manifest_origin import TrainingPoint
 from amalgam_edge.runtime.publishing import save_bundle
