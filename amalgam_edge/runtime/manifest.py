@@ -14,8 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.heads import Heads
 from amalgam_edge.runtime.manifest_heads import BundleHead, HeadChange, heads_of
-from amalgam_edge.runtime.manifest_migrations import BUNDLE_KIND as BUNDLE_KIND
-from amalgam_edge.runtime.manifest_migrations import TEACHER_KIND as TEACHER_KIND
 from amalgam_edge.runtime.manifest_migrations import migrated
 from amalgam_edge.runtime.manifest_models import (
     BuildEvaluation,
@@ -52,6 +50,8 @@ from amalgam_edge.storage.records import from_json, to_json
 
 MANIFEST = "amalgam.json"
 FORMAT_VERSION = 3
+BUNDLE_KIND = "bundle"
+TEACHER_KIND = "teacher"
 STATIC = "static"  # the model type of a student without layers, which transformers does not know
 MOST_BYTES = 8 * 2**20
 

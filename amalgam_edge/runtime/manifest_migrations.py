@@ -10,8 +10,7 @@ from typing import Any
 
 from amalgam_edge.heads import ONLY_HEAD, SOFTMAX
 
-BUNDLE_KIND = "bundle"
-TEACHER_KIND = "teacher"
+_BUNDLE, _TEACHER = "bundle", "teacher"  # what manifests of the first two formats say that a folder is
 
 
 def migrated(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def migrate_2(document: Mapping[str, Any]) -> dict[str, Any]:
 
     What is of no form that format 2 had stays as it is, for the reader to refuse.
     """
-    if document.get("kind") == TEACHER_KIND:
+    if document.get("kind") == _TEACHER:
         return {**document, "format_version": 3, "activation": SOFTMAX}
     rest = {name: value for name, value in document.items() if name not in _OF_ITS_HEAD}
     student = document.get("student")
@@ -73,9 +72,9 @@ def migrate_1(document: Mapping[str, Any]) -> dict[str, Any]:
 
     What is of no form that format 1 had stays as it is, for the reader to refuse.
     """
-    if document.get("kind") == TEACHER_KIND:
+    if document.get("kind") == _TEACHER:
         return {**document, "format_version": 2}
-    newer = {**_LATER, **document, "format_version": 2, "kind": BUNDLE_KIND}
+    newer = {**_LATER, **document, "format_version": 2, "kind": _BUNDLE}
     if newer["abstain"] is None:
         newer["abstain"] = 0.0
     if newer["evaluation"] == {}:
