@@ -14,6 +14,8 @@ EXPORTS = [
     "AmalgamError",
     "Bundle",
     "EdgeClassifier",
+    "HeadPredictions",
+    "LabelSet",
     "Prediction",
     "Recipe",
     "__version__",

@@ -65,7 +65,7 @@ class LabelSet:
 
 
 @dataclass(frozen=True)
-class HeadPredictions(Mapping[str, "Prediction | LabelSet"]):
+class HeadPredictions(Mapping[str, Prediction | LabelSet]):
     """The classification of one text by several heads: name of a head → its prediction.
 
     Attributes:

@@ -53,7 +53,7 @@ def test_a_copy_of_int8_alone_is_a_bundle_for_every_command(invoke, mistake, bun
     answers = [invoke("predict", folder, "chess", "--format", "jsonl").stdout for folder in (bundle, small)]
     assert answers[0] == answers[1]
     measured = invoke("evaluate", small, "--data", labelled, "--json")
-    assert [*json.loads(measured.stdout)["student"]] == ["int8", "cascade"]
+    assert [*json.loads(measured.stdout)["heads"]["label"]["student"]] == ["int8", "cascade"]
     page = invoke("export-web", small, tmp_path / "page")
     assert page.exit_code == 0, page.output
     written = (tmp_path / "page" / "bundles" / "small" / "model.onnx").read_bytes()
@@ -89,7 +89,9 @@ def test_what_people_did_to_a_bundle_is_said_and_stops_nothing(invoke, bundle, l
         "  report.html: not there\n"
     )
     assert invoke("predict", bundle, "chess").exit_code == 0
-    assert [*json.loads(invoke("evaluate", bundle, "--data", labelled, "--json").stdout)["student"]] == [
+    assert [
+        *json.loads(invoke("evaluate", bundle, "--data", labelled, "--json").stdout)["heads"]["label"]["student"]
+    ] == [
         "int8",
         "cascade",
     ]

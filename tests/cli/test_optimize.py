@@ -213,12 +213,12 @@ def test_texts_that_the_bundle_held_out_are_held_out_again(bundle, inputs, invok
 def test_a_number_of_held_out_texts_that_is_none_is_the_default(bundle, held_out):
     from dataclasses import replace
 
-    from amalgam_edge.building.optimizing import _held_out
+    from amalgam_edge.building.head_checks import held_out_texts
     from amalgam_edge.recipe.sections import CorpusSettings
 
     opened = Bundle.open(bundle)
     stated = replace(opened, manifest=replace(opened.manifest, recipe={"held_out": held_out}))
-    assert _held_out(stated) == CorpusSettings().held_out
+    assert held_out_texts(stated) == CorpusSettings().held_out
 
 
 def test_a_build_under_a_budget(invoke, build_options, built, tmp_path, quick):

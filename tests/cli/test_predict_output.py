@@ -8,6 +8,7 @@ import pytest
 
 from amalgam_edge.cli.prediction_output import make_writer
 from amalgam_edge.errors import AmalgamError
+from amalgam_edge.heads import Heads
 from amalgam_edge.runtime import Prediction
 from amalgam_edge.tables.reading import TextRow, TextTable, texts_as_table
 
@@ -17,7 +18,8 @@ SCORES = {"games": 0.75, "science": 0.25}
 def written(output_format, *rows, table=None, all_scores=False, labels=("science", "games")):
     """What is written of these texts, or rows, and predictions."""
     stream = io.StringIO()
-    writer = make_writer(output_format, stream, table or texts_as_table([]), labels, all_scores=all_scores)
+    heads = Heads.of_labels(labels)
+    writer = make_writer(output_format, stream, table or texts_as_table([]), heads, all_scores=all_scores)
     for row, prediction in rows:
         values = {"text": row} if isinstance(row, str) else row
         writer.write(TextRow(values.get("text", ""), values, "line 7"), prediction)

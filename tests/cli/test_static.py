@@ -149,13 +149,13 @@ def test_a_cascade_is_compared_as_it_answers(cascaded, static, invoke, inputs):
     """The other bundle, which has none, answers with its default precision."""
     options = ["evaluate", cascaded.bundle, "--data", inputs.labelled, "--compare", static.bundle, "--json"]
     measured = json.loads(invoke(*options).output)
-    (found,) = measured["comparison"]["models"].items()
+    (found,) = measured["comparison"]["heads"]["label"]["models"].items()
     recorded = manifest_of(static.bundle)
     assert (found[0], found[1]["other"]) == ("cascade", recorded["default_precision"])
     assert found[1]["accuracy"] == pytest.approx(measured["heads"]["label"]["student"]["cascade"]["accuracy"])
     default = recorded["evaluation"]["heads"]["label"]["student"][recorded["default_precision"]]
     assert found[1]["other_accuracy"] == pytest.approx(default["accuracy"])
-    named = json.loads(invoke(*options, "--precision", "fp32").output)["comparison"]["models"]
+    named = json.loads(invoke(*options, "--precision", "fp32").output)["comparison"]["heads"]["label"]["models"]
     assert {name: row["other"] for name, row in named.items()} == {"fp32": "fp32"}
 
 

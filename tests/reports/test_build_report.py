@@ -220,7 +220,8 @@ def test_names_with_html_in_them_are_text():
 def test_names_are_no_formulas(name):
     """Dollar signs make matplotlib typeset what is between them, or fail at it."""
     labels = taught_by([name, "work"], [name, "science", "net"])
-    page = render(make_manifest(labels=labels), teachers=[name, "work"])
+    teachers = (make_teacher(name, [name]), make_teacher("work", ["science"]))
+    page = render(make_manifest(labels=labels, teachers=teachers), teachers=[name, "work"])
     drawn = ["".join(t.itertext()).strip() for figure in page.figures for t in figure.iter(f"{SVG}text")]
     assert drawn.count(name) == 4  # both axes of the confusion, the histogram, the bar
 

@@ -2,7 +2,7 @@ import pytest
 
 from amalgam_edge.metrics.timing import WorkloadTiming
 from amalgam_edge.reports.bundle_tables import (
-    calibration_line,
+    calibration_lines,
     cascade_line,
     front_line,
     front_table,
@@ -21,6 +21,7 @@ from tests.support.manifests import (
     make_candidate,
     make_evaluation,
     make_front,
+    make_head,
     make_manifest,
     make_precision,
     make_teacher,
@@ -77,23 +78,42 @@ def test_abstaining_has_columns_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("entries", "line"),
+    ("entries", "lines"),
     [
-        ({}, ""),
-        ({"calibration": None, "abstain": 0.0}, ""),
+        ({}, []),
+        ({"calibration": None, "abstain": 0.0}, []),
         (
             {"calibration": make_calibration(gold=None)},
-            "temperature 1.23, calibration error on supervision 10.0% → 1.2% (12 held-out texts)",
+            ["temperature 1.23, calibration error on supervision 10.0% → 1.2% (12 held-out texts)"],
         ),
         (
             {"calibration": make_calibration(), "abstain": 0.75},
-            "temperature 1.23, calibration error on supervision 10.0% → 1.2% (12 held-out texts), "
-            "on gold labels 20.0% → 15.0% (60 texts), no label below a score of 0.75",
+            [
+                "temperature 1.23, calibration error on supervision 10.0% → 1.2% (12 held-out texts), "
+                "on gold labels 20.0% → 15.0% (60 texts), no label below a score of 0.75"
+            ],
+        ),
+        (
+            {
+                "heads": (
+                    make_head(name="topic", abstain=0.5),
+                    make_head(name="plain"),
+                    make_head(
+                        name="tags",
+                        activation="sigmoid",
+                        calibration=make_calibration(temperatures=(2.0, 0.5, 1.0), gold=None),
+                    ),
+                )
+            },
+            [
+                "topic: no label below a score of 0.5",
+                "tags: temperatures 0.5 to 2, calibration error on supervision 10.0% → 1.2% (12 held-out texts)",
+            ],
         ),
     ],
 )
-def test_calibration_is_one_line(entries, line):
-    assert calibration_line(make_manifest(**entries)) == line
+def test_calibration_is_a_line_for_each_head(entries, lines):
+    assert calibration_lines(make_manifest(**entries)) == lines
 
 
 def test_scores_have_a_row_a_teacher():

@@ -281,6 +281,7 @@ def test_defaults_are_the_documented_ones():
         "device": "auto",
         "threads": None,
         "report_to": "none",
+        "head_weights": None,
         "processes": 1,
     }
     assert TrainingSettings().peak_learning_rate() == 1e-4
