@@ -32,16 +32,22 @@ def check_heads(
         AmalgamError: Nobody said how teachers are to be merged, and they answer different questions.
     """
     if settings.heads is None:
-        _require_competition(heads, scores, scores_kept_in)
+        _require_competition(heads, scores, say, scores_kept_in)
     elif len(heads) > 1:
         _warn_of_competition(heads, scores, say)
 
 
-def _require_competition(heads: TaughtHeads, scores: Sequence[TeacherScores], scores_kept_in: str) -> None:
+def _require_competition(heads: TaughtHeads, scores: Sequence[TeacherScores], say: Say, scores_kept_in: str) -> None:
     taught = heads.only
     if taught.head.activation != SOFTMAX or len(taught.teachers) == 1:
         return
-    found = find_competition(scores_of(taught, scores), taught.labels)
+    own = scores_of(taught, scores)
+    found = find_competition(own, taught.labels)
+    if found.competes and not (apart := find_competition(own, _labels_apart(own))).competes:
+        say(
+            f"warning: {found.reason}, so they are merged as teachers of one question; by their scores they answer "
+            f"different ones ({apart.reason}): --heads each gives each a head of its own"
+        )
     if not found.competes:
         names = ", ".join(f"'{teacher}'" for teacher in taught.teachers)
         raise AmalgamError(
@@ -66,13 +72,19 @@ def _warn_of_competition(heads: TaughtHeads, scores: Sequence[TeacherScores], sa
                 )
 
 
+def _labels_apart(scores: Sequence[TeacherScores]) -> LabelSpace:
+    """Labels of which no two teachers share one, whatever their names are."""
+    return LabelSpace.union(
+        {each.teacher: [f"{each.teacher}/{k}" for k in range(each.logits.shape[1])] for each in scores}
+    )
+
+
 def _between(one: Sequence[str], other: Sequence[str], scores: dict[str, TeacherScores]) -> Competition | None:
     """What shows that a teacher of one head competes with one of another head; None if nothing does."""
     for first in one:
         for second in other:
             pair = [scores[first], scores[second]]
-            classes = {name: [f"{name}/{k}" for k in range(scores[name].logits.shape[1])] for name in (first, second)}
-            found = find_competition(pair, LabelSpace.union(classes))
+            found = find_competition(pair, _labels_apart(pair))
             if found.verdict == "compete":
                 return found
     return None

@@ -67,6 +67,16 @@ def test_teachers_of_different_questions_stop_a_build_that_was_not_told_what_to_
     assert "\n" not in message
 
 
+def test_a_shared_label_makes_one_question_of_two_but_not_without_a_word(independent, competing):
+    names = {"topic": ["games", "net", "other"], "tone": ["calm", "cross", "other"]}
+    labels = LabelSpace.union(names)
+    heads = TaughtHeads((TaughtHead(Head("label", SOFTMAX, labels.names), labels),))
+    (warning,) = check(heads, independent, None)
+    assert "several teachers have the label 'other'" in warning
+    assert "--heads each" in warning
+    assert check(heads, competing, None) == []
+
+
 @pytest.mark.parametrize("asked_for", ["union", {"label": ("topic", "tone")}])
 def test_who_asks_for_one_head_gets_it(independent, asked_for):
     assert check(one_head(["topic", "tone"]), independent, asked_for) == []

