@@ -15,7 +15,7 @@ from tests.support.real_models import fine_tune
 
 FACETS = Path(__file__).parents[2] / "examples" / "data" / "debian_facets.csv"
 QUESTIONS = ("library", "language", "role")
-N_TEACHER, N_CORPUS, N_TEST = 480, 400, 200
+N_TEACHER, N_CORPUS, N_TEST = 900, 400, 200
 
 
 @pytest.fixture(scope="module")
