@@ -10,42 +10,15 @@ import click
 from amalgam_edge.cli.hub_options import with_hub_options
 from amalgam_edge.cli.output import show_lines
 from amalgam_edge.cli.recipe_options import RecipeCommand, given, with_recipe_options
+from amalgam_edge.recipe.new_head import HEAD_SETTINGS
 
 if TYPE_CHECKING:
     from amalgam_edge.runtime.bundle import Bundle
     from amalgam_edge.runtime.hub import HubOptions
 
 _WIDE = {"max_content_width": 110}
-_OF_A_NEW_HEAD = (
-    "teachers",
-    "labels",
-    "dropout",
-    "max_length",
-    "corpus",
-    "text_column",
-    "split",
-    "passes",
-    "max_passes",
-    "masks",
-    "seed",
-    "backend",
-    "device",
-    "precision",
-    "threads",
-    "batch_tokens",
-    "engine",
-    "address",
-    "workers",
-    "method",
-    "reweight",
-    "score_temperature",
-    "refinement_rounds",
-    "distillation_temperature",
-    "calibrate",
-    "abstain",
-    "thresholds",
-    "work",
-)
+_OWN = ("held_out", "max_disagreement", "output")  # options whose default is the bundle's own
+_OF_A_NEW_HEAD = tuple(name for name in HEAD_SETTINGS if name not in _OWN)
 
 
 def _with_bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:

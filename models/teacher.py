@@ -51,14 +51,16 @@ class Teacher:
     head: str = ""
 
 
-def load_all(settings: TeacherSettings) -> list[Teacher]:
+def load_all(teacher_settings: TeacherSettings) -> list[Teacher]:
     """Load every teacher of a build, each with the name of the head that it teaches.
 
     Raises:
         AmalgamError: As :func:`load_teachers` and :func:`~amalgam_edge.models.checkpoints.heads_of`.
     """
-    head_of = {teacher: head for head, teachers in heads_of(settings).items() for teacher in teachers}
-    teachers = load_teachers(settings.sources, dropout=settings.dropout, max_length=settings.max_length)
+    head_of = {teacher: head for head, teachers in heads_of(teacher_settings).items() for teacher in teachers}
+    teachers = load_teachers(
+        teacher_settings.sources, dropout=teacher_settings.dropout, max_length=teacher_settings.max_length
+    )
     return [replace(teacher, head=head_of[teacher.name]) for teacher in teachers]
 
 

@@ -17,17 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amalgam_edge.building.data import BuildTexts, Student
 from amalgam_edge.building.inputs import tokenize
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.static_export import export_int8_static_student
-from amalgam_edge.heads import SOFTMAX, Heads
+from amalgam_edge.heads import Heads
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
-from amalgam_edge.methods.losses import weighted_binary_divergence, weighted_divergence
+from amalgam_edge.methods.losses import divergence_of, sum_over_heads, weighted_divergence
 from amalgam_edge.methods.supervision import from_targets
 from amalgam_edge.models.static_student import StaticStudent, static_student_from
 from amalgam_edge.progress import Advance, Say
@@ -136,18 +135,7 @@ def train_cascade_student(
 
 def _loss_of(heads: Heads) -> LossFunction:
     """The divergence from the encoder's answers, summed over heads."""
-    if heads.is_one_softmax:
-        return weighted_divergence
-
-    def loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        terms = []
-        for head in heads:
-            columns = heads.columns(head.name)
-            own_loss = weighted_divergence if head.activation == SOFTMAX else weighted_binary_divergence
-            terms.append(own_loss(logits[:, columns], target[:, columns], weight))
-        return torch.stack(terms).sum()
-
-    return loss
+    return weighted_divergence if heads.is_one_softmax else sum_over_heads(heads, [divergence_of(h) for h in heads])
 
 
 def add_cascade(

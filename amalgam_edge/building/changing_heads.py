@@ -86,7 +86,7 @@ def change_head(bundle: Bundle, request: HeadRequest, progress: Progress) -> Bun
     backend = choose_backend(recipe.compute, recipe.scoring) if is_new else None
     limit_threads()
     fitting = [
-        Step(_load_teachers, makes="teachers", title="loading teachers"),
+        Step(load_all, makes="teachers", title="loading teachers"),
         Step(_head_of_teachers, makes="heads"),
         Step(_corpus, makes="corpus"),
         Step(_stores, makes="stores"),
@@ -120,10 +120,6 @@ def change_head(bundle: Bundle, request: HeadRequest, progress: Progress) -> Bun
         }
         run_steps(steps, values, progress)
     return Bundle.open(output)
-
-
-def _load_teachers(teacher_settings: TeacherSettings) -> list[Teacher]:
-    return load_all(teacher_settings)
 
 
 def _head_of_teachers(

@@ -43,7 +43,8 @@ def _require_competition(heads: TaughtHeads, scores: Sequence[TeacherScores], sa
         return
     own = scores_of(taught, scores)
     found = find_competition(own, taught.labels)
-    if found.competes and not (apart := find_competition(own, _labels_apart(own))).competes:
+    is_shared = (taught.labels.knowledge.sum(axis=1) > 1).any()
+    if is_shared and not (apart := find_competition(own, _labels_apart(own))).competes:
         say(
             f"warning: {found.reason}, so they are merged as teachers of one question; by their scores they answer "
             f"different ones ({apart.reason}): --heads each gives each a head of its own"

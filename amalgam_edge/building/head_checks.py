@@ -10,6 +10,7 @@ from amalgam_edge.building.checks import check_source, check_teachers, require, 
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.methods import METHODS, method_named
 from amalgam_edge.models.checkpoints import heads_of
+from amalgam_edge.recipe.new_head import HEAD_SETTINGS
 from amalgam_edge.recipe.reading import read_renames, read_thresholds
 from amalgam_edge.recipe.recipe import Recipe, recipe_options
 from amalgam_edge.recipe.sections import CorpusSettings
@@ -17,40 +18,6 @@ from amalgam_edge.runtime.bundle import Bundle
 
 Action = Literal["add", "replace", "drop"]
 
-# The settings of a recipe that say something of a new head; the encoder is there already and stays as it is.
-HEAD_SETTINGS = (
-    "teachers",
-    "labels",
-    "dropout",
-    "max_length",
-    "corpus",
-    "text_column",
-    "split",
-    "held_out",
-    "passes",
-    "max_passes",
-    "masks",
-    "seed",
-    "precision",
-    "batch_tokens",
-    "backend",
-    "device",
-    "threads",
-    "engine",
-    "address",
-    "workers",
-    "method",
-    "reweight",
-    "score_temperature",
-    "refinement_rounds",
-    "distillation_temperature",
-    "max_disagreement",
-    "calibrate",
-    "abstain",
-    "thresholds",
-    "output",
-    "work",
-)
 _MOST_HELD_OUT = 2**36  # as many texts as a corpus may have
 
 

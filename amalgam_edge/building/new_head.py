@@ -16,9 +16,9 @@ from amalgam_edge.building.students import agreement_of_head, calibrate_head, lo
 from amalgam_edge.building.supervising import supervise
 from amalgam_edge.errors import AmalgamError
 from amalgam_edge.exporters.rewrites.head_outputs import HeadLayer, HiddenState, hidden_state, reading_hidden_state
-from amalgam_edge.heads import SOFTMAX, Head, Heads
+from amalgam_edge.heads import Head, Heads
 from amalgam_edge.methods import method_named
-from amalgam_edge.methods.losses import weighted_binary_divergence, weighted_divergence
+from amalgam_edge.methods.losses import divergence_of
 from amalgam_edge.methods.supervision import Supervision, from_targets
 from amalgam_edge.methods.taught_heads import TaughtHeads
 from amalgam_edge.models.teacher import Teacher
@@ -167,6 +167,6 @@ def fit_static_layer(static: FrozenEncoder, texts: Sequence[str], head: Head, lo
         logits: The encoder's logits of this head for the texts, ``(n_texts, n_labels)``.
     """
     supervision: Supervision = from_targets(Heads((head,)).probabilities(logits))
-    loss = weighted_divergence if head.activation == SOFTMAX else weighted_binary_divergence
+    loss = divergence_of(head)
     weight, bias = fit_layer(torch.from_numpy(static.states(texts)).double(), supervision, loss, steps=_STEPS)
     return HeadLayer(weight.numpy(), bias.numpy())

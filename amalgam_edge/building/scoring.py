@@ -11,7 +11,7 @@ from amalgam_edge.inference.devices import limit_threads
 from amalgam_edge.models.teacher import Teacher, load_all
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
-from amalgam_edge.recipe.sections import CorpusSettings, OutputSettings, ScoringSettings, TeacherSettings
+from amalgam_edge.recipe.sections import CorpusSettings, OutputSettings, ScoringSettings
 from amalgam_edge.scoring.run import choose_backend, named_stores, scoring_steps
 from amalgam_edge.scoring.scores import ScoreSummary
 from amalgam_edge.scoring.store import ScoreStore
@@ -37,7 +37,7 @@ def score_texts(recipe: Recipe, progress: Progress, *, resume: bool = False) -> 
     values = {**settings_by_name(recipe), "backend": backend, "resume": resume}
     steps = [
         Step(_read_corpus, makes="corpus", title="reading texts"),
-        Step(_load_teachers, makes="teachers", title="loading teachers"),
+        Step(load_all, makes="teachers", title="loading teachers"),
         Step(_open_stores, makes="stores"),
         *scoring_steps(teacher_names(recipe.teachers), recipe.scoring, recipe.compute, backend),
         Step(summarise, makes="summaries"),
@@ -48,10 +48,6 @@ def score_texts(recipe: Recipe, progress: Progress, *, resume: bool = False) -> 
 
 def _read_corpus(corpus_settings: CorpusSettings) -> Corpus:
     return read_corpus(corpus_settings.source, text_column=corpus_settings.text_column, split=corpus_settings.split)
-
-
-def _load_teachers(teacher_settings: TeacherSettings) -> list[Teacher]:
-    return load_all(teacher_settings)
 
 
 def _open_stores(

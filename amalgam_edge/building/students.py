@@ -16,10 +16,11 @@ from amalgam_edge.exporters.selection.trimming import trim_through_gate
 from amalgam_edge.heads import SOFTMAX, THRESHOLD, Head
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
-from amalgam_edge.methods import Shapes, TeacherSignals, method_named
+from amalgam_edge.methods import Method, Shapes, TeacherSignals, method_named
+from amalgam_edge.methods.losses import sum_over_heads
 from amalgam_edge.methods.objectives import Objective
 from amalgam_edge.methods.supervision import Supervision
-from amalgam_edge.methods.taught_heads import TaughtHeads
+from amalgam_edge.methods.taught_heads import TaughtHead, TaughtHeads
 from amalgam_edge.metrics.calibration import Calibration, calibrate, calibrate_labels
 from amalgam_edge.models.hidden_state import last_layer
 from amalgam_edge.progress import Advance, Say
@@ -108,18 +109,14 @@ def loss_of(settings: MethodSettings, heads: TaughtHeads) -> LossFunction:
     method = method_named(settings.name)
     if heads.heads.is_one_softmax:
         return lambda logits, target, weight: method.loss(logits, target, weight, settings)
+    return sum_over_heads(heads.heads, [_weighted_loss(method, settings, taught) for taught in heads])
 
-    def loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        terms = []
-        for position, taught in enumerate(heads):
-            columns = heads.heads.columns(taught.head.name)
-            own_loss = method.loss if taught.head.activation == SOFTMAX else method.label_loss
-            assert own_loss is not None  # noqa: S101  (require_heads has checked)
-            own_weight = weight if weight.ndim == 1 else weight[:, position]
-            terms.append(taught.weight * own_loss(logits[:, columns], target[:, columns], own_weight, settings))
-        return torch.stack(terms).sum()
 
-    return loss
+def _weighted_loss(method: Method, settings: MethodSettings, taught: TaughtHead) -> LossFunction:
+    """The loss of one of several heads, times its weight."""
+    own_loss = method.loss if taught.head.activation == SOFTMAX else method.label_loss
+    assert own_loss is not None  # noqa: S101  (require_heads has checked)
+    return lambda logits, target, weight: taught.weight * own_loss(logits, target, weight, settings)
 
 
 def objective_of(

@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 
 from amalgam_edge.labels import LabelSpace
+from amalgam_edge.metrics.uncertainty import SOFTMAX, Activation
 from amalgam_edge.scoring.scores import TeacherScores
 
 # Chosen on the sets of teachers that docs/research.md names.
@@ -84,7 +85,9 @@ class Answers:
     @classmethod
     def of(cls, scores: TeacherScores) -> Answers:
         """The answers in a teacher's scores, none of which may be blank."""
-        return cls(answers(scores.probabilities), 1.0 - scores.uncertainty, scores.mutual_information)
+        return cls(
+            answers(scores.probabilities, scores.activation), 1.0 - scores.uncertainty, scores.mutual_information
+        )
 
 
 def find_competition(scores: Sequence[TeacherScores], labels: LabelSpace) -> Competition:
@@ -133,16 +136,17 @@ def compare_answers(said: Mapping[str, Answers], *, shared_label: str | None = N
     )
 
 
-def answers(probabilities: np.ndarray) -> np.ndarray:
+def answers(probabilities: np.ndarray, activation: Activation) -> np.ndarray:
     """A number for each text that is equal where a teacher's answer is, ``(n_texts,)`` of int.
 
-    The answer is the likeliest class or, where probabilities do not add up to 1, the set of labels that are likelier
+    The answer is the likeliest class or, of labels that do not exclude each other, the set of those that are likelier
     than not.
 
     Args:
         probabilities: Probabilities of classes, or of labels that do not exclude each other, ``(n_texts, n_labels)``.
+        activation: What made them of logits.
     """
-    if np.allclose(probabilities.sum(axis=1), 1.0, atol=1e-3):
+    if activation == SOFTMAX:
         return probabilities.argmax(axis=1)
     sets: np.ndarray = np.unique(probabilities > 0.5, axis=0, return_inverse=True)[1]
     return sets.reshape(-1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from amalgam_edge.heads import SOFTMAX, Head, Heads
 from amalgam_edge.recipe.sections import MethodSettings
 
 if TYPE_CHECKING:
     import torch
+
+    LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def weighted_divergence(
@@ -51,3 +55,30 @@ def weighted_binary_divergence(
     cross_entropy = F.binary_cross_entropy_with_logits(exact, target, reduction="none")
     entropy = torch.special.entr(target) + torch.special.entr(1 - target)
     return (weight * (cross_entropy - entropy).sum(dim=-1)).mean()
+
+
+def divergence_of(head: Head) -> LossFunction:
+    """How far a student's answers in a head are from their target: :func:`weighted_divergence`, or that of labels."""
+    return weighted_divergence if head.activation == SOFTMAX else weighted_binary_divergence
+
+
+def sum_over_heads(heads: Heads, losses: Sequence[LossFunction]) -> LossFunction:
+    """The loss of several heads: the sum of each one's own over its columns.
+
+    Args:
+        heads: The heads, whose logits and targets stand side by side.
+        losses: The loss of each: function (logits, target, weight) → scalar. Weights are ``(n_texts,)`` for all heads,
+            or ``(n_texts, n_heads)``.
+    """
+
+    def loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        import torch  # in the function, so that methods can be listed without torch
+
+        terms = []
+        for position, (head, own_loss) in enumerate(zip(heads, losses, strict=True)):
+            columns = heads.columns(head.name)
+            own_weight = weight if weight.ndim == 1 else weight[:, position]
+            terms.append(own_loss(logits[:, columns], target[:, columns], own_weight))
+        return torch.stack(terms).sum()
+
+    return loss

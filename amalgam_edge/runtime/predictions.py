@@ -103,15 +103,19 @@ def with_abstain(heads: Heads, abstain: Abstain | None) -> Heads:
     """
     if abstain is None:
         return heads
-    named = abstain if isinstance(abstain, Mapping) else {h.name: abstain for h in heads if h.activation == SOFTMAX}
-    for name, threshold in named.items():
+    if not isinstance(abstain, Mapping):
+        _require_score(abstain)
+        abstain = {head.name: abstain for head in heads if head.activation == SOFTMAX}
+    for name, threshold in abstain.items():
         if heads[name].activation == SIGMOID:
             raise AmalgamError(f"abstain: head '{name}' gives every label that holds, and so never abstains")
-        if not 0 <= threshold <= 1:
-            raise AmalgamError(f"abstain is a score between 0 and 1 (got {threshold!r})")
-    if not named and not 0 <= (0 if isinstance(abstain, Mapping) else abstain) <= 1:
-        raise AmalgamError(f"abstain is a score between 0 and 1 (got {abstain!r})")
-    return Heads(tuple(replace(head, abstain=named.get(head.name, head.abstain)) for head in heads))
+        _require_score(threshold)
+    return Heads(tuple(replace(head, abstain=abstain.get(head.name, head.abstain)) for head in heads))
+
+
+def _require_score(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise AmalgamError(f"abstain is a score between 0 and 1 (got {threshold!r})")
 
 
 def abstains(head: Head, probabilities: np.ndarray) -> np.ndarray:

@@ -13,7 +13,14 @@ from amalgam_edge.dropout.masks import DROPOUT_OFF
 from amalgam_edge.dropout.sites import find_sites
 from amalgam_edge.inference.batches import CPU_BATCH_TOKENS, batches_by_length, encode
 from amalgam_edge.methods.competition import Answers, answers
-from amalgam_edge.metrics.uncertainty import entropy, normalised_entropy, softmax
+from amalgam_edge.metrics.uncertainty import (
+    SIGMOID,
+    SOFTMAX,
+    Activation,
+    normalised_uncertainty,
+    summarise_passes,
+    to_probabilities,
+)
 from amalgam_edge.models.loading import fingerprint, load_classifier, load_config, load_tokenizer
 from amalgam_edge.models.student import build_student
 from amalgam_edge.models.teacher import Teacher
@@ -116,10 +123,8 @@ def say(pass_logits: np.ndarray, *, multi: bool) -> Answers:
 
     Uncertainty is the entropy of the mean prediction or, if ``multi``, the mean of the labels' binary entropies.
     """
-    logits = pass_logits.astype(np.float64)
-    each = np.stack([1.0 / (1.0 + np.exp(-logits)), 1.0 / (1.0 + np.exp(logits))], axis=-1)
-    probabilities = each if multi else softmax(logits)[:, :, None, :]  # (passes, texts, 1 or labels, outcomes)
-    passes = probabilities[:PASSES]
-    certain = 1.0 - normalised_entropy(passes.mean(axis=0)).mean(axis=-1)
-    information = (entropy(passes.mean(axis=0)) - entropy(passes).mean(axis=0)).sum(axis=-1)
-    return Answers(answers(each[-1, :, :, 0] if multi else probabilities[-1, :, 0]), certain, information)
+    activation: Activation = SIGMOID if multi else SOFTMAX
+    passes, without_dropout = pass_logits[:PASSES], pass_logits[-1].astype(np.float64)
+    mean, information = summarise_passes(passes, np.full(passes.shape[1], PASSES), activation)
+    certain = 1.0 - normalised_uncertainty(mean, activation)
+    return Answers(answers(to_probabilities(without_dropout, activation), activation), certain, information)

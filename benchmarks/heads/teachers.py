@@ -20,13 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers.utils import logging
 
 from amalgam_edge.console_progress import ConsoleProgress
 from amalgam_edge.inference.predict import predict_texts
 from amalgam_edge.inference.torch_runner import TorchRunner
-from amalgam_edge.methods import weighted_divergence
+from amalgam_edge.methods.losses import weighted_binary_divergence, weighted_divergence
 from amalgam_edge.methods.supervision import from_targets
 from amalgam_edge.models.loading import load_classifier, load_config, load_tokenizer
 from amalgam_edge.progress import Progress
@@ -40,12 +39,6 @@ RUNS = Path("runs/heads")
 # Few labels are set, so a sigmoid teacher first says none; it takes more updates. At 3e-4 the encoder collapsed.
 SIGMOID_TRAINING = replace(TEACHER_TRAINING, epochs=6, batch_size=16)
 MULTI_LABEL = "multi_label_classification"
-
-
-def binary_cross_entropy(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """mean_x v(x) · Σ_y BCE(sigmoid(logits_y(x)), target_y(x)) in nats, a scalar."""
-    divergence = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none").sum(dim=-1)
-    return (weight * divergence).mean()
 
 
 def fine_tune(
@@ -75,7 +68,7 @@ def fine_tune(
     model.base_model.embeddings.requires_grad_(False)  # half of the time of an update, on a CPU
     loss = weighted_divergence
     if question.multi:
-        model.config.problem_type, loss = MULTI_LABEL, binary_cross_entropy
+        model.config.problem_type, loss = MULTI_LABEL, weighted_binary_divergence
     title, n_updates = f"fine-tuning {question.name}", settings.n_updates(len(texts))
     with staged(folder) as part, progress.step(title, n_updates, "updates") as advance:
         fit_and_save((model, tokenizer), texts, from_targets(target), loss, part, settings, advance)

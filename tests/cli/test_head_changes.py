@@ -14,7 +14,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amalgam_edge import add_head, drop_head, replace_head
 from amalgam_edge.building import changing_heads
-from amalgam_edge.building.head_checks import HEAD_SETTINGS
 from amalgam_edge.cli import heads
 from amalgam_edge.corpus import read_corpus
 from amalgam_edge.errors import AmalgamError
@@ -24,6 +23,7 @@ from amalgam_edge.exporters.selection.calibration import observe_activations
 from amalgam_edge.exporters.static_export import export_int8_static_student
 from amalgam_edge.exporters.student_export import export_student
 from amalgam_edge.models.static_student import StaticConfig, StaticStudent
+from amalgam_edge.recipe.new_head import HEAD_SETTINGS
 from amalgam_edge.runtime import Bundle, EdgeClassifier
 from amalgam_edge.runtime.bundle import MODEL_FILES, STATIC_FILE
 from amalgam_edge.runtime.manifest import write_manifest

@@ -185,8 +185,8 @@ def test_concord_is_the_correlation_with_the_greatest_of_the_others():
 
 
 def test_the_answer_is_the_likeliest_class_or_the_set_of_likely_labels():
-    assert answers(np.array([[0.2, 0.8], [0.5, 0.5], [0.4, 0.6]])).tolist() == [1, 0, 1]
-    first, second, third, fourth = answers(np.array([[0.9, 0.8], [0.9, 0.1], [0.7, 0.6], [0.1, 0.2]]))
+    assert answers(np.array([[0.2, 0.8], [0.5, 0.5], [0.4, 0.6]]), "softmax").tolist() == [1, 0, 1]
+    first, second, third, fourth = answers(np.array([[0.9, 0.8], [0.9, 0.1], [0.7, 0.6], [0.1, 0.2]]), "sigmoid")
     assert first == third and len({first, second, fourth}) == 3
 
 
