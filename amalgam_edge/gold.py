@@ -110,7 +110,8 @@ def label_columns(heads: Sequence[str], columns: Sequence[str]) -> dict[str, str
                 )
             head, column = heads[0], entry
         if head in named:
-            raise AmalgamError(f"--label-column: head '{head}' is named twice")
+            remedy = "; a column a head needs several heads: --heads each" if len(heads) == 1 else ""
+            raise AmalgamError(f"--label-column: head '{head}' is named twice{remedy}")
         named[head] = column
     if len(heads) == 1:
         return {heads[0]: named.get(heads[0], LABEL_COLUMN)}

@@ -17,7 +17,7 @@ from amalgam_edge.errors import AmalgamError
 from amalgam_edge.gold import GoldAnswers, columns_of, gold_answers, label_columns
 from amalgam_edge.heads import Heads
 from amalgam_edge.methods import method_named
-from amalgam_edge.models.checkpoints import encoder_of, heads_of, resolve_student
+from amalgam_edge.models.checkpoints import encoder_of, heads_of, parse_teacher, resolve_student
 from amalgam_edge.models.static_student import build_static_student
 from amalgam_edge.models.student import build_student, n_layers
 from amalgam_edge.models.teacher import Teacher, load_all
@@ -34,6 +34,7 @@ from amalgam_edge.recipe.sections import (
 from amalgam_edge.runtime.manifest import STATIC
 from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.scoring.summary import scored_by_all
+from amalgam_edge.tables.columns import MissingColumnError
 
 
 def read_texts(
@@ -50,16 +51,30 @@ def read_texts(
         raise AmalgamError(f"{source}: one text is too few; at least two are needed, and hundreds are wise")
     train, held_out = corpus.split(corpus_settings.held_out)
     labelled = None
-    label_columns = columns_of(label_columns_of_teachers(teacher_settings, evaluation_settings))
     if evaluation_settings.source:
-        labelled = read_corpus(
-            evaluation_settings.source,
-            text_column=evaluation_settings.text_column,
-            label_columns=label_columns,
-            split=evaluation_settings.split,
+        labelled = _read_labelled(evaluation_settings.source, evaluation_settings, teacher_settings)
+    return BuildTexts(corpus, train, held_out, labelled)
+
+
+def _read_labelled(source: str, settings: EvaluationSettings, teachers: TeacherSettings) -> Corpus:
+    """The labelled texts. Gold labels by teacher, where nobody spoke of heads, say what was forgotten."""
+    try:
+        return read_corpus(
+            source,
+            text_column=settings.text_column,
+            label_columns=columns_of(label_columns_of_teachers(teachers, settings)),
+            split=settings.split,
             drop_duplicates=False,
         )
-    return BuildTexts(corpus, train, held_out, labelled)
+    except MissingColumnError as error:
+        names = [parse_teacher(spec)[0] for spec in teachers.sources]
+        by_teacher = {*names} & {*error.columns, *(entry.partition("=")[0] for entry in settings.label_column)}
+        if teachers.heads is not None or len(names) < 2 or not by_teacher:
+            raise
+        raise AmalgamError(
+            f"{error}; gold labels by teacher ({', '.join(sorted(by_teacher))}) are for heads: add --heads each if "
+            "teachers answer different questions"
+        ) from error
 
 
 def load_models(

@@ -10,6 +10,20 @@ from amalgam_edge.errors import AmalgamError
 TEXT_COLUMN = "text"
 
 
+class MissingColumnError(AmalgamError):
+    """A table lacks a column that was asked for.
+
+    Args:
+        source: What the table was read from.
+        wanted: The column that was asked for.
+        columns: Those that it has.
+    """
+
+    def __init__(self, source: str, wanted: str, columns: Sequence[str]) -> None:
+        super().__init__(f"{source}: no column '{wanted}'; it has {_listed(columns)}")
+        self.columns = tuple(columns)
+
+
 def choose_text_column(source: str, columns: Sequence[str], of_strings: Sequence[str], wanted: str | None) -> str:
     """The column that was asked for; else ``text``, or the only column of strings.
 
@@ -36,10 +50,10 @@ def require_column(source: str, columns: Sequence[str], wanted: str) -> None:
     """Refuse a column that a table does not have.
 
     Raises:
-        AmalgamError: It does not; the message names those that it has.
+        MissingColumnError: It does not; the message names those that it has.
     """
     if wanted not in columns:
-        raise AmalgamError(f"{source}: no column '{wanted}'; it has {_listed(columns)}")
+        raise MissingColumnError(source, wanted, columns)
 
 
 def refuse_same_column(source: str, text_column: str, label_column: str | None) -> None:

@@ -91,6 +91,7 @@ def build_student(names: Sequence[str], options: argparse.Namespace) -> Bundle:
             student=encoder_folder(),
             student_layers=options.layers,
             epochs=options.epochs,
+            passes=options.passes,
             threads=options.threads,
             output=str(output),
             work=str(options.runs / "work"),
@@ -184,6 +185,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, help="unlabeled texts  [default: RUNS/corpus.jsonl]")
     parser.add_argument("--layers", type=int, default=3, help="layers of the student")
     parser.add_argument("--epochs", type=int, default=5, help="passes of training over the corpus")
+    parser.add_argument("--passes", type=int, default=2, help="dropout passes; the target of one teacher reads none")
     parser.add_argument("--threads", type=int, default=1, help="threads to compute with")
     parser.add_argument("--separate", action="store_true", help="build a student of each teacher alone, too")
     options = parser.parse_args()

@@ -55,6 +55,19 @@ def heads(inputs, invoke, make_classifier, tmp_path_factory):
     )
 
 
+@pytest.mark.parametrize(
+    "columns", [[], ["--label-column", "kind=sort"], ["--label-column", "a=sort", "--label-column", "tone=mood"]]
+)
+def test_gold_labels_by_teacher_without_heads_are_told_what_was_forgotten(mistake, inputs, heads, tmp_path, columns):
+    gold = write_jsonl(tmp_path / "gold.jsonl", [{"text": "a", "a": "games", "tone": "calm"}])
+    told = mistake(
+        *("build", "--teacher", inputs.a, "--teacher", f"tone={heads.tone}", "--corpus", inputs.corpus),
+        *("--student", inputs.student, "--evaluate", gold, *columns, "--output", tmp_path / "student"),
+    )
+    assert "--heads each" in told
+    assert not (tmp_path / "student").exists()
+
+
 def test_the_manifest_says_who_teaches_what(heads):
     kind, tone, tags = json.loads((heads.folder / "amalgam.json").read_text("utf-8"))["heads"]
     assert [(head["name"], head["activation"]) for head in (kind, tone, tags)] == [
