@@ -9,7 +9,7 @@ from typing import Any
 
 Result = Mapping[str, Any]
 
-BASELINE, PAPER, OURS, REFERENCE = SHOWN = ("vanilla-kd", "muka-soft", "refined", "labels")
+BASELINE, PAPER, OURS, ATTAINABLE, LABELS = SHOWN = ("vanilla-kd", "muka-soft", "refined", "oracle-teacher", "labels")
 
 
 def read_results(runs: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Compare amalgamation methods over corpora, settings and seeds, in tables and plots.
 
-    python -m benchmarks.amalgamation.run --quick          # one corpus, one seed, four methods: about 10 minutes
+    python -m benchmarks.amalgamation.run --quick          # one corpus, one seed, five methods: about 10 minutes
     python -m benchmarks.amalgamation.run --seeds 0 1 2 --threads 1 --jobs-of 1/2 &
     python -m benchmarks.amalgamation.run --seeds 0 1 2 --threads 1 --jobs-of 2/2
     python -m benchmarks.amalgamation.run --tables-only
@@ -17,7 +17,9 @@ rm -r RUNS/*/*/*/METHOD.
 
 A method may be given with recipe options, as in muka-soft@score_temperature=0.5,epochs=3. A corpus of the Hub is named
 hf://OWNER/NAME, followed by :TEXT_COLUMN:LABEL_COLUMN:SPLIT unless these are text, label and train. The corpora of the
-paper are named ag_news, thucnews, google_snippets and 5abstracts (no copy of the last two is known: name one).
+paper are named ag_news, thucnews, google_snippets and 5abstracts (no copy of the last two is known: name one). With
+--data, a corpus NAME is read from FOLDER/NAME.csv if there is one: columns text and label, and domain if the labels of
+a domain belong to one teacher.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from benchmarks.amalgamation.sources import corpus_loader
 from benchmarks.amalgamation.students import (
     LABELS,
     METHOD_VARIANTS,
+    ORACLE,
     Group,
     Study,
     group_key,
@@ -59,7 +62,7 @@ from examples.teachers import TEACHER_TRAINING
 QUICK = {
     "corpora": ["debian_sections"],
     "settings": [BASE],
-    "methods": ["vanilla-kd", "muka-soft", "refined", LABELS],
+    "methods": ["vanilla-kd", "muka-soft", "refined", ORACLE, LABELS],
     "seeds": [0],
 }
 CORPORA = ("debian_sections", "wordnet_nouns", "wordnet_verbs", "kjv_books")
@@ -203,13 +206,14 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
-        "--quick", action="store_true", help="one corpus, one seed and four methods: about 10 minutes on 2 cores"
+        "--quick", action="store_true", help="one corpus, one seed and five methods: about 10 minutes on 2 cores"
     )
     parser.add_argument("--epochs", type=int, default=Recipe().training.epochs, help="epochs of students")
     parser.add_argument("--teacher-epochs", type=int, default=TEACHER_TRAINING.epochs, help="epochs of teachers")
     parser.add_argument(
         "--most", type=int, help="texts per label of a corpus, before its split  [default: all, of the Hub: 400]"
     )
+    parser.add_argument("--data", type=Path, help="folder of further corpora, as CSV files")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/amalgamation"), help="folder for everything that is made"
     )
@@ -244,7 +248,9 @@ def main() -> None:
                 methods.append(method)
             except UnavailableError as reason:
                 progress.say(f"left out: {method}: {reason}")
-        study = Study(options.runs, methods, options.epochs, options.teacher_epochs, options.most, options.threads)
+        study = Study(
+            options.runs, methods, options.epochs, options.teacher_epochs, options.most, options.threads, options.data
+        )
         run(make_plans(all_groups(options), study, progress.say), study, options.jobs_of, progress)
     print(write_tables(options.runs, options.output or options.runs / "tables", [*METHOD_VARIANTS]))
 

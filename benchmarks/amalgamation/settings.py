@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from string import ascii_lowercase
@@ -28,14 +28,15 @@ class LabelledCorpus:
     Attributes:
         name: Name of the corpus.
         split: Its texts by purpose.
-        order: Its labels, in the order in which seed 0 deals them out to teachers.
+        order: Its labels, in the order in which seed 0 deals them out to teachers. Labels of one item, such as those of
+            a domain, go to the same teacher.
         larger: More texts for the unlabeled corpus with their labels, none of them in ``split``.
     """
 
     name: str
     split: Split
-    order: tuple[str, ...]
-    larger: Rows
+    order: tuple[tuple[str, ...], ...]
+    larger: Rows = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class TeacherPlan:
         rows: Pairs of text and label that it is fine-tuned on.
         architecture: One of ``architectures.ARCHITECTURES``.
         useful: Whether there is anything to be learned from it.
+        epochs: Epochs that it is fine-tuned for; None for as many as the study says.
     """
 
     name: str
@@ -70,6 +72,7 @@ class TeacherPlan:
     rows: Rows
     architecture: str = "bert"
     useful: bool = True
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,21 +98,23 @@ class Plan:
         return dict(owners)
 
 
-def interleaved(label_sets: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """The order of labels from which :func:`deal_labels` makes these sets again with seed 0."""
-    return tuple(chain.from_iterable(zip(*label_sets, strict=True)))
+def interleaved(label_sets: Iterable[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """The order of labels, each an item, from which :func:`deal_labels` makes these sets again with seed 0."""
+    return tuple((label,) for label in chain.from_iterable(zip(*label_sets, strict=True)))
 
 
-def deal_labels(order: Sequence[str], n_teachers: int, seed: int) -> list[tuple[str, ...]]:
-    """Deal labels out to teachers in turn: in the given order with seed 0, in a shuffled order with any other seed.
+def deal_labels(order: Sequence[tuple[str, ...]], n_teachers: int, seed: int) -> list[tuple[str, ...]]:
+    """Deal items of labels out to teachers in turn: as they are with seed 0, in a shuffled order with any other seed.
 
     Raises:
         UnavailableError: A teacher would have fewer than two labels.
     """
-    if len(order) < 2 * n_teachers:
-        raise UnavailableError(f"{n_teachers} teachers need {2 * n_teachers} labels, there are {len(order)}")
-    labels = sorted(order, key=lambda label: by_hash(f"{seed} {label}")) if seed else list(order)
-    return [tuple(labels[first::n_teachers]) for first in range(n_teachers)]
+    items = sorted(order, key=lambda item: by_hash(f"{seed} {item[0]}")) if seed else list(order)
+    hands = [tuple(chain.from_iterable(items[first::n_teachers])) for first in range(n_teachers)]
+    if min(map(len, hands)) < 2:
+        n_labels = sum(map(len, order))
+        raise UnavailableError(f"{n_teachers} teachers need {2 * n_teachers} labels, there are {n_labels}")
+    return hands
 
 
 def with_labels(rows: Rows, labels: Collection[str]) -> Rows:
@@ -154,6 +159,24 @@ def plan_for_label_sets(split: Split, label_sets: Sequence[Sequence[str]], archi
 def disjoint_teachers(inputs: PlanInputs, n_teachers: int) -> Plan:
     """Teachers with disjoint labels."""
     return plan_for_label_sets(inputs.source.split, deal_labels(inputs.source.order, n_teachers, inputs.seed))
+
+
+def trained_for(inputs: PlanInputs, epochs: int) -> Plan:
+    """Two teachers that are fine-tuned for so many epochs: too few, enough or too many."""
+    plan = disjoint_teachers(inputs, 2)
+    return replace(plan, teachers=tuple(replace(teacher, epochs=epochs) for teacher in plan.teachers))
+
+
+def same_labels(inputs: PlanInputs, n_teachers: int) -> Plan:
+    """Teachers that all know all labels, and have learned them from different texts."""
+    plan = disjoint_teachers(inputs, 1)
+    (whole,) = plan.teachers
+    parts: list[Rows] = [[] for _ in range(n_teachers)]
+    n_seen: dict[str, int] = defaultdict(int)
+    for row in whole.rows:
+        parts[n_seen[row[1]] % n_teachers].append(row)
+        n_seen[row[1]] += 1
+    return replace(plan, teachers=tuple(teacher_plan(k, whole.labels, rows) for k, rows in enumerate(parts)))
 
 
 def heterogeneous(inputs: PlanInputs, architectures: Sequence[str]) -> Plan:
@@ -283,6 +306,11 @@ SETTINGS: dict[str, Callable[[PlanInputs], Plan]] = {
     "three": partial(disjoint_teachers, n_teachers=3),
     "four": partial(disjoint_teachers, n_teachers=4),
     "five": partial(disjoint_teachers, n_teachers=5),
+    "ten": partial(disjoint_teachers, n_teachers=10),
+    "trained-3": partial(trained_for, epochs=3),
+    "trained-10": partial(trained_for, epochs=10),
+    "trained-30": partial(trained_for, epochs=30),
+    "same-labels": partial(same_labels, n_teachers=3),
     "heterogeneous": partial(heterogeneous, architectures=("bert", "distilbert")),
     "heterogeneous-three": partial(heterogeneous, architectures=("bert", "distilbert", "roberta")),
     "datasets": two_datasets,

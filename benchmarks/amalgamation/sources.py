@@ -1,9 +1,12 @@
-"""Reading the corpora of the amalgamation benchmark, from examples/data/ or from the Hugging Face Hub."""
+"""Reading the corpora of the amalgamation benchmark: from examples/data/, from a folder of files, or from the Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 
 from benchmarks.amalgamation.settings import LabelledCorpus, interleaved
 from benchmarks.amalgamation.students import Study
@@ -20,7 +23,10 @@ def corpus_loader(study: Study) -> Callable[[str], LabelledCorpus]:
     @cache
     def load(name: str) -> LabelledCorpus:
         larger: corpora.Rows = []
-        if hub.is_on_hub(name):
+        domains: dict[str, str] = {}
+        if study.data and (file := study.data / f"{name}.csv").exists():
+            texts, labels, domains = _read_file(file)
+        elif hub.is_on_hub(name):
             texts, labels = hub.read(name, study.runs / "corpora", study.most or _MOST_FROM_HUB)
         else:
             texts, labels = _read_sample(name)
@@ -29,10 +35,26 @@ def corpus_loader(study: Study) -> Callable[[str], LabelledCorpus]:
                 larger = [row for row in zip(*corpora.load(f"{name}_large"), strict=True) if row[0] not in known]
         label_sets = corpora.TEACHERS.get(name, {}).values()
         split = corpora.split(*_at_most(texts, labels, study.most))
-        order = interleaved(label_sets) if label_sets else tuple(sorted(set(labels)))
+        order = interleaved(label_sets) if label_sets else _by_domain(labels, domains)
         return LabelledCorpus(name, split, order, larger)
 
     return load
+
+
+def _read_file(path: Path) -> tuple[list[str], list[str], dict[str, str]]:
+    """Texts, their labels, and the domain of each label that has one; texts without a label are left out."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = {row["text"]: row for row in csv.DictReader(file) if row["label"]}  # a text once
+    domains = {row["label"]: row["domain"] for row in rows.values() if row.get("domain")}
+    return [*rows], [row["label"] for row in rows.values()], domains
+
+
+def _by_domain(labels: Iterable[str], domains: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    """The labels in alphabetical order; those of a domain are one item."""
+    items: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(set(labels)):
+        items[domains.get(label, label)].append(label)
+    return tuple(tuple(items[name]) for name in sorted(items))
 
 
 def _read_sample(name: str) -> tuple[list[str], list[str]]:

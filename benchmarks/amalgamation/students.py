@@ -29,6 +29,7 @@ from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
+from amalgam_edge.scoring.scores import TeacherScores
 from amalgam_edge.storage.fingerprints import sha256_of_mapping
 from amalgam_edge.storage.records import to_json
 from amalgam_edge.storage.staging import staged, write_text_atomically
@@ -39,7 +40,9 @@ from benchmarks.corpora.hub import folder_name
 from examples.corpora import write_jsonl
 from examples.teachers import TEACHER_TRAINING, encoder_folder, fine_tune
 
-LABELS = "labels"  # the reference method: the student learns from the true labels
+LABELS = "labels"  # reference methods: the student learns from the true labels,
+ORACLE = "oracle-teacher"  # or from what the teacher says that knows the true label
+REFERENCES = (ORACLE, LABELS)
 # Methods by their names in results, with the recipe fields that they set beyond that name.
 METHOD_VARIANTS: dict[str, dict[str, Any]] = {
     "vanilla-kd": {},
@@ -51,7 +54,7 @@ METHOD_VARIANTS: dict[str, dict[str, Any]] = {
     "muka-soft-no-reweight": {"method": "muka-soft", "reweight": False},
     "muka-soft": {},
     "refined": {},
-    LABELS: {"method": "muka-soft"},  # only for its loss, the cross-entropy to the target
+    **{reference: {"method": "muka-soft"} for reference in REFERENCES},  # only for its loss, the cross-entropy
 }
 PREPARING_METHOD = "vanilla-kd"  # prepares a group, whose runs have methods of their own: none is cheaper
 STUDENT_LAYERS = 3
@@ -83,6 +86,7 @@ class Study:
         teacher_epochs: Epochs that a teacher is fine-tuned for.
         most: How many texts per label to take of a corpus; None for all.
         threads: How many threads compute; None for one per core.
+        data: Folder of further corpora; None if there is none.
     """
 
     runs: Path
@@ -91,6 +95,7 @@ class Study:
     teacher_epochs: int
     most: int | None
     threads: int | None
+    data: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,9 @@ def recipe_overrides(method: str) -> dict[str, Any]:
 
 def teacher_key(teacher: TeacherPlan, seed: int, epochs: int) -> str:
     """A hash of everything that a teacher is made from."""
-    return sha256_of_mapping({**asdict(teacher), "name": "", "useful": True, "seed": seed, "epochs": epochs})[:16]
+    return sha256_of_mapping(
+        {**asdict(teacher), "name": "", "useful": True, "seed": seed, "epochs": teacher.epochs or epochs}
+    )[:16]
 
 
 def group_key(study: Study, group: Group, plan: Plan) -> str:
@@ -177,7 +184,9 @@ def make_teachers(study: Study, group: Group, plan: Plan, progress: Progress) ->
                         part,
                         progress,
                         new_classifier=partial(untrained, architecture=teacher.architecture),
-                        settings=replace(TEACHER_TRAINING, epochs=study.teacher_epochs, seed=group.seed),
+                        settings=replace(
+                            TEACHER_TRAINING, epochs=teacher.epochs or study.teacher_epochs, seed=group.seed
+                        ),
                     )
         specs.append(f"{teacher.name}={folder}")
     return specs
@@ -220,24 +229,48 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
 
 
 def training_data(group: PreparedGroup, recipe: Recipe, method: str, progress: Progress) -> TrainingData:
-    """What a student is trained on: the method's supervision, or the true labels of the texts that have one."""
-    if method.partition("@")[0] != LABELS:
+    """What a student is trained on: the method's supervision, or a reference's, of texts with a label that is known."""
+    name = method.partition("@")[0]
+    if name not in REFERENCES:
         _, data = prepare_training_data(recipe, progress)
         return data
     known, texts = group.gold >= 0, group.data.texts
+    gold, labels = np.maximum(group.gold, 0), group.data.heads.only.labels
     return replace(
         group.data,
         texts=replace(texts, train=texts.train[known[texts.train]], held_out=texts.held_out[known[texts.held_out]]),
-        supervision=supervision.from_labels(np.maximum(group.gold, 0), len(group.data.heads.only.labels)),
+        supervision=(
+            supervision.from_labels(gold, len(labels))
+            if name == LABELS
+            else supervision.from_targets(right_teacher_target(group.data.scores, gold, labels, group.plan.owners()))
+        ),
         signals=TeacherSignals(),
     )
+
+
+def right_teacher_target(
+    scores: Sequence[TeacherScores], gold: np.ndarray, labels: LabelSpace, owners: Mapping[str, Sequence[int]]
+) -> np.ndarray:
+    """What the teacher says that knows the gold label; of several the mean. ``(n_texts, n_labels)``.
+
+    Args:
+        scores: The scores of each teacher.
+        gold: True labels, ``(n_texts,)``.
+        labels: The label space.
+        owners: For each label, the positions of the useful teachers that know it.
+    """
+    knows = np.zeros((len(labels), len(scores)))
+    for position, name in enumerate(labels.names):
+        knows[position, list(owners.get(name, ()))] = 1.0
+    weights = knows[gold]
+    return supervision.mix_targets(scores, weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0), labels)
 
 
 def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress: Progress) -> dict[str, Any]:
     """Train the student of a method and measure it on the test texts."""
     overrides = {**recipe_overrides(method), "output": str(folder / method / "bundle")}
     recipe = group.recipe.replace(**overrides)
-    if method.partition("@")[0] != LABELS:
+    if method.partition("@")[0] not in REFERENCES:
         write_text_atomically(folder / method / "recipe.yaml", recipe.to_yaml())
     data, settings = training_data(group, recipe, method, progress), resolved_training(recipe)
     student = new_student(recipe.student, group.models.teachers, data.heads.heads, recipe.student.layer_counts[0])
@@ -260,7 +293,7 @@ def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress:
     return {
         **{name: measured[name] for name in kept},
         "temperature": float(variant.temperatures.flat[0]),
-        **(supervision_quality(data.supervision, group) if method.partition("@")[0] != LABELS else {}),
+        **(supervision_quality(data.supervision, group) if method.partition("@")[0] not in REFERENCES else {}),
         "teacher_accuracy": group.teacher_accuracy,
         "labels": list(data.heads.only.labels.names),
         "n_corpus": len(data.texts.corpus),

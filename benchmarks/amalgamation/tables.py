@@ -13,10 +13,10 @@ from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.storage.staging import write_text_atomically
 from benchmarks.amalgamation.plots import base_plot, settings_plot
 from benchmarks.amalgamation.results import (
+    ATTAINABLE,
     BASELINE,
     OURS,
     PAPER,
-    REFERENCE,
     SHOWN,
     Result,
     by_seed,
@@ -34,7 +34,7 @@ CSV_FIELDS = (
     "method",
     "accuracy",
     "macro_f1",
-    "gap_closed",
+    "share_attained",
     "teacher_selection",
     "target_accuracy",
     "ece",
@@ -57,13 +57,14 @@ def mean_sd(values: Iterable[float], percent: bool = True) -> str:
     return f"{fmean(values):.{digits}f}{spread}"
 
 
-def gap_closed(results: Sequence[Result], method: str, measure: str = "accuracy", **of: Any) -> float | None:
-    """(method − vanilla-kd) / (labels − vanilla-kd), of means over the seeds that all three have results for.
+def share_attained(results: Sequence[Result], method: str, measure: str = "accuracy", **of: Any) -> float | None:
+    """(method − vanilla-kd) / (oracle-teacher − vanilla-kd), of means over the seeds that all three have results for.
 
-    It is a quotient of means, because the quotient of a single seed says nothing if its gap is small. None if there are
-    no such seeds or no gap.
+    A student that is told the right teacher of every text is as good as choosing teachers can make it: where teachers
+    err on their own texts, no method reaches the student of the true labels. It is a quotient of means, because the
+    quotient of a single seed says nothing if its gap is small. None if there are no such seeds or no gap.
     """
-    ours, low, high = (by_seed(results, measure, method=name, **of) for name in (method, BASELINE, REFERENCE))
+    ours, low, high = (by_seed(results, measure, method=name, **of) for name in (method, BASELINE, ATTAINABLE))
     seeds = ours.keys() & low.keys() & high.keys()
     gap = sum(high[seed] - low[seed] for seed in seeds)
     return sum(ours[seed] - low[seed] for seed in seeds) / gap if seeds and gap > 0 else None
@@ -110,7 +111,7 @@ def mean_percent(values: Sequence[float]) -> str:
 
 
 def quality_table(results: Sequence[Result], methods: Sequence[str]) -> Table:
-    """A row per method: how much of the gap it closes on each corpus, and means of other measures over corpora."""
+    """A row per method: its share of the attainable on each corpus, and means of other measures over corpora."""
     corpora = names(results, "corpus")
     measures = {
         "right teacher": "teacher_selection",
@@ -120,13 +121,13 @@ def quality_table(results: Sequence[Result], methods: Sequence[str]) -> Table:
     }
     rows = []
     for method in methods:
-        gaps = [gap_closed(results, method, corpus=corpus) for corpus in corpora]
+        gaps = [share_attained(results, method, corpus=corpus) for corpus in corpora]
         others = []
         for measure in measures.values():
             _, means = _cells(results, measure, method, corpora)
             others.append((f"{fmean(means):.3f}" if measure == "nll" else mean_percent(means)) if means else NONE)
         rows.append((method, *map(_percent, gaps), _percent(_mean(gaps)), *others))
-    titles = [*(f"gap closed, {corpus}" for corpus in corpora), "gap closed, mean", *measures]
+    titles = [*(f"attained, {corpus}" for corpus in corpora), "attained, mean", *measures]
     return Table((Column("method", numeric=False), *map(Column, titles)), tuple(rows))
 
 
@@ -153,8 +154,8 @@ def goals_table(results: Sequence[Result], methods: Sequence[str], ours: str = O
         if method != ours:
             values = [difference(results, ours, method, corpus=corpus) for corpus in corpora]
             rows.append((f"{ours} − {method}", *map(signed, values), _mean_signed(values)))
-    gaps = [gap_closed(results, ours, corpus=corpus) for corpus in corpora]
-    rows.append((f"gap closed by {ours}, %", *map(_percent, gaps), _percent(_mean(gaps))))
+    gaps = [share_attained(results, ours, corpus=corpus) for corpus in corpora]
+    rows.append((f"share of the attainable, {ours}, %", *map(_percent, gaps), _percent(_mean(gaps))))
     return Table((Column("points of accuracy", numeric=False), *map(Column, corpora), Column("mean")), tuple(rows))
 
 
@@ -201,11 +202,11 @@ def _mean_signed(values: Sequence[Sequence[float]]) -> str:
 
 
 def with_derived(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The results with two more fields: the share of the gap that the run closes, and the teachers' mean accuracy."""
+    """The results with two more fields: the run's share of the attainable, and the teachers' mean accuracy."""
     return [
         {
             **row,
-            "gap_closed": gap_closed(
+            "share_attained": share_attained(
                 results, row["method"], corpus=row["corpus"], setting=row["setting"], seed=row["seed"]
             ),
             "mean_teacher_accuracy": _mean([*row["teacher_accuracy"].values()]),
@@ -235,8 +236,8 @@ def markdown(results: Sequence[Result], methods: Sequence[str]) -> str:
         parts += ["## Two teachers: macro-F1", measure_table(base, "macro_f1", base_methods).to_markdown()]
         parts += [
             "## Two teachers: what is behind it",
-            "Gap closed: (method − vanilla-kd) / (labels − vanilla-kd) of mean accuracies. Right teacher: share of "
-            "unlabeled texts on which the teacher with the most of the supervision's mass on its labels is the one "
+            "Attained: (method − vanilla-kd) / (oracle-teacher − vanilla-kd) of mean accuracies. Right teacher: share "
+            "of unlabeled texts on which the teacher with the most of the supervision's mass on its labels is the one "
             "that knows the gold label; right target: on which the likeliest label is the gold one. Percent, but NLL; "
             "the last four are means over corpora.",
             quality_table(base, base_methods).to_markdown(),
