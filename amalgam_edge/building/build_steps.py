@@ -27,7 +27,8 @@ from amalgam_edge.building.data import (
 )
 from amalgam_edge.building.processes import ProcessGroup
 from amalgam_edge.corpus import Corpus
-from amalgam_edge.methods import Method, method_named
+from amalgam_edge.methods import method_named
+from amalgam_edge.models.checkpoints import heads_of
 from amalgam_edge.models.teacher import Teacher
 from amalgam_edge.progress import Advance, Say
 from amalgam_edge.recipe.recipe import Recipe
@@ -66,7 +67,7 @@ def build_steps(recipe: Recipe, backend: Backend) -> list[Step]:
         *scoring_steps(teacher_names(recipe.teachers), recipe.scoring, recipe.compute, backend),
         Step(_read_scores, makes="scored"),
         Step(_check_heads),
-        *_supervision_steps(method_named(recipe.method.name)),
+        *_supervision_steps(recipe),
         *_training_steps(recipe),
         *_export_steps(recipe),
         *(_cascade_steps() if recipe.cascade.enabled else []),
@@ -109,10 +110,11 @@ def _check_heads(
     competing.check_heads(models.heads, scored.scores, teacher_settings, say, str(work_folder / "scores"))
 
 
-def _supervision_steps(method: Method) -> Iterator[Step]:
+def _supervision_steps(recipe: Recipe) -> Iterator[Step]:
+    method = method_named(recipe.method.name)
     if method.reads_hidden:
         yield Step(_hidden_states, makes="hidden", title="reading hidden states", amount=_amount_of_hidden_states)
-    if method.reads_features:
+    if method.reads_features and any(len(own) > 1 for own in heads_of(recipe.teachers).values()):
         title = "reading the texts with the student's encoder"
         yield Step(_student_features, makes="features", title=title, amount=_amount_of_scored_texts)
     yield Step(_training_data, makes="data")

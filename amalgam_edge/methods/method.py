@@ -72,8 +72,8 @@ class Method:
         objective: Function (shapes, settings) → objective that replaces the loss once the head is fitted. None for
             methods whose loss reads nothing beyond the supervision.
         reads_hidden: Whether the objective reads the teachers' hidden states. They are computed only in that case.
-        reads_features: Whether ``supervise`` reads features of the student's encoder. They are computed only in that
-            case.
+        reads_features: Whether ``supervise`` reads features of the student's encoder where a head has several teachers.
+            They are computed only in that case.
         supervise_labels: ``supervise`` for a sigmoid head, whose labels do not exclude each other. None for methods
             that have softmax heads only.
         label_loss: ``loss`` for a sigmoid head.

@@ -88,6 +88,8 @@ def build_student(names: Sequence[str], options: argparse.Namespace) -> Bundle:
             teachers=[f"{name}={options.runs / 'teachers' / name}" for name in names],
             heads="each",
             corpus=str(options.corpus),
+            evaluate=str(options.runs / "test.csv"),
+            label_column=[f"{name}={name}" for name in names],
             student=encoder_folder(),
             student_layers=options.layers,
             epochs=options.epochs,

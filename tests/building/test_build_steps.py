@@ -84,6 +84,12 @@ def _is_general(hint):
              "exporting to ONNX, 3 layers", "quantizing and measuring, 3 layers",
              "exporting to ONNX, 6 layers", "quantizing and measuring, 6 layers", "writing the bundle"],
         ),
+        (
+            {"heads": "each"},  # refined reads features, but not for heads of one teacher
+            ["reading texts", "loading teachers and student", "scoring with a, 10 passes, torch on cpu",
+             "scoring with b, 10 passes, torch on cpu", "training the student", "calibrating", "exporting to ONNX",
+             "quantizing and measuring", "writing the bundle"],
+        ),
     ],
 )  # fmt: skip
 def test_the_steps_that_people_see(settings, titles):
