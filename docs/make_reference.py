@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from amalgam_edge.runtime.manifest import Manifest, TeacherManifest
+from amalgam_edge.runtime.manifest import FORMAT_VERSION, Manifest, TeacherManifest
 from amalgam_edge.scoring.scores_manifest import ScoresManifest
 from amalgam_edge.storage.record_schema import DIALECT, Entry, entries_of, json_schema, summary_of
 
@@ -37,9 +37,10 @@ A bundle is a folder:
 `amalgam.json` is JSON in UTF-8, at most 8 MiB. Its schema is [amalgam.schema.json](amalgam.schema.json); the reader
 checks it whole when a bundle is opened, and each file against its SHA-256 when it is used.
 
-**Versions.** `format_version` is 2. Version 1 is read as well: entries that it had no name for yet (`kind`, `front`,
-`student`, `cascade` and others) are read as null, or as not known. A newer version is refused with what to install.
-Later releases may add entries without a new version, so a reader has to ignore what it does not know.
+**Versions.** `format_version` is {format_version}. Older versions are read as if they had been written in this one: the
+labels of a version below 3 are those of a single softmax head, and entries that version 1 had no name for yet are null,
+or not known. A newer version is refused with what to install. Later releases may add entries without a new version, so
+a reader has to ignore what it does not know.
 
 **Paths** are relative to the folder, with `/` between names; none leads out of it.
 """
@@ -63,7 +64,7 @@ at most 1,048,576 shards. [scale.md](../scale.md) describes the shards.
 
 def rendered() -> dict[str, str]:
     """File of the reference → its content."""
-    bundle = [_BUNDLE, *_sections(Manifest, "## Entries of the manifest")]
+    bundle = [_BUNDLE.format(format_version=FORMAT_VERSION), *_sections(Manifest, "## Entries of the manifest")]
     bundle += ["## Exported teachers", _exported_teachers(), *_sections(TeacherManifest, None, described={Manifest})]
     return {
         "bundle-format.md": _page(bundle),
