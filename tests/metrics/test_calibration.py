@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from amalgam_edge.metrics.calibration import calibrate, fit_temperature, reliability
+from amalgam_edge.metrics.calibration import calibrate, earns_its_place, fit_temperature, reliability
 
 COLDEST, HOTTEST, N_BINS = 0.1, 10.0, 15  # as docs/method.md has them
 
@@ -86,13 +86,44 @@ def test_the_temperature_is_1_if_it_makes_no_difference(logits, target, weight):
     assert calibrate(logits, target, weight).temperatures[0] == 1.0
 
 
-def test_one_text_is_enough():
-    logits, target = np.array([[3.0, 0.0]]), np.array([[0.8, 0.2]])
-    fitted = calibrate(logits, target, np.array([0.3]))
+def test_two_alike_texts_are_enough():
+    logits, target = np.array([[3.0, 0.0], [3.0, 0.0]]), np.array([[0.8, 0.2], [0.8, 0.2]])
+    fitted = calibrate(logits, target, np.array([0.3, 0.4]))
     assert fitted.temperatures[0] == pytest.approx(3.0 / np.log(0.8 / 0.2))  # softmax(3 / T) is 0.8
-    assert fitted.n_texts == 1
+    assert fitted.n_texts == 2
     assert fitted.ece_before == pytest.approx(1 / (1 + np.exp(-3.0)) - 0.8)
     assert fitted.ece_after == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_single_text_proves_nothing():
+    logits, target = np.array([[3.0, 0.0]]), np.array([[0.8, 0.2]])
+    assert fit_temperature(logits, target, np.ones(1)) == pytest.approx(3.0 / np.log(0.8 / 0.2))
+    assert calibrate(logits, target, np.ones(1)).temperatures == (1.0, 1.0)
+
+
+def test_the_temperature_stays_1_unless_it_helps_texts_that_it_was_not_fitted_to():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=3.0, size=(40, 4))
+    target = np.stack([rng.multinomial(1, p / p.sum()) for p in scipy.special.softmax(logits, axis=1)])
+    weight = np.ones(40)
+    temperature = fit_temperature(logits, target, weight)
+    assert cross_entropy(logits, target, weight, temperature) < cross_entropy(logits, target, weight, 1.0)
+    by_fold = [fit_temperature(logits[k::2], target[k::2], weight[k::2]) for k in (1, 0)]
+    crossed = sum(cross_entropy(logits[k::2], target[k::2], weight[k::2], t) for k, t in enumerate(by_fold))
+    assert crossed > cross_entropy(logits, target, weight, 1.0)  # the labels were drawn at 1: any other is chance
+    assert calibrate(logits, target, weight).temperatures == (1.0,) * 4
+
+
+def test_a_smaller_cross_entropy_alone_does_not_do():
+    rng, weight = np.random.default_rng(5), np.ones(60)
+    logits = rng.normal(scale=2.0, size=(60, 3))
+    target = np.stack([rng.multinomial(1, p / p.sum()) for p in scipy.special.softmax(logits / 1.3, axis=1)])
+    crossed = logits.copy()
+    for k in (0, 1):
+        crossed[k::2] /= fit_temperature(logits[1 - k :: 2], target[1 - k :: 2], weight[1 - k :: 2])
+    assert cross_entropy(crossed, target, weight, 1.0) < cross_entropy(logits, target, weight, 1.0)
+    assert error_by_loops(crossed, target, weight, 1.0) > error_by_loops(logits, target, weight, 1.0)
+    assert not earns_its_place(logits, target, weight)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
