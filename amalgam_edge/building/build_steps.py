@@ -13,7 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from amalgam_edge.building import bundling, cascading, choosing, competing, evaluating, inputs, students, supervising
+from amalgam_edge.building import (
+    bundling,
+    cascading,
+    choosing,
+    competing,
+    evaluating,
+    hinting,
+    inputs,
+    students,
+    supervising,
+)
 from amalgam_edge.building.budget import Budget
 from amalgam_edge.building.candidates import MeasuredStudent
 from amalgam_edge.building.checks import teacher_names
@@ -37,6 +47,7 @@ from amalgam_edge.recipe.sections import (
     ComputeSettings,
     CorpusSettings,
     ExportSettings,
+    HintSettings,
     MethodSettings,
     ScoringSettings,
     StudentSettings,
@@ -61,6 +72,7 @@ def build_steps(recipe: Recipe, backend: Backend) -> list[Step]:
         Step(inputs.read_texts, makes="texts", title="reading texts"),
         *([Step(cascading.require_texts)] if recipe.cascade.enabled else []),
         Step(inputs.load_models, makes="models", title="loading teachers and student"),
+        Step(_check_hints),
         Step(_corpus, makes="corpus"),
         Step(_teachers, makes="teachers"),
         Step(_cached_stores, makes="stores"),
@@ -74,6 +86,10 @@ def build_steps(recipe: Recipe, backend: Backend) -> list[Step]:
         *([_EVALUATION] if recipe.evaluation.source else []),
         Step(bundling.write_bundle, makes="manifest", title="writing the bundle"),
     ]
+
+
+def _check_hints(texts: BuildTexts, models: Models, hint_settings: HintSettings, say: Say) -> None:
+    hinting.check_hints(texts, models.heads, hint_settings, say)
 
 
 def _corpus(texts: BuildTexts) -> Corpus:
@@ -161,16 +177,18 @@ def _training_data(
     models: Models,
     scored: ScoredTexts,
     method_settings: MethodSettings,
+    hint_settings: HintSettings,
     hidden: Sequence[HiddenStates],
     features: np.ndarray | None,
 ) -> TrainingData:
     method = method_named(method_settings.name)
+    hints = hinting.find_hints(scored.texts, models.heads, hint_settings)
     return TrainingData(
         texts=scored.texts,
         tokenized=scored.tokenized,
         heads=models.heads,
         scores=scored.scores,
-        supervision=supervising.supervise(method_settings, models.heads, scored.scores, features),
+        supervision=supervising.supervise(method_settings, models.heads, scored.scores, features, hints),
         signals=supervising.teacher_signals(method, scored.scores, hidden),
     )
 

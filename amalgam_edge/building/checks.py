@@ -53,8 +53,9 @@ def check_build(recipe: Recipe, *, overwrite: bool = False, resume: bool = False
     _check_heads(recipe)
     read_renames(recipe.teachers.labels)
     check_source(recipe.corpus.source)
-    if recipe.evaluation.source:
-        check_source(recipe.evaluation.source)
+    for source in (recipe.evaluation.source, recipe.hints.known_labels):
+        if source:
+            check_source(source)
     check_output(Path(recipe.output.folder), overwrite=overwrite, resume=resume)
 
 
@@ -98,7 +99,7 @@ def check_scoring(recipe: Recipe) -> None:
 
 def settings_by_name(recipe: Recipe) -> dict[str, Any]:
     """The sections of a recipe under the names by which steps ask for them, such as ``scoring_settings``."""
-    singular = {"teachers": "teacher"}
+    singular = {"teachers": "teacher", "hints": "hint"}
     return {f"{singular.get(section, section)}_settings": getattr(recipe, section) for section in SECTIONS}
 
 

@@ -30,6 +30,7 @@ class BuildTexts:
         train: Rows of the corpus to train on, ``(n_train,)``.
         held_out: Rows of the corpus that are held out for the quality gate, ``(n_held_out,)``.
         labelled: Texts with true labels, for evaluation only; None without them.
+        known: Texts with true labels that the student may learn from; None without them.
         n_failed: Number of texts that were left out because a teacher could not score them.
     """
 
@@ -37,6 +38,7 @@ class BuildTexts:
     train: np.ndarray
     held_out: np.ndarray
     labelled: Corpus | None
+    known: Corpus | None = None
     n_failed: int = 0
 
 

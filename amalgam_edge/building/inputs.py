@@ -14,7 +14,7 @@ from amalgam_edge.building.data import BuildTexts, Models, Student, TokenizedCor
 from amalgam_edge.building.heads import require_heads, taught_heads
 from amalgam_edge.corpus import TEXT, Corpus, read_corpus
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.gold import GoldAnswers, columns_of, gold_answers, label_columns
+from amalgam_edge.gold import LABEL_COLUMN, GoldAnswers, columns_of, gold_answers, label_columns
 from amalgam_edge.heads import Heads
 from amalgam_edge.methods import method_named
 from amalgam_edge.models.checkpoints import encoder_of, heads_of, parse_teacher, resolve_student
@@ -26,6 +26,7 @@ from amalgam_edge.recipe.sections import (
     CorpusSettings,
     EvaluationSettings,
     ExportSettings,
+    HintSettings,
     MethodSettings,
     StudentSettings,
     TeacherSettings,
@@ -38,22 +39,48 @@ from amalgam_edge.tables.columns import MissingColumnError
 
 
 def read_texts(
-    corpus_settings: CorpusSettings, evaluation_settings: EvaluationSettings, teacher_settings: TeacherSettings
+    corpus_settings: CorpusSettings,
+    evaluation_settings: EvaluationSettings,
+    teacher_settings: TeacherSettings,
+    hint_settings: HintSettings,
 ) -> BuildTexts:
-    """Read the corpus, split it, and read the labelled texts with the gold labels of each head.
+    """Read the corpus, split it, and read the labelled texts and those of known labels.
 
     Raises:
         AmalgamError: Either cannot be read, or the corpus is too small to hold any of it out.
     """
     source = corpus_settings.source
-    corpus = read_corpus(source, text_column=corpus_settings.text_column, split=corpus_settings.split)
+    corpus = read_corpus(
+        source,
+        text_column=corpus_settings.text_column,
+        label_columns=[hint_settings.owner_column] if hint_settings.owner_column else [],
+        split=corpus_settings.split,
+    )
     if len(corpus) < 2:
         raise AmalgamError(f"{source}: one text is too few; at least two are needed, and hundreds are wise")
     train, held_out = corpus.split(corpus_settings.held_out)
     labelled = None
     if evaluation_settings.source:
         labelled = _read_labelled(evaluation_settings.source, evaluation_settings, teacher_settings)
-    return BuildTexts(corpus, train, held_out, labelled)
+    known = None
+    if hint_settings.known_labels:
+        known = _read_known(hint_settings.known_labels, corpus_settings, teacher_settings)
+    return BuildTexts(corpus, train, held_out, labelled, known)
+
+
+def _read_known(source: str, settings: CorpusSettings, teachers: TeacherSettings) -> Corpus:
+    """The texts of known labels. Of several heads some columns may be lacking, but not all."""
+    columns = columns_of(label_columns([*heads_of(teachers)], [LABEL_COLUMN]))
+    known = read_corpus(
+        source,
+        text_column=settings.text_column,
+        label_columns=columns,
+        may_lack_labels=len(columns) > 1,
+        split=settings.split,
+    )
+    if not any(known.has_labels(column) for column in columns):
+        raise AmalgamError(f"{source}: no column of labels; one is called as its head: {', '.join(columns)}")
+    return known
 
 
 def _read_labelled(source: str, settings: EvaluationSettings, teachers: TeacherSettings) -> Corpus:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from amalgam_edge.building.inputs import student_checkpoint
 from amalgam_edge.corpus import Corpus
 from amalgam_edge.heads import SOFTMAX
 from amalgam_edge.methods import Method, MethodInputs, TeacherSignals, method_named
+from amalgam_edge.methods.hints import Hints
 from amalgam_edge.methods.supervision import Supervision, join
 from amalgam_edge.methods.taught_heads import TaughtHead, TaughtHeads, scores_of
 from amalgam_edge.models.loading import load_config, load_encoder
@@ -23,7 +24,11 @@ from amalgam_edge.scoring.scores import TeacherScores
 
 
 def supervise(
-    settings: MethodSettings, heads: TaughtHeads, scores: Sequence[TeacherScores], features: np.ndarray | None = None
+    settings: MethodSettings,
+    heads: TaughtHeads,
+    scores: Sequence[TeacherScores],
+    features: np.ndarray | None = None,
+    hints: Mapping[str, Hints] | None = None,
 ) -> Supervision:
     """What the method makes of the teachers' scores, for each head by its own teachers.
 
@@ -32,21 +37,28 @@ def supervise(
         heads: The heads.
         scores: Scores of each teacher.
         features: Vectors of the student's encoder, ``(n_texts, width)``, where the method reads them.
+        hints: Head → what is known of some texts; heads of which nothing is known may be left out.
     """
-    method = method_named(settings.name)
-    return join([_supervise_head(method, settings, taught, scores_of(taught, scores), features) for taught in heads])
+    method, hints = method_named(settings.name), hints or {}
+    return join(
+        [
+            _supervise_head(
+                method,
+                settings,
+                taught,
+                MethodInputs(scores_of(taught, scores), taught.labels, features, hints.get(taught.head.name)),
+            )
+            for taught in heads
+        ]
+    )
 
 
-def _supervise_head(
-    method: Method,
-    settings: MethodSettings,
-    taught: TaughtHead,
-    scores: Sequence[TeacherScores],
-    features: np.ndarray | None,
-) -> Supervision:
-    supervise_one = method.supervise if taught.head.activation == SOFTMAX else method.supervise_labels
+def _supervise_head(method: Method, settings: MethodSettings, taught: TaughtHead, inputs: MethodInputs) -> Supervision:
+    exclusive = taught.head.activation == SOFTMAX
+    supervise_one = method.supervise if exclusive else method.supervise_labels
     assert supervise_one is not None  # noqa: S101  (require_heads has checked)
-    return supervise_one(MethodInputs(scores, taught.labels, features), settings)
+    made = supervise_one(inputs, settings)
+    return made if inputs.hints is None else inputs.hints.apply(made, taught.labels.knowledge, exclusive=exclusive)
 
 
 def student_features(

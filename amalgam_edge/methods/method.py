@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from amalgam_edge.labels import LabelSpace
+from amalgam_edge.methods.hints import Hints
 from amalgam_edge.methods.supervision import Supervision
 from amalgam_edge.recipe.sections import MethodSettings
 from amalgam_edge.scoring.scores import TeacherScores
@@ -28,11 +29,14 @@ class MethodInputs:
         labels: The label space.
         features: Features of each text by the student's untrained encoder, ``(n_texts, width)``. None if the method
             reads none.
+        hints: What is known of some texts. None where nothing is. Whatever a method makes of it, no supervision
+            contradicts it: see :meth:`amalgam_edge.methods.hints.Hints.apply`.
     """
 
     scores: Sequence[TeacherScores]
     labels: LabelSpace
     features: np.ndarray | None = None
+    hints: Hints | None = None
 
 
 @dataclass(frozen=True)

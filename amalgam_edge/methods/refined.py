@@ -6,12 +6,15 @@ starts from the weights of MUKA (arXiv 2112.07327). The equations are in docs/me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from amalgam_edge.methods.hints import Hints
 from amalgam_edge.methods.independent_labels import supervise_softly
 from amalgam_edge.methods.losses import weighted_binary_divergence, weighted_divergence
 from amalgam_edge.methods.method import Method, MethodInputs
-from amalgam_edge.methods.refinement.annotators import log_likelihood_ratio, teacher_answers
+from amalgam_edge.methods.refinement.annotators import TeacherAnswers, log_likelihood_ratio, teacher_answers
 from amalgam_edge.methods.refinement.shares import adjust_to_shares, label_shares
 from amalgam_edge.methods.supervision import Supervision, energy, margin, mix_targets
 from amalgam_edge.metrics.uncertainty import softmax
@@ -20,6 +23,7 @@ from amalgam_edge.scoring.scores import certainty
 
 _SMALLEST_PROBABILITY = 1e-4
 _ENERGY_TEMPERATURE = 2.0
+HINTS_AS_GOOD = 25.0  # number of known texts that are as good as the target of the initial weights
 
 
 def supervise(inputs: MethodInputs, settings: MethodSettings) -> Supervision:
@@ -56,6 +60,9 @@ def refine(inputs: MethodInputs, weights: np.ndarray, rounds: int) -> np.ndarray
 
         q_y(x) ∝ P_y(x) · Π_i P(a_i(x) | y) / P(a_i(x)),    w_i(x) ∝ Σ_{y ∈ Y_i} q_y(x)
 
+    Where the owner or the label of a text is known, q is restricted to it in every round, so that it also teaches the
+    probe and what the teachers' answers mean.
+
     Args:
         inputs: Scores, label space and features.
         weights: Initial teacher weights, ``(n_texts, n_teachers)``.
@@ -71,16 +78,44 @@ def refine(inputs: MethodInputs, weights: np.ndarray, rounds: int) -> np.ndarray
     knowledge, groups = inputs.labels.knowledge, inputs.labels.groups
     answers = [teacher_answers(teacher, inputs.labels) for teacher in inputs.scores]
     probe = Probe(inputs.features)
-    target = posterior = mix_targets(inputs.scores, weights, inputs.labels)
+    target = posterior = _known(inputs, mix_targets(inputs.scores, weights, inputs.labels))
+    if inputs.hints is not None:
+        posterior = _first_posterior(inputs, inputs.hints, answers, target)
+        target = _known(inputs, mix_targets(inputs.scores, _weights(posterior, knowledge), inputs.labels))
     shares = label_shares(target, groups)
     for _ in range(rounds):
         probabilities = adjust_to_shares(probe.fit_predict(target, margin(target)), shares, groups)
         log_probabilities = np.log(np.maximum(probabilities, _SMALLEST_PROBABILITY))
         posterior = softmax(log_probabilities + sum(log_likelihood_ratio(each, posterior) for each in answers))
-        weights = posterior @ knowledge
-        weights /= weights.sum(axis=1, keepdims=True)
-        target = mix_targets(inputs.scores, weights, inputs.labels)
+        posterior = _known(inputs, posterior)
+        weights = _weights(posterior, knowledge)
+        target = _known(inputs, mix_targets(inputs.scores, weights, inputs.labels))
     return weights
+
+
+def _first_posterior(
+    inputs: MethodInputs, hints: Hints, answers: Sequence[TeacherAnswers], target: np.ndarray
+) -> np.ndarray:
+    """The first posterior over labels where something is known of some texts, ``(n_texts, n_labels)``.
+
+    What the teachers' answers mean is counted on these texts alone. The more they are, the less the target of the
+    initial weights, which needs no hints and may mislead, is asked: it has the exponent ``HINTS_AS_GOOD`` / (that + n).
+    """
+    known = hints.known
+    exponent = HINTS_AS_GOOD / (HINTS_AS_GOOD + known.sum())
+    evidence = sum(log_likelihood_ratio(each, target * known[:, None]) for each in answers)
+    return _known(inputs, softmax(exponent * np.log(np.maximum(target, _SMALLEST_PROBABILITY)) + evidence))
+
+
+def _weights(posterior: np.ndarray, knowledge: np.ndarray) -> np.ndarray:
+    """The share of each teacher's labels in the posterior, ``(n_texts, n_teachers)``; shared labels count for each."""
+    mass = posterior @ knowledge
+    return mass / mass.sum(axis=1, keepdims=True)
+
+
+def _known(inputs: MethodInputs, distribution: np.ndarray) -> np.ndarray:
+    """The distribution, where it does not contradict what is known of a text."""
+    return distribution if inputs.hints is None else inputs.hints.restrict(distribution, inputs.labels.knowledge)
 
 
 METHOD = Method(

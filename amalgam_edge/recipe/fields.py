@@ -43,6 +43,8 @@ class RecipeFields(TypedDict, total=False):
     feature_weight: float
     reconstruction_weight: float
     common_width: int
+    owner_column: str | None
+    known_labels: PathOrName | None
     student: PathOrName
     student_layers: int | Sequence[int] | str | None
     static_width: int

@@ -18,6 +18,7 @@ from amalgam_edge.recipe.sections import (
     CorpusSettings,
     EvaluationSettings,
     ExportSettings,
+    HintSettings,
     MethodSettings,
     OutputSettings,
     ScoringSettings,
@@ -38,6 +39,7 @@ SECTIONS: dict[str, type] = {
     "scoring": ScoringSettings,
     "compute": ComputeSettings,
     "method": MethodSettings,
+    "hints": HintSettings,
     "student": StudentSettings,
     "cascade": CascadeSettings,
     "training": TrainingSettings,
@@ -64,6 +66,7 @@ class Recipe:
         scoring: What scores depend on.
         compute: Where teachers run.
         method: How scores become supervision.
+        hints: What is known of some of the texts.
         student: The model that is trained.
         cascade: The static student in front of the encoder.
         training: How the student is trained.
@@ -77,6 +80,7 @@ class Recipe:
     scoring: ScoringSettings
     compute: ComputeSettings
     method: MethodSettings
+    hints: HintSettings
     student: StudentSettings
     cascade: CascadeSettings
     training: TrainingSettings

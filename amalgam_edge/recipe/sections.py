@@ -185,6 +185,24 @@ class MethodSettings:
 
 
 @dataclass(frozen=True)
+class HintSettings:
+    """What is known of some of the texts; nothing has to be."""
+
+    owner_column: str | None = option(
+        None,
+        "Column of --corpus with the name of the teacher that knows a text's label, such as that of the stream it came "
+        "from; empty where that is not known.",
+        is_new=True,
+    )
+    known_labels: str | None = option(
+        None,
+        "Texts of the corpus with their true labels, which go before what teachers say: a file with the columns text "
+        "and label, or of several heads one called as each.",
+        is_new=True,
+    )
+
+
+@dataclass(frozen=True)
 class StudentSettings:
     """The model that is trained."""
 

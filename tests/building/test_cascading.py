@@ -86,7 +86,7 @@ def test_it_is_distilled_from_the_encoders_answers_and_asked_about_what_it_did_n
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(tiny.TEXTS), "utf-8")
     recipe = Recipe(corpus=str(corpus), static_width=4, device="cpu")
-    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
+    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers, recipe.hints)
     model = AutoModelForSequenceClassification.from_pretrained(classifier_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(classifier_folder)
     seen = []

@@ -121,7 +121,7 @@ def data(tmp_path):
 
     def make(student):
         recipe = Recipe(corpus=str(corpus))
-        texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
+        texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers, recipe.hints)
         return SimpleNamespace(texts=texts, tokenized=tokenize(texts.corpus, student.tokenizer), heads=TAUGHT)
 
     return make
