@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from amalgam_edge.building.students import calibrate_student
 from amalgam_edge.cli.main import cli
 from amalgam_edge.exporters.selection import gate
 from amalgam_edge.exporters.selection.fidelity import Fidelity
+from amalgam_edge.metrics.calibration import reliability
 from amalgam_edge.progress import SilentProgress
 from amalgam_edge.recipe.recipe import Recipe, recipe_options
 from amalgam_edge.recipe.sections import MethodSettings
@@ -108,7 +110,7 @@ def test_the_recorded_agreement_is_that_of_the_two_models_that_ship(built):
     """The held-out texts are those of the recipe's split; both models answer them again here."""
     manifest = manifest_of(built.bundle)
     recipe = Recipe(**manifest["recipe"])
-    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
+    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers, recipe.hints)
     held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
     labels = {
         precision: [
@@ -128,25 +130,52 @@ def training_data_of(built):
 
 
 def test_the_shipped_model_is_calibrated_on_held_out_supervision(built):
-    """No other temperature brings the float model's answers nearer to what the teachers say of held-out texts."""
+    """Its temperature is the best for what teachers say of held-out texts, if such a one helps texts unseen; else 1."""
     _, data = training_data_of(built)
     texts = data.texts
     held_out = data.supervision.take(texts.held_out)
-    exact = EdgeClassifier.from_pretrained(built.bundle, precision="fp32")
-    logits = exact.logits([texts.corpus.texts[int(row)] for row in texts.held_out]).astype(float)
-
-    def cross_entropy(log_temperature):
-        log_p = scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)
-        return -(held_out.weight * (held_out.target * log_p).sum(axis=1)).sum()
-
-    found = scipy.optimize.minimize_scalar(cross_entropy, bounds=(-2, 2), method="bounded")
     (head,) = manifest_of(built.bundle)["heads"]
     calibration = head["calibration"]
-    assert np.exp(found.x) == pytest.approx(1.0, abs=0.01)
     (temperature,) = calibration["temperatures"]
-    assert temperature != 1.0
+    exact = EdgeClassifier.from_pretrained(built.bundle, precision="fp32")
+    shipped = exact.logits([texts.corpus.texts[int(row)] for row in texts.held_out]).astype(float)
+    trained = shipped * temperature
+
+    def cross_entropy(rows, log_temperature):
+        log_p = scipy.special.log_softmax(trained[rows] / np.exp(log_temperature), axis=1)
+        return -(held_out.weight[rows] * (held_out.target[rows] * log_p).sum(axis=1)).sum()
+
+    def best(rows):
+        return scipy.optimize.minimize_scalar(partial(cross_entropy, rows), bounds=(-2, 2), method="bounded").x
+
+    even, odd, every = slice(0, None, 2), slice(1, None, 2), slice(None)
+    unseen = cross_entropy(even, best(odd)) + cross_entropy(odd, best(even))
+    if temperature == 1.0:
+        crossed = trained.copy()
+        crossed[even], crossed[odd] = trained[even] / np.exp(best(odd)), trained[odd] / np.exp(best(even))
+        errors = [reliability(logits, held_out.target, held_out.weight).error for logits in (crossed, trained)]
+        assert unseen >= cross_entropy(every, 0.0) or errors[0] >= errors[1]
+    else:
+        assert unseen < cross_entropy(every, 0.0)
+        assert np.exp(best(every)) == pytest.approx(temperature, rel=0.01)
     assert calibration["n_texts"] == len(texts.held_out)
     assert calibration["gold"]["n_texts"] == manifest_of(built.bundle)["evaluation"]["n_texts"]
+
+
+def test_a_temperature_that_helps_is_in_the_shipped_model(invoke, static_options, tmp_path):
+    """A student that learned for long is surer than its teachers; the logits that ship are divided by T."""
+    output = tmp_path / "student"
+    options = [*static_options, "--learning-rate", "0.2", "--epochs", "20"]
+    for name, extra in (("raw", ["--no-calibrate"]), ("student", [])):
+        result = invoke("build", *options, *extra, "--output", tmp_path / name, "--work", tmp_path / "work")
+        assert result.exit_code == 0, result.output
+    (temperature,) = manifest_of(output)["heads"][0]["calibration"]["temperatures"]
+    assert temperature != 1.0
+    probe = ["chess cards", "mail server", "unknown words"]
+    raw, divided = (
+        EdgeClassifier.from_pretrained(f, precision="fp32").logits(probe) for f in (tmp_path / "raw", output)
+    )
+    np.testing.assert_allclose(divided, raw / temperature, rtol=1e-4, atol=1e-5)
 
 
 def test_calibration_looks_behind_the_temperature_of_vanilla_kd(built):

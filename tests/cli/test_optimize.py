@@ -197,7 +197,7 @@ def test_texts_that_the_bundle_held_out_are_held_out_again(bundle, inputs, invok
     from amalgam_edge.recipe.recipe import Recipe
 
     recipe = Recipe(**manifest_of(bundle)["recipe"])
-    built_from = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
+    built_from = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers, recipe.hints)
     found = []
 
     def stop(bundle, texts, *others):

@@ -106,7 +106,7 @@ def test_the_recorded_agreement_and_share_are_those_of_the_bundle(cascaded):
 
     manifest = manifest_of(cascaded.bundle)
     recipe = Recipe(**manifest["recipe"])
-    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
+    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers, recipe.hints)
     held_out = [texts.corpus.texts[int(row)] for row in texts.held_out]
     labels = [
         [answer.label for answer in EdgeClassifier.from_pretrained(cascaded.bundle, cascade=cascade)(held_out)]
@@ -190,7 +190,7 @@ def test_optimize_measures_the_cascade_before_the_model_that_it_picks(cascaded, 
 
     small = tmp_path / "small"
     recipe = Recipe(**manifest_of(cascaded.bundle)["recipe"])
-    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers)
+    texts = read_texts(recipe.corpus, recipe.evaluation, recipe.teachers, recipe.hints)
     result = invoke(
         *("optimize", cascaded.bundle, "--calibration", inputs.corpus),
         *("--budget", "size<=100MB, loss<=100%", "--output", small),
