@@ -67,6 +67,11 @@ def gold_answers(head: Head, cells: Sequence[Cell], *, may_lack: bool = False) -
     return GoldAnswers(np.arange(len(sets)), answers)
 
 
+def gold_sets(head: Head, gold: GoldAnswers) -> np.ndarray:
+    """Whether each label holds, ``(n_gold, n_labels)`` of bool."""
+    return gold.answers if head.activation == SIGMOID else np.eye(len(head), dtype=bool)[gold.answers]
+
+
 def split_cell(cell: Cell, head: Head) -> list[str]:
     """The labels in a cell; of a head with one label it may also say yes or no."""
     if cell is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from amalgam_edge.errors import AmalgamError
-from amalgam_edge.gold import GoldAnswers
+from amalgam_edge.gold import GoldAnswers, gold_sets
 from amalgam_edge.heads import SIGMOID, Head
 from amalgam_edge.metrics.significance import compare
 from amalgam_edge.runtime import Bundle, EdgeClassifier
@@ -133,14 +133,9 @@ def _matching_heads(other: Bundle, measured: Bundle, gold: Mapping[str, GoldAnsw
     return heads
 
 
-def _gold_sets(head: Head, gold: GoldAnswers) -> np.ndarray:
-    """Whether each label holds, ``(n_gold, n_labels)`` of bool."""
-    return gold.answers if head.activation == SIGMOID else np.eye(len(head), dtype=bool)[gold.answers]
-
-
 def _occurring(head: Head, gold: GoldAnswers) -> dict[str, int]:
     """Gold label that occurs → how many texts have it, by name."""
-    counts = dict(zip(head.labels, _gold_sets(head, gold).sum(axis=0).tolist(), strict=True))
+    counts = dict(zip(head.labels, gold_sets(head, gold).sum(axis=0).tolist(), strict=True))
     return {label: counts[label] for label in sorted(counts) if counts[label]}
 
 
@@ -159,5 +154,5 @@ def _is_right(own: Head, gold: GoldAnswers, head: Head, logits: np.ndarray) -> n
     known = [position for position, label in enumerate(own.labels) if label in positions]
     named = np.zeros((len(sets), len(own)), dtype=bool)
     named[:, known] = sets[:, [positions[own.labels[position]] for position in known]]
-    right: np.ndarray = (named == _gold_sets(own, gold)).all(axis=1) & (named.sum(axis=1) == sets.sum(axis=1))
+    right: np.ndarray = (named == gold_sets(own, gold)).all(axis=1) & (named.sum(axis=1) == sets.sum(axis=1))
     return right

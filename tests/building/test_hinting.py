@@ -71,6 +71,13 @@ def test_known_labels_are_found_by_their_texts_and_blank_ones_say_nothing(read):
     assert said[1].endswith("1 of 4 texts are not in the corpus and are left out")
 
 
+def test_known_texts_that_no_teacher_could_score_are_no_mistake(read):
+    made = read([{"text": "dice", "label": "games"}])
+    check_hints(made.texts, HEADS, made.settings, lambda line: None)
+    without = take_texts(made.texts, np.array([0, 1, 2]), 1)
+    assert find_hints(without, HEADS, made.settings) == {}
+
+
 def test_each_head_has_its_own(read):
     topic, tags = LabelSpace.union({"a": ["games", "net"]}), LabelSpace.union({"b": ["rude", "spam", "urgent"]})
     heads = TaughtHeads(
@@ -112,5 +119,5 @@ def test_where_nothing_is_known_there_are_no_hints(read):
 def test_hints_that_cannot_be_are_refused_by_name(read, known, settings, expected):
     with pytest.raises(AmalgamError) as refused:
         made = read(known, **settings)
-        find_hints(made.texts, HEADS, made.settings)
+        check_hints(made.texts, HEADS, made.settings, lambda line: None)
     assert expected in str(refused.value)
