@@ -130,7 +130,7 @@ def _supervision_steps(recipe: Recipe) -> Iterator[Step]:
     method = method_named(recipe.method.name)
     if method.reads_hidden:
         yield Step(_hidden_states, makes="hidden", title="reading hidden states", amount=_amount_of_hidden_states)
-    if method.reads_features and any(len(own) > 1 for own in heads_of(recipe.teachers).values()):
+    if method.needs_features(heads_of(recipe.teachers).values()):
         title = "reading the texts with the student's encoder"
         yield Step(_student_features, makes="features", title=title, amount=_amount_of_scored_texts)
     yield Step(_training_data, makes="data")

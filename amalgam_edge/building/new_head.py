@@ -123,8 +123,8 @@ def fit_new_head(
     """
     (taught,) = heads
     head = taught.head
-    reads_features = method_named(method_settings.name).reads_features and len(teachers) > 1
-    features = encoder.states(list(texts.corpus.texts)) if reads_features else None
+    needs_features = method_named(method_settings.name).needs_features([teachers])
+    features = encoder.states(list(texts.corpus.texts)) if needs_features else None
     supervision = supervise(method_settings, heads, scores, features)
     rows = texts.train[evenly_spaced(len(texts.train))]
     of_train, of_held_out = (

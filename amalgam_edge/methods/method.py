@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,3 +94,7 @@ class Method:
     reads_features: bool = False
     supervise_labels: Supervise | None = None
     label_loss: Loss | None = None
+
+    def needs_features(self, teachers_of_heads: Iterable[Sized]) -> bool:
+        """Whether features are read: where the method reads any, and a head has several teachers."""
+        return self.reads_features and any(len(teachers) > 1 for teachers in teachers_of_heads)

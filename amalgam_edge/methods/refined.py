@@ -23,7 +23,7 @@ from amalgam_edge.scoring.scores import certainty
 
 _SMALLEST_PROBABILITY = 1e-4
 _ENERGY_TEMPERATURE = 2.0
-HINTS_AS_GOOD = 25.0  # number of known texts that are as good as the target of the initial weights
+_HINTS_AS_GOOD = 25.0  # number of known texts that are as good as the target of the initial weights
 
 
 def supervise(inputs: MethodInputs, settings: MethodSettings) -> Supervision:
@@ -99,10 +99,10 @@ def _first_posterior(
     """The first posterior over labels where something is known of some texts, ``(n_texts, n_labels)``.
 
     What the teachers' answers mean is counted on these texts alone. The more they are, the less the target of the
-    initial weights, which needs no hints and may mislead, is asked: it has the exponent ``HINTS_AS_GOOD`` / (that + n).
+    initial weights, which needs no hints and may mislead, is asked: its exponent is h / (h + n), h ``_HINTS_AS_GOOD``.
     """
     known = hints.known
-    exponent = HINTS_AS_GOOD / (HINTS_AS_GOOD + known.sum())
+    exponent = _HINTS_AS_GOOD / (_HINTS_AS_GOOD + known.sum())
     evidence = sum(log_likelihood_ratio(each, target * known[:, None]) for each in answers)
     return _known(inputs, softmax(exponent * np.log(np.maximum(target, _SMALLEST_PROBABILITY)) + evidence))
 

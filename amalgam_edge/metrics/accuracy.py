@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from amalgam_edge.metrics.uncertainty import sigmoid
+from amalgam_edge.metrics.uncertainty import log_softmax, sigmoid
 
 
 def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
@@ -70,7 +70,7 @@ def negative_log_likelihood(gold: np.ndarray, logits: np.ndarray) -> float:
         gold: Gold classes, ``(n_texts,)``.
         logits: Logits, ``(n_texts, n_labels)``.
     """
-    return -float(np.take_along_axis(_log_softmax(logits.astype(np.float64)), gold[:, None], axis=1).mean())
+    return -float(np.take_along_axis(log_softmax(logits.astype(np.float64)), gold[:, None], axis=1).mean())
 
 
 def binary_negative_log_likelihood(gold: np.ndarray, logits: np.ndarray) -> float:
@@ -95,7 +95,7 @@ def answered_share_and_accuracy(gold: np.ndarray, logits: np.ndarray, abstain: f
     Returns:
         ``answered`` and ``answered_accuracy``; the latter is None if no text is answered.
     """
-    answered = np.exp(_log_softmax(logits.astype(np.float64))).max(axis=-1) >= abstain
+    answered = np.exp(log_softmax(logits.astype(np.float64))).max(axis=-1) >= abstain
     right = (logits.argmax(axis=-1) == gold)[answered]
     return {"answered": float(answered.mean()), "answered_accuracy": float(right.mean()) if len(right) else None}
 
@@ -151,7 +151,7 @@ def agreement(reference: np.ndarray, other: np.ndarray) -> float:
 
 def mean_divergence(reference: np.ndarray, other: np.ndarray) -> float:
     """The mean over texts of KL(softmax(reference) ‖ softmax(other)) in nats, of logits ``(n_texts, n_labels)``."""
-    p, q = (_log_softmax(logits.astype(np.float64)) for logits in (reference, other))
+    p, q = (log_softmax(logits.astype(np.float64)) for logits in (reference, other))
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
@@ -174,8 +174,3 @@ def label_agreement(answers: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def _log_sigmoid(logits: np.ndarray) -> np.ndarray:
     return -np.logaddexp(0.0, -logits)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from amalgam_edge.metrics.uncertainty import softmax
+from amalgam_edge.metrics.uncertainty import log_softmax, softmax
 
 N_BINS = 15
 COLDEST, HOTTEST = 0.1, 10.0
@@ -86,9 +86,7 @@ def earns_its_place(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) 
 
 def cross_entropy(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
     """−Σ_x v(x) Σ_y target_y(x) · log softmax(logits(x))_y, in nats; see :func:`fit_temperature` for the arguments."""
-    wide = logits.astype(np.float64)
-    log_probabilities = wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)
-    return float(-(weight[:, None] * target * log_probabilities).sum())
+    return float(-(weight[:, None] * target * log_softmax(logits.astype(np.float64))).sum())
 
 
 def calibrate_labels(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Calibration:

@@ -24,6 +24,13 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """The logarithm of the softmax along the last axis, without overflow."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_probabilities: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return log_probabilities
+
+
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Probabilities 1 / (1 + exp(−logits)) of labels that do not exclude each other, without overflow."""
     small = np.exp(-np.abs(logits))

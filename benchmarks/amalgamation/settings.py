@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from string import ascii_lowercase
@@ -36,7 +36,7 @@ class LabelledCorpus:
     name: str
     split: Split
     order: tuple[tuple[str, ...], ...]
-    larger: Rows = field(default_factory=list)
+    larger: Rows
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,16 @@ def with_labels(rows: Rows, labels: Collection[str]) -> Rows:
     return [row for row in rows if row[1] in labels]
 
 
+def deal_rows(rows: Rows, n_teachers: int) -> list[Rows]:
+    """Deal the rows of each label out to teachers in turn, in the order given."""
+    parts: list[Rows] = [[] for _ in range(n_teachers)]
+    n_seen: dict[str, int] = defaultdict(int)
+    for row in rows:
+        parts[n_seen[row[1]] % n_teachers].append(row)
+        n_seen[row[1]] += 1
+    return parts
+
+
 def balanced_sample(rows: Rows, n: int) -> Rows:
     """``n`` rows, spread as evenly as possible over the labels, chosen by hash.
 
@@ -171,11 +181,7 @@ def same_labels(inputs: PlanInputs, n_teachers: int) -> Plan:
     """Teachers that all know all labels, and have learned them from different texts."""
     plan = disjoint_teachers(inputs, 1)
     (whole,) = plan.teachers
-    parts: list[Rows] = [[] for _ in range(n_teachers)]
-    n_seen: dict[str, int] = defaultdict(int)
-    for row in whole.rows:
-        parts[n_seen[row[1]] % n_teachers].append(row)
-        n_seen[row[1]] += 1
+    parts = deal_rows(whole.rows, n_teachers)
     return replace(plan, teachers=tuple(teacher_plan(k, whole.labels, rows) for k, rows in enumerate(parts)))
 
 
@@ -206,11 +212,8 @@ def overlap(inputs: PlanInputs) -> Plan:
     shared = (first[-1], second[-1])
     label_sets = [(*first, second[-1]), (*second, first[-1])]
     plan = plan_for_label_sets(inputs.source.split, label_sets)
-    n_seen: dict[str, int] = defaultdict(int)
-    owner: dict[tuple[str, str], int] = {}  # the teacher that learns from a text of a shared label
-    for row in with_labels(inputs.source.split.for_teachers, shared):
-        owner[row] = n_seen[row[1]] % 2
-        n_seen[row[1]] += 1
+    parts = deal_rows(with_labels(inputs.source.split.for_teachers, shared), 2)
+    owner = {row: position for position, rows in enumerate(parts) for row in rows}  # who learns from a shared label
     return replace(
         plan,
         teachers=tuple(

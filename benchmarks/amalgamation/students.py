@@ -34,15 +34,15 @@ from amalgam_edge.storage.fingerprints import sha256_of_mapping
 from amalgam_edge.storage.records import to_json
 from amalgam_edge.storage.staging import staged, write_text_atomically
 from benchmarks.amalgamation.architectures import untrained
+from benchmarks.amalgamation.results import ATTAINABLE, LABELS
 from benchmarks.amalgamation.settings import Plan, TeacherPlan
 from benchmarks.common.errors import UnavailableError
 from benchmarks.corpora.hub import folder_name
 from examples.corpora import write_jsonl
 from examples.teachers import TEACHER_TRAINING, encoder_folder, fine_tune
 
-LABELS = "labels"  # reference methods: the student learns from the true labels,
-ORACLE = "oracle-teacher"  # or from what the teacher says that knows the true label
-REFERENCES = (ORACLE, LABELS)
+# Reference methods: the student learns from what the teacher says that knows the true label, or from the true labels.
+REFERENCES = (ATTAINABLE, LABELS)
 # Methods by their names in results, with the recipe fields that they set beyond that name.
 METHOD_VARIANTS: dict[str, dict[str, Any]] = {
     "vanilla-kd": {},
@@ -117,6 +117,16 @@ class PreparedGroup:
     data: TrainingData
     gold: np.ndarray
     teacher_accuracy: dict[str, float | None]
+
+
+def name_of(method: str) -> str:
+    """The name of a method that may be given with options of the recipe."""
+    return method.partition("@")[0]
+
+
+def is_reference(method: str) -> bool:
+    """Whether a method reads true labels."""
+    return name_of(method) in REFERENCES
 
 
 def recipe_overrides(method: str) -> dict[str, Any]:
@@ -230,8 +240,7 @@ def prepare(study: Study, group: Group, plan: Plan, progress: Progress) -> Prepa
 
 def training_data(group: PreparedGroup, recipe: Recipe, method: str, progress: Progress) -> TrainingData:
     """What a student is trained on: the method's supervision, or a reference's, of texts with a label that is known."""
-    name = method.partition("@")[0]
-    if name not in REFERENCES:
+    if not is_reference(method):
         _, data = prepare_training_data(recipe, progress)
         return data
     known, texts = group.gold >= 0, group.data.texts
@@ -241,7 +250,7 @@ def training_data(group: PreparedGroup, recipe: Recipe, method: str, progress: P
         texts=replace(texts, train=texts.train[known[texts.train]], held_out=texts.held_out[known[texts.held_out]]),
         supervision=(
             supervision.from_labels(gold, len(labels))
-            if name == LABELS
+            if name_of(method) == LABELS
             else supervision.from_targets(right_teacher_target(group.data.scores, gold, labels, group.plan.owners()))
         ),
         signals=TeacherSignals(),
@@ -270,7 +279,7 @@ def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress:
     """Train the student of a method and measure it on the test texts."""
     overrides = {**recipe_overrides(method), "output": str(folder / method / "bundle")}
     recipe = group.recipe.replace(**overrides)
-    if method.partition("@")[0] not in REFERENCES:
+    if not is_reference(method):
         write_text_atomically(folder / method / "recipe.yaml", recipe.to_yaml())
     data, settings = training_data(group, recipe, method, progress), resolved_training(recipe)
     student = new_student(recipe.student, group.models.teachers, data.heads.heads, recipe.student.layer_counts[0])
@@ -293,7 +302,7 @@ def train_and_measure(group: PreparedGroup, method: str, folder: Path, progress:
     return {
         **{name: measured[name] for name in kept},
         "temperature": float(variant.temperatures.flat[0]),
-        **(supervision_quality(data.supervision, group) if method.partition("@")[0] not in REFERENCES else {}),
+        **(supervision_quality(data.supervision, group) if not is_reference(method) else {}),
         "teacher_accuracy": group.teacher_accuracy,
         "labels": list(data.heads.only.labels.names),
         "n_corpus": len(data.texts.corpus),

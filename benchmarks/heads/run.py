@@ -14,7 +14,6 @@ Written to ``RUNS/NAMES.md`` and printed.
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +38,7 @@ from amalgam_edge.models.loading import load_saved
 from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.runtime.bundle import Bundle
 from amalgam_edge.storage.staging import write_text_atomically
+from benchmarks.heads.questions import read_rows
 from benchmarks.heads.teachers import RUNS
 from examples.teachers import encoder_folder
 
@@ -201,8 +201,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
-    with (options.runs / "test.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(options.runs / "test.csv")
     texts = [row["text"] for row in rows]
     bundle = build_student(options.heads, options)
     heads = bundle.heads

@@ -11,27 +11,23 @@ fitted to each pair of the two over the unlabeled texts, and measured on the tes
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 from transformers.utils import logging
 
 from amalgam_edge.building.pipeline import prepare_training_data
-from amalgam_edge.building.supervising import student_features
 from amalgam_edge.console_progress import ConsoleProgress
-from amalgam_edge.corpus import read_corpus
-from amalgam_edge.gold import GoldAnswers, gold_answers
-from amalgam_edge.inference.batches import CPU_BATCH_TOKENS
+from amalgam_edge.gold import GoldAnswers
 from amalgam_edge.methods.taught_heads import scores_of
+from amalgam_edge.metrics.accuracy import accuracy, negative_log_likelihood
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.reports.tables import Column, Table
 from amalgam_edge.scoring.scores import TeacherScores
 from benchmarks.heads.teachers import RUNS
-from benchmarks.refinement.variants import fit_logistic, predict_logits, root_mean_square_norm
+from benchmarks.refinement.stand_in import read_features, stand_in_logits
 from examples.teachers import encoder_folder
 
 _STEPS = 80  # optimiser steps of the fit that stands in for the student
@@ -58,10 +54,8 @@ def measure(
         target: What the unlabeled texts are fitted to, ``(n_texts, n_labels)``.
         weight: How much each of them counts, ``(n_texts,)``.
     """
-    fitted = fit_logistic(features, target.astype(np.float64), weight.astype(np.float64), steps=_STEPS)
-    logits = predict_logits(fitted, test[gold.rows])
-    given = log_softmax(logits, axis=1)[np.arange(len(gold)), gold.answers]
-    return float((logits.argmax(axis=1) == gold.answers).mean()), float(-given.mean())
+    logits = stand_in_logits(features, test, target, weight, steps=_STEPS)[gold.rows]
+    return accuracy(gold.answers, logits.argmax(axis=1)), negative_log_likelihood(gold.answers, logits)
 
 
 def to_table(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> Table:
@@ -94,30 +88,18 @@ def main() -> None:
         teachers=[f"{name}={options.runs / 'teachers' / name}" for name in options.heads],
         heads="each",
         corpus=str(options.corpus or options.runs / "corpus.jsonl"),
+        evaluate=str(options.runs / "test.csv"),
+        label_column=[f"{name}={name}" for name in options.heads],
         student=encoder_folder(),
         threads=options.threads,
         work=str(options.runs / "work"),
     )
     models, data = prepare_training_data(recipe, progress)
-    test_file = options.runs / "test.csv"
-    with test_file.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    vectors = []
-    progress.begin(2)
-    for corpus in (data.texts.corpus, read_corpus(str(test_file), drop_duplicates=False)):
-        with progress.step("reading the texts with the student's encoder", len(corpus), "texts") as advance:
-            vectors.append(
-                student_features(
-                    recipe.student, models.teachers, corpus, recipe.work_folder, CPU_BATCH_TOKENS, advance
-                ).astype(np.float64)
-            )
-    centre = vectors[0].mean(axis=0)
-    scale = root_mean_square_norm(vectors[0] - centre)
-    features, test = ((each - centre) / scale for each in vectors)
+    features, test = read_features(recipe, models, data.texts, progress)
     found: dict[str, dict[str, tuple[float, float]]] = {}
     for taught in data.heads:
         (scores,) = scores_of(taught, data.scores)
-        gold = gold_answers(taught.head, [row[taught.head.name] for row in rows], may_lack=True)
+        gold = models.gold[taught.head.name]
         for variant, (target, weight) in variants(scores).items():
             found.setdefault(variant, {})[taught.head.name] = measure(features, test, gold, target, weight)
     print(f"Accuracy in percent, NLL in nats.\n\n{to_table(found).to_markdown()}")

@@ -35,7 +35,6 @@ from datasets import disable_progress_bars
 from filelock import FileLock, Timeout
 from transformers.utils import logging
 
-from amalgam_edge.building.supervising import student_features
 from amalgam_edge.console_progress import ConsoleProgress
 from amalgam_edge.heads import ONLY_HEAD
 from amalgam_edge.methods import MethodInputs
@@ -44,12 +43,12 @@ from amalgam_edge.metrics.accuracy import accuracy
 from amalgam_edge.progress import Progress
 from amalgam_edge.recipe.recipe import Recipe
 from amalgam_edge.reports.tables import Column, Table
-from amalgam_edge.scoring.run import choose_backend
 from amalgam_edge.storage.staging import write_text_atomically
 from benchmarks.amalgamation.settings import BASE, UNBALANCED_SHARE, Plan, PlanInputs, make_plan
 from benchmarks.amalgamation.sources import corpus_loader
 from benchmarks.amalgamation.students import Group, PreparedGroup, Study, group_key, prepare, teacher_selection
-from benchmarks.refinement.variants import PAPER, VARIANTS, Variant, fit_logistic, predict_logits, root_mean_square_norm
+from benchmarks.refinement.stand_in import read_features, stand_in_logits
+from benchmarks.refinement.variants import PAPER, VARIANTS, Variant
 from examples.corpora import by_hash
 from examples.teachers import TEACHER_TRAINING
 
@@ -96,15 +95,7 @@ class GroupData:
 def group_data(prepared: PreparedGroup, progress: Progress) -> GroupData:
     """The data of a prepared group; features are kept in its work folder, where the product looks for them."""
     recipe, data, models = prepared.recipe, prepared.data, prepared.models
-    batch_tokens = recipe.compute.batch_tokens or choose_backend(recipe.compute, recipe.scoring).batch_tokens
-    features = []
-    progress.begin(2)
-    for corpus in (data.texts.corpus, data.texts.labelled):
-        with progress.step("reading the texts with the student's encoder", len(corpus), "texts") as advance:
-            features.append(
-                student_features(recipe.student, models.teachers, corpus, recipe.work_folder, batch_tokens, advance)
-            )
-    of_corpus, of_test = features
+    of_corpus, of_test = read_features(recipe, models, data.texts, progress)
     return GroupData(
         inputs=MethodInputs(data.scores, data.heads.only.labels, of_corpus),
         gold=prepared.gold,
@@ -165,12 +156,9 @@ def measure(case: GroupData, variant: Variant) -> dict[str, Any]:
 
 def student_accuracy(case: GroupData, supervised: Supervision) -> dict[str, float]:
     """Accuracy on test texts of a logistic regression on the features, fitted to the supervision."""
-    seen, (test, gold) = case.inputs.features.astype(np.float64), case.test
-    centre = seen.mean(axis=0)
-    scale = root_mean_square_norm(seen - centre)
-    target, weight = supervised.target.astype(np.float64), supervised.weight.astype(np.float64)
-    fitted = fit_logistic((seen - centre) / scale, target, weight, steps=_STEPS)
-    right = predict_logits(fitted, (test - centre) / scale).argmax(axis=1) == gold
+    test, gold = case.test
+    logits = stand_in_logits(case.inputs.features, test, supervised.target, supervised.weight, steps=_STEPS)
+    right = logits.argmax(axis=1) == gold
     shares = share_weights(of_first(gold, case), of_first(case.gold, case).mean())
     return {
         "student_accuracy": float(np.average(right, weights=shares)),
